@@ -48,16 +48,6 @@ CSV_COLUMNS = (
     "study_description", "modalities", "series", "instances", "state", "last_received_at", "study_instance_uid",
 )  # fmt: skip
 
-CONDITIONS: tuple[tuple[str, str], ...] = (
-    ("", "Any state"),
-    ("open", "Receiving or converting"),
-    ("verified", "Verified"),
-    ("no-gap-seen", "Complete, no count announced"),
-    ("incomplete", "Suspect or incomplete"),
-    ("refused", "Without volume"),
-)
-
-
 Position = TypeAdapter(tuple[Annotated[int, Field(ge=0, lt=1 << 63)], dt.date | None, str | None])
 """A `StudyCursor` as JSON."""
 
@@ -156,7 +146,6 @@ def _page(call: Call, search: StudySearch) -> Response:
             "studies.html",
             **_found(index, call, search),
             all_modalities=index.series.modalities(),
-            conditions=CONDITIONS,
             headings=HEADINGS,
             columns=CHOSEN_COLUMNS,
             all_labels=labels.known_labels(index) if labels is not None else None,
