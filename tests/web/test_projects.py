@@ -138,7 +138,7 @@ def _uids(study: str, series: str, instance: str) -> dict[str, str]:
     }  # fmt: skip
 
 
-CONSTANT = {"frames": "1", "revision": "1", "path": "7FE00010", "slug": "not-found", "aetitle": "ANY"}
+CONSTANT = {"frames": "1", "revision": "1", "path": "7FE00010", "slug": "not-found", "topic": "none", "aetitle": "ANY"}
 
 
 def url_of(path: str, values: Mapping[str, str]) -> str:

@@ -54,7 +54,7 @@ WITHOUT_PATIENTS = {
     "/healthz", "/readyz", "/metrics", "/login", "/login/factor",
     "/login/oidc", "/login/oidc/callback", "/api/v1/openapi.json",
     "/api/v1/status", "/ohif", "/ohif/{path:path}", "/badges", "/upload", "/status", "/status/numbers",
-    "/dicom-web", "/dicom-web/",
+    "/dicom-web", "/dicom-web/", "/help/{topic}",
     "/api/v1/rejections", "/api/v1/lost", "/problems/rejections", "/api/v1/failures", "/problems", "/api/v1/exclusions",
     "/api/v1/problems/{slug}", "/api/v1/routes", "/api/v1/peers", "/peers", "/routes/rows",
     "/problems/acknowledged", "/problems/unconvertible", "/problems/causes/{cause}",
@@ -99,7 +99,7 @@ def test_each_route_that_returns_patient_data_leaves_a_line(walked: Site) -> Non
     parameters: dict[str, Any] = {
         "study_instance_uid": STUDY, "series_instance_uid": SERIES, "sop_instance_uid": INSTANCE, "study": STUDY,
         "series": SERIES, "instance": INSTANCE, "id": volume["id"], "name": volume["name"], "revision": 1,
-        "frames": 1, "entry": 1, "path": "7FE00010", "slug": "not-found",
+        "frames": 1, "entry": 1, "path": "7FE00010", "slug": "not-found", "topic": "pages",
         "conflict": client.get("/api/v1/conflicts").json()["items"][0]["id"],
         "aetitle": "WATCHER", "route": "-", "destination": "NOWHERE", "action": "retry", "cause": "geometry",
         "hook": "-", "decision": "keep",
