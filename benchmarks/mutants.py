@@ -69,7 +69,7 @@ LEAST_RECORDED = 40
 
 ENOUGH_TESTS = 200
 """More do not judge one mutant. Counted and not timed, so that the load of the machine changes no outcome."""
-HANGS_SECONDS = 120.0
+HANGS_SECONDS = 300.0
 """A mutant whose tests take so much longer than before hangs."""
 
 TEXTS = frozenset({"debug", "info", "warning", "error", "exception"})
