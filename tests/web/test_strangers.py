@@ -52,10 +52,10 @@ def test_slow_posts_of_three_addresses_keep_nobody_out(guarded: Site, path: str,
     with connected(guarded, *STRANGERS, count=POSTS) as connections:
         send(connections, data)
         for _ in range(10):
-            with httpx2.Client(base_url=guarded.url, timeout=5) as fresh:
+            with httpx2.Client(base_url=guarded.url, timeout=10) as fresh:
                 assert fresh.get("/healthz").status_code == 200
                 assert fresh.get("/readyz").status_code == 200
-            assert known.get(API, timeout=5).status_code == 200
+            assert known.get(API, timeout=10).status_code == 200
 
 
 @pytest.mark.slow
@@ -71,7 +71,7 @@ def test_slow_posts_through_a_proxy_keep_nobody_out(start_site: StartSite, monke
             with suppress(ConnectionError):
                 connection.sendall(request_head("POST", "/login", FORM, forwarded, "Content-Length: 100") + b"n=")
         for _ in range(5):
-            with httpx2.Client(base_url=site.url, timeout=5, headers=authorization) as fresh:
+            with httpx2.Client(base_url=site.url, timeout=10, headers=authorization) as fresh:
                 assert fresh.get(API).status_code == 200
                 assert fresh.get("/healthz").status_code == 200
 
@@ -84,7 +84,7 @@ def test_health_answers_while_clients_take_every_place(start_site: StartSite, mo
             stream = stack.enter_context(raw(site))
             stream.sendall(request_head("GET", "/api/v1/events"))
             assert status_of(stream) == 200
-        with httpx2.Client(base_url=site.url, timeout=5) as fresh:
+        with httpx2.Client(base_url=site.url, timeout=10) as fresh:
             refused = fresh.get(API)
             assert (refused.status_code, "Retry-After" in refused.headers) == (503, True)
             assert fresh.get("/healthz").status_code == 200

@@ -233,6 +233,7 @@ def world(
 
 
 @pytest.mark.sample(0, 1)
+@pytest.mark.timeout(600)
 def test_each_account_is_told_of_what_it_sees_and_of_nothing_else(world: World) -> None:
     """anna is in alpha, ben in alpha and beta, cleo in gamma, eve in no project; boss and will see the whole node."""
     for name in ("anna", "ben", "cleo", "eve", "will"):
