@@ -206,8 +206,8 @@ def _wrong_use(error: typer.TyperException, given: Sequence[str]) -> int:
     option = getattr(error, "param", None)
     if message.startswith("Missing option") and option is not None and option.metavar:
         message = f"Missing option '{option.opts[0]} {option.metavar}'."
-    if path == "voxelnode convert" and re.match("No such option: -[a-z]", message):
-        message = f"{message[16:18]} is an option of dcm2niix. {_same_as_dcm2niix(given[1:])}"
+    if path == "voxelnode convert" and (short := re.match("No such option: (-[a-z])", message)):
+        message = f"{short[1]} is an option of dcm2niix. {_same_as_dcm2niix(given[1:])}"
         more = "voxelnode help dcm2niix"
     if context and message == context.get_help():  # no command was given
         print(message)

@@ -163,7 +163,6 @@ def _section(
 @router.get("/problems/conflicts")
 def conflicts(call: CurrentCall, number: PageNumber = 1) -> Response:
     """Identity conflicts that are not decided; those of one kind, study and sender share a row."""
-
     with call.node.index.searching() as index:
         counts, found = problem_counts(index), index.conflicts.undecided(PAGE_ROWS + 1, (number - 1) * PAGE_ROWS)
         rows = with_strangers(found, index, call.node.archive.local)
