@@ -246,7 +246,7 @@ class RejectionViews(ViewRows):
         """Return at most `limit` rows of ``v_rejections``, last refusal first."""
         query = "SELECT * FROM v_rejections"
         rows = self._rows(f"{query} ORDER BY last_at DESC LIMIT :limit OFFSET :skip", limit=limit, skip=skip)
-        return self._with_total(rows, limit, query)
+        return self._with_total(rows, 0 if skip else limit, query)  # what was skipped counts, too
 
 
 class RouteViews(ViewRows):
