@@ -159,7 +159,7 @@ class Worker(IndexFollower):
         if not self._index.series.is_due(moment, self._longest_wait):
             return None
         try:
-            self._index.ahead.require_caught_up()
+            self._index.ahead.require_caught_up(reads=False)
         except QueryRefused:
             return None
         if self._index.sharing.must_wait(moment):

@@ -26,6 +26,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import partial
+from math import inf
 from time import monotonic
 
 import structlog
@@ -54,15 +55,19 @@ from node.runtime.metrics import Metrics
 
 log = structlog.get_logger()
 
-MAX_BATCH = 512
+MAX_BATCH = 2048
 MAX_BATCH_BYTES = 32 << 20
 GATHER_SECONDS = 0.05
 """Time between the last append and the batch that applies it, while nobody waits for it: others join it meanwhile.
 Where senders wait, a batch waits for those that were answered last, as long as the last batch took and at most this
 long."""
 
-YIELD_SECONDS = 1.0
+YIELD_SECONDS = 4.0
 """How long a record waits at most for such a batch while others follow it: senders have the interpreter until then."""
+
+READ_SECONDS = 10.0
+"""How long after somebody has waited for the index batches wait no longer than `GATHER_SECONDS`: only the first of
+several who read meets a whole batch."""
 
 CATCH_UP_SECONDS = 10.0
 """Longest wait of a query for the instances that were acknowledged before it."""
@@ -97,7 +102,7 @@ class Applier(BackgroundService, Ahead):
         super().__init__("apply")
         self._is_awaited = is_awaited
         self._gathered, self._gathers_since = 0, 0.0  # bytes, and since when, for the next batch
-        self._wanted = 0  # the number of the last record that somebody waits for
+        self._wanted, self._read_at = 0, -inf  # the last record that somebody waits for, and when somebody read
         self._batch_seconds = 0.0  # of the last one
         self._company = 1  # senders that wait at the same time
         self._audit = audit
@@ -172,7 +177,8 @@ class Applier(BackgroundService, Ahead):
         if self._wanted > self._applied or self.lag >= MAX_BATCH or self._gathered >= MAX_BATCH_BYTES:
             self.wake()
         else:
-            self.wake_not_before(min(now + GATHER_SECONDS, self._gathers_since + YIELD_SECONDS))
+            longest = YIELD_SECONDS if now > self._read_at + READ_SECONDS else GATHER_SECONDS
+            self.wake_not_before(min(now + GATHER_SECONDS, self._gathers_since + longest))
 
     def may_bring(self, sop_instance_uid: str) -> bool:
         """Return whether an instance with this UID may be ahead of the index."""
@@ -210,11 +216,13 @@ class Applier(BackgroundService, Ahead):
             self._caught_up_at = max(self._caught_up_at, self._seen_at)
             self._seen_at, self._seen = monotonic(), self._journal.last
 
-    def require_caught_up(self) -> None:
-        """As `catch_up`.
+    def require_caught_up(self, *, reads: bool = True) -> None:
+        """As `catch_up`. `reads`: for somebody who will probably ask again.
 
         Raises QueryRefused if the index is behind what was acknowledged.
         """
+        if reads:
+            self._read_at = monotonic()
         if not self.catch_up():
             why = f" ({self.last_failure})" if self.last_failure else ""
             behind = f"the index is {counted(self.waiting, 'instance')} behind what was received: ask again later"

@@ -696,6 +696,22 @@ def test_a_batch_waits_while_senders_send_until_it_is_full_or_late(
     assert [batch.args for batch in committed.call_args_list] == [(1,), (3,), (1,)]
 
 
+def test_batches_wait_for_senders_no_longer_while_somebody_reads(
+    started: Started, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts, due = started(), Mock()
+    monkeypatch.setattr(parts.applier, "wake_not_before", due)
+    first, second, *others = make.ct_series(4)
+    parts.receive(first)
+    parts.receive(second)
+    assert due.call_args_list[0] != due.call_args_list[1]  # each record lets the batch wait longer
+    parts.applier.step()
+    parts.applier.require_caught_up()
+    for ds in others:
+        parts.receive(ds)
+    assert due.call_args_list[2] == due.call_args_list[3]
+
+
 def test_a_failed_read_of_the_journal_stops_intake(started: Started, monkeypatch: pytest.MonkeyPatch) -> None:
     parts = started()
     parts.receive(make.ct_series(1)[0])

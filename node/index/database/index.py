@@ -58,8 +58,10 @@ class Ahead:
         """How many there are."""
         return 0
 
-    def require_caught_up(self) -> None:
+    def require_caught_up(self, *, reads: bool = True) -> None:
         """Return when everything that was acknowledged before this call is indexed.
+
+        `reads`: for somebody who will probably ask again.
 
         Raises QueryRefused if that takes too long.
         """
