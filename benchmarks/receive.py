@@ -1,6 +1,7 @@
 """How fast the node receives, beside other receivers, in turns within one run: only the ratios count.
 
     python benchmarks/receive.py [--rounds N] [--only LOAD ...] [--receivers NAME ...] [--before CHECKOUT] [--pin]
+                                 [--beside COMMAND]
     python benchmarks/receive.py --idle 64 --receivers voxelnode handlers pynetdicom
 
 The node runs as it does at a site (sync, index, digest, quiet state), Debian's Orthanc with its defaults (SQLite,
@@ -20,6 +21,8 @@ instances a second, however many cores there are: the column `ends at`, 0 for re
 
 `--pin` gives the first half of the cores to the receiver, and the other half to the senders.
 
+`--beside` runs a command again and again while instances are sent, such as a conversion, which takes one core.
+
 With `--idle`, so many associations do nothing instead for ten seconds: what they take of a processor, and the memory of
 the receiver before and with them.
 """
@@ -31,6 +34,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import statistics
 import subprocess
@@ -365,6 +369,20 @@ def measured(receiver: Receiver, folders: list[Path], load: Load, senders_cores:
     return Measured(seconds, *used)
 
 
+@contextmanager
+def repeating(command: str | None) -> Iterator[None]:
+    """Run a command of the shell again and again within, if there is one."""
+    if command is None:
+        yield
+        return
+    shell = ["sh", "-c", f"while :; do {command}; done"]
+    with subprocess.Popen(shell, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, process_group=0) as process:
+        try:
+            yield
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
 def median(rounds: Sequence[Measured]) -> Measured:
     """Return the median of each figure."""
     return Measured(*map(statistics.median, zip(*map(astuple, rounds), strict=True)))
@@ -378,6 +396,7 @@ def main() -> None:
     parser.add_argument("--before", type=Path, metavar="CHECKOUT", help="another checkout, as the receiver `before`")
     parser.add_argument("--idle", type=int, metavar="ASSOCIATIONS", help="associations that do nothing, and no loads")
     parser.add_argument("--pin", action="store_true", help="cores of their own for the receiver and for the senders")
+    parser.add_argument("--beside", metavar="COMMAND", help="run this again and again meanwhile")
     options = parser.parse_args()
     receivers: dict[str, Callable[[Path, str], AbstractContextManager[Receiver]]] = {
         "voxelnode": voxelnode,
@@ -415,7 +434,8 @@ def main() -> None:
                     folders = write_instances(Path(temporary, "sent"), load)
                     with on_cores(receivers_cores):
                         receiver = opened.enter_context(receivers[name](Path(temporary), load.nodelay))
-                    rounds[name].append(measured(receiver, folders, load, senders_cores))
+                    with repeating(options.beside):
+                        rounds[name].append(measured(receiver, folders, load, senders_cores))
         medians = {name: median(rounds[name]) for name in names}
         first = medians[names[0]]
         for name, one in medians.items():
