@@ -5,12 +5,13 @@ The first line of a file contains the digest of the last line of the file before
 
 import hashlib
 import json
+import math
 import os
 import re
-from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import chain
+from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from time import monotonic
 
@@ -50,16 +51,16 @@ def set_full_file_aside(folder: Path) -> None:
 
 def last_line(folder: Path) -> bytes:
     """Return the last line of the audit log, with its line end if it has one, or empty bytes."""
-    return next((line for line in map(_last_line, reversed(audit_files(folder))) if line), b"")
+    return next(_backwards(folder), b"")
 
 
 def last_lines(folder: Path, count: int) -> tuple[list[bytes], int]:
-    """Return the last `count` lines of the audit log, oldest first, and how many it has."""
-    lines, total = deque[bytes](maxlen=count), 0
-    for line in _lines(folder):
-        lines.append(line)
-        total += 1
-    return list(lines), total
+    """Return the last `count` lines of the audit log, oldest first, and how many it has, without a torn one."""
+    total = 0
+    for path in audit_files(folder):
+        with path.open("rb", buffering=0) as file:
+            total += sum(block.count(b"\n") for block in iter(partial(file.read, BLOCK_BYTES), b""))
+    return [*islice(_backwards(folder), count)][::-1], total
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +94,11 @@ def lines_naming(folder: Path, text: str, deadline: float) -> Iterator[bytes]:
 
     Raises OSError if the disk fails.
     """
-    wanted = json.dumps(text, ensure_ascii=False).encode(errors="backslashreplace")
+    return _backwards(folder, json.dumps(text, ensure_ascii=False).encode(errors="backslashreplace"), deadline)
+
+
+def _backwards(folder: Path, wanted: bytes = b"", deadline: float = math.inf) -> Iterator[bytes]:
+    """Yield the lines with some bytes, each with its line end, newest first, until `deadline`."""
     for path in reversed(audit_files(folder)):
         with path.open("rb") as file:
             end, begun = file.seek(0, os.SEEK_END), b""
@@ -101,9 +106,10 @@ def lines_naming(folder: Path, text: str, deadline: float) -> Iterator[bytes]:
                 start = max(0, end - BLOCK_BYTES)
                 file.seek(start)
                 block = file.read(end - start) + begun
-                begun, _, lines = block.partition(b"\n") if start else (b"", b"", block)
+                begin = block.find(b"\n") + 1 or len(block) if start else 0
+                begun, lines = block[:begin], block[begin:]
                 if wanted in lines:
-                    yield from (line for line in reversed(lines.splitlines()) if wanted in line)
+                    yield from (line for line in reversed(lines.splitlines(keepends=True)) if wanted in line)
                 if monotonic() > deadline:
                     return
                 end = start
@@ -196,15 +202,3 @@ def _digest_in(line: bytes) -> str | None:
 def _full_files(folder: Path) -> list[tuple[int, Path]]:
     matches = [(_FULL.fullmatch(path.name), path) for path in folder.glob("audit-*.jsonl")]
     return sorted((int(match[1]), path) for match, path in matches if match is not None)
-
-
-def _last_line(path: Path) -> bytes:
-    with path.open("rb") as file:
-        position = file.seek(0, os.SEEK_END)
-        tail = b""
-        while position and tail.count(b"\n", 0, -1) < 1:
-            step = min(65536, position)
-            position = file.seek(position - step)
-            tail = file.read(step) + tail
-            file.seek(position)
-        return tail.splitlines(keepends=True)[-1] if tail else b""

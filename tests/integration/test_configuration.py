@@ -484,6 +484,10 @@ def test_a_command_leaves_other_keys_as_they_are_and_tells_what_it_has_removed(t
     assert audited(root, 'done: configuration: [peers.ct] {}; removed: {"projects": ["p1"]}')
     assert "projects: is not set here" in run("peers", "set", "ct", "--unset", "projects", *where).stderr
     assert "give KEY=VALUE" in run("peers", "set", "ct", *where).stderr
+    assert "keep a peer" in run("peers", "remove", "ct", *where).stderr
+    run("peers", "set", "mr", "ae_title=MR1", *where, check=True)
+    assert "removed: peers.ct\n" in run("peers", "remove", "ct", *where, check=True).stdout
+    assert list(drop_in(root)["peers"]) == ["mr"]
     rules = ("retention", "set", "days=90")
     run(*rules, 'keep_where=modality == "MR"', *where, check=True)
     assert "was" not in run(*rules, *where, check=True).stdout

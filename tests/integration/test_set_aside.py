@@ -110,5 +110,5 @@ def test_commands_name_the_conflict_of_what_is_in_no_series(root: Root) -> None:
     reported = run("info", second[1].SeriesInstanceUID, "--root", root.folder).stdout
     assert "the instance came again with other bytes in another series" in reported, reported
     assert "conflicts that nobody has decided" in run("info", first[0].SeriesInstanceUID, "--root", root.folder).stdout
-    assert "1 not decided: voxelnode conflicts" in run("status", "--root", root.folder).stdout
+    assert "1 decision about 1 instance: voxelnode conflicts" in run("status", "--root", root.folder).stdout
     assert "nobody has decided 1 instance-bytes" in run("doctor", "--root", root.folder).stdout

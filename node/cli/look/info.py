@@ -120,7 +120,8 @@ def info(
     from node.index.nouns.views import MAX_CONFLICTS
 
     bounds = {"patients": MAX_PATIENTS, "exclusions": MAX_EXCLUSIONS, "conflicts": MAX_CONFLICTS}
-    cut = {name: bound for name, bound in bounds.items() if len(description.get(name, ())) == bound}
+    cut = {name: bound for name, bound in bounds.items() if len(description.get(name, ())) > bound}
+    description |= {name: description[name][:bound] for name, bound in cut.items()}
     description |= {"first_only": cut} if cut else {}
     return described(description, partial(_print, description))
 
@@ -164,7 +165,7 @@ class _Describer:
             or self._patients(patients.with_patient_id(uid), uid)
             or self._with_accession_number(uid)
             or self._series_ending(uid)
-            or self._patients(patients.named(uid, MAX_PATIENTS), uid)
+            or self._patients(patients.named(uid, MAX_PATIENTS + 1), uid)
             or self._set_aside(uid)
         )
 
@@ -220,7 +221,7 @@ class _Describer:
         """Return the instances that are not in the volumes of a series, with the reasons."""
         if revision is None:
             return []
-        found = self._index.exclusions.of_revision(study, uid, revision, MAX_EXCLUSIONS)
+        found = self._index.exclusions.of_revision(study, uid, revision, MAX_EXCLUSIONS + 1)
         return [{"revision": revision, **row} for row in found]
 
     def _header(self, file: InstanceFile | None) -> Row:
@@ -280,7 +281,8 @@ class _Describer:
         if not rows:
             return {}
         rows = [{"number": row["id"], **{name: value for name, value in row.items() if name != "id"}} for row in rows]
-        studies = self._index.studies.of_patients([row["number"] for row in rows])
+        shown = rows[:MAX_PATIENTS]
+        studies = self._index.studies.of_patients([row["number"] for row in shown])
         for row in studies[-MAX_READ_STUDIES:]:
             header = self._header(self._index.instances.first_file(row["study_instance_uid"]))
             row["header"] = {name: header[name] for name in (*OF_EQUIPMENT, "problem") if name in header}
@@ -290,7 +292,7 @@ class _Describer:
             "patients": rows,
             "study_instance_uids": [row["study_instance_uid"] for row in studies],
             "studies": studies,
-            "conflicts": self._elsewhere({row["patient_id"] for row in rows}),
+            "conflicts": self._elsewhere({row["patient_id"] for row in shown}),
             "trash": self._index.trash.naming(sought),
         }
 

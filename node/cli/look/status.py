@@ -113,6 +113,7 @@ def _facts(root: Root, index: Look | ReadIndex, live: Mapping[str, Any] | None) 
         "lost_instances": index.lost.count(),
         "journal_gaps": index.lost.gaps(),
         "undecided_conflicts": index.conflicts.count_open(),
+        "conflict_decisions": index.conflicts.count_undecided(),
         "missing_files": index.instances.count_missing_files(),
         "scrub": {"current": None, "last": None} | json_of(index.scrub or "{}"),
         "retention": index.retention.waits_for,
@@ -165,9 +166,9 @@ def _lost(count: int, gaps: Sequence[Mapping[str, Any]]) -> str:
     return f"{counted(count, 'instance')}{of_journal}: voxelnode lost list"
 
 
-def _conflicts(by_kind: Mapping[str, int]) -> str:
-    number = sum(by_kind.values())
-    return f"{number} not decided: voxelnode conflicts" if number else "none"
+def _conflicts(decisions: int, by_kind: Mapping[str, int]) -> str:
+    about = f"{counted(decisions, 'decision')} about {counted(sum(by_kind.values()), 'instance')}"
+    return f"{about}: voxelnode conflicts" if by_kind else "none"
 
 
 def _held(rows: Sequence[Mapping[str, Any]], noun: str, command: str) -> str:
@@ -209,7 +210,7 @@ def _print(facts: Mapping[str, Any], failures: list[dict[str, Any]]) -> None:
             "journal": _journal(facts),
             "missing files": f"{facts['missing_files']} missing or damaged" if facts["missing_files"] else "none",
             "acknowledged, not here": _lost(facts["lost_instances"], facts["journal_gaps"]),
-            "conflicts": _conflicts(facts["undecided_conflicts"]),
+            "conflicts": _conflicts(facts["conflict_decisions"], facts["undecided_conflicts"]),
             "last scrub": _scrub(facts["scrub"]["last"]),
             **({"backup": facts["backup_proof"]["text"]} if facts["backup_proof"] else {}),
             **({"retention": facts["retention"]} if facts["retention"] else {}),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,7 +31,7 @@ from node.errors import UsageError, counted, sized
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from node.receive.custody import Version
+    from node.receive.custody import Compared, Version
 
 VERSIONS = ("", "current version", "version in this conflict")
 PATIENTS = ("", "patient of the study", "patient in this conflict")
@@ -65,11 +65,11 @@ def list_conflicts(
             decisions.setdefault(key, []).append(row)
         about = f"{counted(len(decisions), 'decision')} about {counted(len(rows), 'instance')}"
         print(about if rows else "no conflicts")
-        for alike in decisions.values():
-            row = alike[-1]
-            differences = "" if row["path"] is None else _differences(root, row["id"])
+        shown = [alike[-1] for alike in decisions.values()]
+        differences = _differences(root, [row["id"] for row in shown if row["path"] is not None])
+        for row, alike in zip(shown, decisions.values(), strict=True):
             many = f"{len(alike)} instances, such as: " if len(alike) > 1 else ""
-            _print_found(row, f"{many}{_known_by(row)}", differences, uids=uids)
+            _print_found(row, f"{many}{_known_by(row)}", differences.get(row["id"], ""), uids=uids)
 
     return Listing(rows, text, rows=rows)
 
@@ -85,15 +85,27 @@ def _known_by(row: Mapping[str, Any]) -> str:
     return ", ".join(filter(None, (named(row) if other else patient(row), row["study_date"], series, other)))
 
 
-def _differences(root: Root, conflict: int) -> str:
-    """Return the attributes in which two versions differ, each as it is current and as it came, or else how they do."""
+def _differences(root: Root, conflicts: Sequence[int]) -> dict[int, str]:
+    """Return the attributes in which the versions of each conflict differ, as current and as it came, or else how."""
+    if not conflicts:
+        return {}
+    with _comparing(root) as (compared, pixels):
+        return {
+            conflict: "; ".join(f"{one.attribute}: {one.current}, now {one.other}" for one in found.differences)
+            or ("" if found.files is None else pixels(*found.files))
+            for conflict, found in ((conflict, compared(conflict)) for conflict in conflicts)
+        }
+
+
+@contextmanager
+def _comparing(root: Root) -> Iterator[tuple[Callable[[int], Compared], Callable[[Path, Path], str]]]:
+    """Yield what compares the versions of a conflict, and what compares the pixels of two files."""
     with root.reading() as index, root.files() as local:
+        from node.children.decoder import Decoder
         from node.receive.custody import compared  # after the index, of which it loads less then
 
-        found = compared(root.folder, index, conflict, local)
-        if found.files is not None and not found.differences:
-            return _pixels(*found.files)
-    return "; ".join(f"{one.attribute}: {one.current}, now {one.other}" for one in found.differences)
+        with closing(Decoder(workers=1)) as decoder:
+            yield lambda conflict: compared(root.folder, index, conflict, local), decoder.differences
 
 
 def _print_found(row: Mapping[str, Any], *texts: str, uids: bool) -> None:
@@ -106,11 +118,9 @@ def _print_found(row: Mapping[str, Any], *texts: str, uids: bool) -> None:
 @conflicts_app.command()
 def show(conflict: Number, uids: Uids = False, *, root: Root) -> Listing:
     """Compare a version with the current one, pixels included."""
-    with root.reading() as index, root.files() as local:
-        from node.receive.custody import compared  # after the index, of which it loads less then
-
-        found = compared(root.folder, index, conflict, local)
-        pixels = None if found.files is None else _pixels(*found.files)
+    with _comparing(root) as (compared, differences):
+        found = compared(conflict)
+        pixels = None if found.files is None else differences(*found.files)
 
     def text() -> None:
         from node.receive.aside import OF_TWO_PATIENTS
@@ -136,13 +146,6 @@ def show(conflict: Number, uids: Uids = False, *, root: Root) -> Listing:
 
     document = {name: value for name, value in asdict(found).items() if name != "files"}
     return Listing({**document, "pixels": pixels}, text, rows=document["differences"])
-
-
-def _pixels(mine: Path, theirs: Path) -> str:
-    from node.children.decoder import Decoder
-
-    with closing(Decoder(workers=1)) as decoder:
-        return decoder.differences(mine, theirs)
 
 
 def _of(version: Version) -> tuple[Any, ...]:

@@ -21,10 +21,10 @@ from node.web.access import ADMINS, READERS, WRITERS, Call, CurrentCall
 from node.web.audit_trail import of_study
 from node.web.errors import ProblemsChanged, ResourceNotFound
 from node.web.pages.rendering import (
-    PAGE_ROWS,
     SEE_OTHER,
     PageNumber,
     page,
+    part_of_page,
     problem_counts,
     remember_seen,
     rows_of_page,
@@ -50,7 +50,7 @@ def unsettled(call: CurrentCall, number: PageNumber = 1) -> Response:
     """Series that are suspect, incomplete or without a volume, and that nobody has acknowledged; by cause, if many."""
     with call.node.index.searching() as index:
         counts, causes, seen = problem_counts(index), index.problems.causes(), index.events.newest()
-        rows = index.problems.open(PAGE_ROWS + 1, (number - 1) * PAGE_ROWS)
+        rows = index.problems.open(*part_of_page(number))
     several = [cause for cause in causes if cause["count"] > 1]
     response = _section(call, "unsettled", counts, rows, number, causes=several, cause=None)
     remember_seen(call.request, response, seen, seen_problems(call.request)[1])
@@ -62,7 +62,7 @@ def unsettled_of_cause(call: CurrentCall, cause: Cause, number: PageNumber = 1) 
     """Such series of one cause, which can be decided together."""
     with call.node.index.searching() as index:
         counts, alike = problem_counts(index), index.problems.alike(cause)
-        rows = index.problems.open(PAGE_ROWS + 1, (number - 1) * PAGE_ROWS, cause)
+        rows = index.problems.open(*part_of_page(number), cause)
     seen = {"name": cause, "count": len(alike), "seen": _digest(alike)}
     return _section(call, "unsettled", counts, rows, number, causes=[], cause=seen)
 
@@ -148,7 +148,7 @@ def _problems(
     """Return one section of the problems page."""
     with call.node.index.searching() as index:
         counts = problem_counts(index)
-        rows = rows_of(index)(PAGE_ROWS + 1, (number - 1) * PAGE_ROWS)
+        rows = rows_of(index)(*part_of_page(number))
     return _section(call, problem, counts, rows, number)
 
 
@@ -164,7 +164,7 @@ def _section(
 def conflicts(call: CurrentCall, number: PageNumber = 1) -> Response:
     """Identity conflicts that are not decided; those of one kind, study and sender share a row."""
     with call.node.index.searching() as index:
-        counts, found = problem_counts(index), index.conflicts.undecided(PAGE_ROWS + 1, (number - 1) * PAGE_ROWS)
+        counts, found = problem_counts(index), index.conflicts.undecided(*part_of_page(number))
         rows = with_strangers(found, index, call.node.archive.local)
         instances, newest = sum(index.conflicts.count_open().values()), index.conflicts.newest_undecided()
     response = _section(call, "conflicts", counts, rows, number, instances=instances)
@@ -194,7 +194,7 @@ def decide_conflict(
 @router.get("/problems/merged")
 def merged(call: CurrentCall, number: PageNumber = 1) -> Response:
     """Patients who were merged into others."""
-    rows = call.node.index.repository(PersonRepository).merged(PAGE_ROWS + 1, (number - 1) * PAGE_ROWS)
+    rows = call.node.index.repository(PersonRepository).merged(*part_of_page(number))
     with call.node.index.reading() as index:
         counts = problem_counts(index)
     return _section(call, "merged", counts, rows, number)
@@ -206,8 +206,8 @@ def quarantine(call: CurrentCall, number: PageNumber = 1) -> Response:
     with call.node.index.reading() as index:
         files = quarantined(call.node.archive.root, index)
         counts = problem_counts(index)
-    begin = (number - 1) * PAGE_ROWS
-    return _section(call, "quarantine", counts, files[begin : begin + PAGE_ROWS + 1], number)
+    rows, before = part_of_page(number)
+    return _section(call, "quarantine", counts, files[before : before + rows], number)
 
 
 @router.post("/problems/quarantine/{name}", dependencies=ADMINS)
@@ -227,8 +227,8 @@ def trash(call: CurrentCall, number: PageNumber = 1) -> Response:
     """What was deleted and can come back."""
     with call.node.index.reading() as index:
         entries, counts = index.trash.all(), problem_counts(index)
-    begin = (number - 1) * PAGE_ROWS
-    return _section(call, "trash", counts, entries[begin : begin + PAGE_ROWS + 1], number)
+    rows, before = part_of_page(number)
+    return _section(call, "trash", counts, entries[before : before + rows], number)
 
 
 @router.post("/problems/trash/{number}", dependencies=ADMINS)

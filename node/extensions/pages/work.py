@@ -14,7 +14,7 @@ from node.web import actions
 from node.web.access import READERS, WRITERS, Call, CurrentCall, background_request
 from node.web.api.models import MAX_ID
 from node.web.pages.filters import WORK_CHIPS
-from node.web.pages.rendering import OK, PAGE_ROWS, SEE_OTHER, PageNumber, fragment, page, rows_of_page
+from node.web.pages.rendering import OK, SEE_OTHER, PageNumber, fragment, page, part_of_page, rows_of_page
 from node.web.services import Services
 
 router = APIRouter(include_in_schema=False, dependencies=READERS)
@@ -90,7 +90,7 @@ def work_rows(call: CurrentCall, number: PageNumber = 1, kind: Kind = None) -> R
 
 def _work(call: Call, number: int, kind: WorkKind | None) -> dict[str, Any]:
     with call.node.index.searching() as index:
-        found = index.work.newest(PAGE_ROWS + 1, (number - 1) * PAGE_ROWS, kind=kind)
+        found = index.work.newest(*part_of_page(number), kind=kind)
         read_results = part_of(call.node.settings, READ_RESULTS)
         results_of = index.repository(read_results).results if read_results is not None else lambda job: []
         rows = [{**row, "results": results_of(row["id"]) if row["kind"] == "job" else []} for row in found]

@@ -30,7 +30,7 @@ from node.web.api.routing import (
 from node.web.audit_trail import AccountAuditTrail, of_study
 from node.web.errors import EntryOfFile, EntryThere, ResourceNotFound
 from node.web.pages import rendering
-from node.web.pages.rendering import PAGE_ROWS, PageNumber, rows_of_page
+from node.web.pages.rendering import PageNumber, part_of_page, rows_of_page
 from node.web.problem_types import CONFLICT, WRONG_CURSOR
 from node.web.services import Services
 
@@ -282,7 +282,7 @@ def is_worklist_used(node: Services, index: ReadIndex) -> bool:
 def worklist(call: CurrentCall, number: PageNumber = 1) -> Response:
     """Scheduled procedure steps, with what was performed and received for each."""
     with call.node.index.searching() as index:
-        rows = index.repository(ReadScheduledSteps).with_studies(PAGE_ROWS + 1, (number - 1) * PAGE_ROWS)
+        rows = index.repository(ReadScheduledSteps).with_studies(*part_of_page(number))
     shown = rows_of_page(rows, number)
     call.audit.queried(f"worklist, page {number}", len(shown["rows"]))
     return rendering.page(call, "worklist.html", **shown)

@@ -371,13 +371,6 @@ class ReadConflicts(PagedRepository, ConflictViews):
         )
         return {uid for uid in self._connection.scalars(query) if uid is not None}
 
-    def count_undecided(self) -> int:
-        """Count the rows of `undecided`."""
-        return self._number(
-            "SELECT count(*) FROM (SELECT 1 FROM conflicts WHERE decision IS NULL "
-            "GROUP BY kind, study_instance_uid, calling_ae_title) grouped"
-        )
-
     def newest_undecided(self) -> int:
         """Return the id of the last conflict that is not decided, or 0."""
         return int(self._rows("SELECT max(id) AS id FROM conflicts WHERE decision IS NULL")[0]["id"] or 0)

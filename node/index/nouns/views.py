@@ -27,7 +27,7 @@ from node.index.nouns.records import ListedAccount, ListedToken, Role, removes_i
 Added = TypeVar("Added")
 
 MAX_CONFLICTS = 100
-"""Conflicts that are shown of a study, a series or an instance."""
+"""Conflicts that are shown of a study, a series or an instance; one more is read."""
 
 
 MAX_STRANGERS = 1000
@@ -163,6 +163,13 @@ class ConflictViews(ViewRows):
         """Count the conflicts that nobody has decided, by kind."""
         return self._counts("SELECT kind, count(*) AS count FROM v_conflicts WHERE decision IS NULL GROUP BY kind")
 
+    def count_undecided(self) -> int:
+        """Count what is to be decided: all such conflicts of one kind, study and sender at once."""
+        return self._number(
+            "SELECT count(*) FROM (SELECT 1 FROM conflicts WHERE decision IS NULL "
+            "GROUP BY kind, study_instance_uid, calling_ae_title) grouped"
+        )
+
     def about(self, study_instance_uid: str, series_instance_uid: str | None = None) -> list[Row]:
         """Return undecided conflicts of a study or a series, and of instances that are current in it, oldest first.
 
@@ -173,7 +180,7 @@ class ConflictViews(ViewRows):
             "SELECT * FROM v_conflicts WHERE decision IS NULL AND ("
             f"(study_instance_uid = :study {of_series}) OR sop_instance_uid IN ("
             f"SELECT sop_instance_uid FROM v_images WHERE study_instance_uid = :study {of_series})) "
-            f"ORDER BY kind <> 'study-of-two-patients', id LIMIT {MAX_CONFLICTS}",
+            f"ORDER BY kind <> 'study-of-two-patients', id LIMIT {MAX_CONFLICTS + 1}",
             study=study_instance_uid,
             series=series_instance_uid,
         )
@@ -188,7 +195,7 @@ class ConflictViews(ViewRows):
     def of_uid(self, uid: str) -> list[Row]:
         """Return undecided conflicts that name a study, a series or an instance, oldest first."""
         is_named = "decision IS NULL AND :uid IN (study_instance_uid, series_instance_uid, sop_instance_uid)"
-        return self._rows(f"SELECT * FROM v_conflicts WHERE {is_named} ORDER BY id LIMIT {MAX_CONFLICTS}", uid=uid)
+        return self._rows(f"SELECT * FROM v_conflicts WHERE {is_named} ORDER BY id LIMIT {MAX_CONFLICTS + 1}", uid=uid)
 
 
 class HookViews(ViewRows):

@@ -56,6 +56,11 @@ PAGE_ROWS = 50
 PageNumber = Annotated[int, Query(ge=1, le=100_000)]
 
 
+def part_of_page(number: int) -> tuple[int, int]:
+    """Return how many rows of a list a page reads, and how many it skips."""
+    return PAGE_ROWS + 1, (number - 1) * PAGE_ROWS
+
+
 def rows_of_page(rows: Sequence[Any], number: int) -> dict[str, Any]:
     """Return what a template shows of a page of rows; one row more was read, to know whether a page follows."""
     return {"rows": rows[:PAGE_ROWS], "number": number, "more": len(rows) > PAGE_ROWS}

@@ -98,6 +98,7 @@ def test_a_patient_is_found_by_part_of_the_name_and_a_series_by_the_end_of_its_u
 def test_info_says_that_it_shows_the_first_patients_only(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make.saved((make.ct_series(1, PatientID=id)[0] for id in ("P-1", "P-2")), tmp_path / "scan")
     run("import", "scan", "--root", "here")
+    monkeypatch.setattr("node.cli.look.info.MAX_PATIENTS", 2)
     assert "only the first" not in run("info", "voxel", "--root", "here")[1]
     monkeypatch.setattr("node.cli.look.info.MAX_PATIENTS", 1)
     assert run("info", "voxel", "--root", "here")[1].endswith("only the first 1 patients are shown\n")
