@@ -20,7 +20,7 @@ for which the clock stands still.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from operator import add, sub
@@ -172,12 +172,3 @@ class Pace:
         settle()
         late = Span(stalled=(now() - before).stalled)
         return [f"{what} {span.least:.1f} s" for what, span in spans.items() if (span + late).least > LIMIT_SECONDS]
-
-
-def few_in_the_gate(cases: Iterable[Any], *kept: Any) -> list[Any]:
-    """Return the values of a parameter; those that are not `kept` repeat what these show, and run before a release."""
-    return [case if case in kept else pytest.param(*_values(case), marks=pytest.mark.long) for case in cases]
-
-
-def _values(case: Any) -> tuple[Any, ...]:
-    return case if isinstance(case, tuple) else (case,)

@@ -15,7 +15,6 @@ from node.association.client.association import NoAssociation
 from node.association.client.send import send_files
 from tests import make
 from tests.acceptance.served import Served, until
-from tests.pace import few_in_the_gate
 from tests.preloaded import run
 
 pytestmark = pytest.mark.slow
@@ -106,11 +105,7 @@ def test_a_patient_is_erased_from_index_and_trash_with_a_certificate(tmp_path: P
 @pytest.mark.sample(0, 1)
 @pytest.mark.sqlite("starts commands that look for the index in the root")
 @pytest.mark.parametrize(
-    "point",
-    few_in_the_gate(
-        ["erasure-owed", "deletion-ordered:2", "trash-emptied", "erasure-purged:2", "erasure-certified"],
-        *("erasure-owed", "erasure-purged:2"),
-    ),
+    "point", ["erasure-owed", "deletion-ordered:2", "trash-emptied", "erasure-purged:2", "erasure-certified"]
 )
 def test_a_node_killed_within_an_erasure_finishes_it_when_it_starts_again(tmp_path: Path, point: str) -> None:
     """A patient with two studies, one that is in the trash, and copies in quarantine and among the downloads."""

@@ -20,8 +20,8 @@ from tests import make
 from tests.crash.journal import Sent, new_series
 from tests.ingest import received, served, take
 from tests.integration.conftest import data_set_bytes
+from tests.integration.test_backup import POLICIES
 from tests.made_once import empty_folder, lose_index, put_index_back, save_index
-from tests.pace import few_in_the_gate
 from tests.rows import view_rows
 from tests.trash import delete
 
@@ -232,8 +232,6 @@ def test_a_copied_row_gets_its_bytes_back_from_a_version_in_quarantine(settings:
 
 Versions = set[tuple[str, str]]
 
-POLICIES: tuple[OverwritePolicy, ...] = ("never", "keep_both", "replace")
-
 
 def lost(root: Path) -> Versions:
     return {(row["sop_instance_uid"], row["sha256"]) for row in view_rows(root, "SELECT * FROM v_lost_instances")}
@@ -263,7 +261,7 @@ def drop_quarantine(root: Path) -> None:
 
 @pytest.mark.sample(0, 1)
 @pytest.mark.parametrize("how", ["start", "repair", "rebuild"])
-@pytest.mark.parametrize("policy", few_in_the_gate(POLICIES, "never"))
+@pytest.mark.parametrize("policy", POLICIES)
 def test_a_restored_backup_names_the_versions_that_came_since(
     settings: Settings, tmp_path: Path, policy: OverwritePolicy, how: str
 ) -> None:
