@@ -47,7 +47,6 @@ ACCEPTED = {
     "dicom/json_model.py _from_short_bytes": "pydicom converts the value instead, or its bytes are answered",
     "dicom/matching.py key_item": "a key that cannot be read is no item, and matches everything",
     "dicom/encoding.py file_meta": "a head without the UIDs of an instance is listed as skipped, or refused",
-    "extensions/dicomweb/decoding.py native_picture": "a child process renders the file, or says what is wrong with it",
     "extensions/worklist/hl7.py _decoded": "the next character set is tried; without any the message is refused",
     "dicom/values.py private_items": "what is not as documented counts as absent, and what lacks is a warning",
     "dicom/values.py private_sequences": "what is not as documented counts as absent, and what lacks is a warning",

@@ -134,7 +134,7 @@ def test_what_was_made_is_sent_again_without_a_look_at_pixels(site: Site, monkey
     site.take(ds)
     first = get(site, ds, "image/jls"), get(site, ds, "image/png", "rendered")
 
-    monkeypatch.setattr("node.extensions.dicomweb.rendered.native_picture", Mock(return_value=None))
+    monkeypatch.setattr("node.extensions.dicomweb.rendered.native_picture", Mock(return_value=False))
     for name in ("run", "run_beside"):
         monkeypatch.setattr(site.services.decoder, name, Mock(side_effect=NotDecoded("nothing is made any more")))
     again = get(site, ds, "image/jls"), get(site, ds, "image/png", "rendered")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 from pydicom import Dataset
 from pydicom.uid import HTJ2KLossless
@@ -106,11 +106,11 @@ def picture(path: Path, order: PictureOrder) -> bytes:
     return _picture(header, order, header, order.frame_number - 1)
 
 
-def native_picture(data_set: bytes, transfer_syntax_uid: str, order: PictureOrder) -> bytes | None:
-    """Return what `picture` does, in the process of a node; None: a child process has to try.
+def native_picture(data_set: bytes, transfer_syntax_uid: str, order: PictureOrder, into: IO[bytes]) -> bool:
+    """Write what `picture` returns, in the process of a node; False: a child process has to try.
 
     No decoder has part in it: the samples are taken as they are, once header and lengths are proved (`native_image`),
-    and neither they nor the picture are large.
+    and neither they nor the picture are large. Pillow encodes into a file of the system without Python's lock.
     """
     from node.volume.read.pixel_layout import GREY
 
@@ -118,13 +118,22 @@ def native_picture(data_set: bytes, transfer_syntax_uid: str, order: PictureOrde
         ds = native_image(data_set, transfer_syntax_uid)
         sides = (whole(ds, "Rows") or 0, whole(ds, "Columns") or 0, *(order.size or ()))
         if max(sides) > NATIVE_SIDE or text(ds, "PhotometricInterpretation") not in GREY:
-            return None
-        return _picture(ds, order, ds, order.frame_number - 1)
+            return False
+        _draw(ds, order, ds, order.frame_number - 1, into)
     except Exception:  # a child says what is wrong with it
-        return None
+        into.seek(0)
+        into.truncate()
+        return False
+    return True
 
 
 def _picture(header: Dataset, order: PictureOrder, ds: Dataset, index: int) -> bytes:
+    stream = BytesIO()
+    _draw(header, order, ds, index, stream)
+    return stream.getvalue()
+
+
+def _draw(header: Dataset, order: PictureOrder, ds: Dataset, index: int, into: IO[bytes]) -> None:
     from node.writers.pictures import resized
 
     shown = _shown(header, order, ds, index)
@@ -133,9 +142,7 @@ def _picture(header: Dataset, order: PictureOrder, ds: Dataset, index: int) -> b
         factor = min(order.size[0] / image.width, order.size[1] / image.height)
         image = image.resize((max(1, round(image.width * factor)), max(1, round(image.height * factor))))
     options: dict[str, Any] = {"quality": order.quality} if order.format == "JPEG" else {}
-    stream = BytesIO()
-    image.save(stream, order.format, **options)
-    return stream.getvalue()
+    image.save(into, order.format, **options)
 
 
 def compressed_frame(path: Path, frame_number: int, transfer_syntax_uid: str, into: Path | None = None) -> bytes:

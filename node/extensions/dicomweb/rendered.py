@@ -224,24 +224,22 @@ def rendered(target: SelectedInstances, instance: StoredInstance, order: Picture
 
 def _picture_file(target: SelectedInstances, instance: StoredInstance, order: PictureOrder) -> IO[bytes]:
     def write(into: IO[bytes]) -> None:
-        into.write(
-            _native(target, instance, order)
-            or decoded(target, instance, picture, whole_file(target.node, instance), order)
-        )
+        if not _drawn(target, instance, order, into):
+            into.write(decoded(target, instance, picture, whole_file(target.node, instance), order))
 
     return derived_file(target.node, instance, _name_of(order), write)
 
 
-def _native(target: SelectedInstances, instance: StoredInstance, order: PictureOrder) -> bytes | None:
-    """Return a picture of a short file that is as it was received, if its pixels are native and plain; else None."""
+def _drawn(target: SelectedInstances, instance: StoredInstance, order: PictureOrder, into: IO[bytes]) -> bool:
+    """Write a picture of a short file that is as it was received, if its pixels are native and plain; else False."""
     if instance.transfer_syntax_uid not in TARGETS or instance.bytes > MAX_FILE_BYTES:
-        return None
+        return False
     path = local_file(target.node, instance)
     data_set = intact_bytes(path, instance.data_set_offset, instance.bytes, instance.sha256)
     if isinstance(data_set, str):
-        return None
+        return False
     with _rendering:
-        return native_picture(data_set, instance.transfer_syntax_uid, order)
+        return native_picture(data_set, instance.transfer_syntax_uid, order, into)
 
 
 def _name_of(order: PictureOrder) -> str:
