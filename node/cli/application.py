@@ -31,8 +31,8 @@ _SAME = {
 }
 """Options of dcm2niix with their values, and those that do the same here."""
 
-_ALIKE = {"-o", "-f", "-z", "-b", "-ba", "-d", "-v", "-w", "-p"}
-"""Options of dcm2niix that need no other one here, whatever their value is."""
+_ALIKE = {"-o", "-f", "-z", "-d", "-v", *(("-b", "y"), ("-ba", "y"), ("-w", "1"), ("-w", "2"))}
+"""Options of dcm2niix that need no other one here, whatever their value is or with this one."""
 
 
 class _Panels(typer.core.TyperGroup):
@@ -206,9 +206,13 @@ def _wrong_use(error: typer.TyperException, given: Sequence[str]) -> int:
     option = getattr(error, "param", None)
     if message.startswith("Missing option") and option is not None and option.metavar:
         message = f"Missing option '{option.opts[0]} {option.metavar}'."
-    if path == "voxelnode convert" and (short := re.match("No such option: (-[a-z])", message)):
+    if path == "voxelnode convert" and (short := re.match("No such option: (-[a-z1-9])", message)):
         message = f"{short[1]} is an option of dcm2niix. {_same_as_dcm2niix(given[1:])}"
         more = "voxelnode help dcm2niix"
+    if path == "voxelnode" and (unknown := re.fullmatch("No such command '(.+)'", message)):
+        from node.cli.look.help import documents_with
+
+        more = f"voxelnode help {unknown[1]}" if documents_with(unknown[1]) else more
     if context and message == context.get_help():  # no command was given
         print(message)
     else:
@@ -221,7 +225,7 @@ def _wrong_use(error: typer.TyperException, given: Sequence[str]) -> int:
 def _same_as_dcm2niix(given: Iterable[str]) -> str:
     """Return the command that does what these arguments do for dcm2niix, whose options are short and have a value.
 
-    An option with the value n, and those of `_ALIKE`, change nothing; others than those are named before the command.
+    An option with the value n but those of sidecars, and `_ALIKE`, change nothing; others are named before the command.
     """
     rest, values, others = list(given), {"-z": "n", "-o": "OUT"}, []
     while rest:
@@ -234,7 +238,8 @@ def _same_as_dcm2niix(given: Iterable[str]) -> str:
     named = [word for pair in values.items() if pair[0] in ("-o", "-f") for word in pair]
     same = [word for pair in values.items() for word in _SAME.get(pair, [])]
     line = ["voxelnode", "convert", *named, "--flat", *same, *(word for word in others if word != "--flat")]
-    unlike = [name for name, value in values.items() if {name, value, (name, value)}.isdisjoint({*_ALIKE, *_SAME, "n"})]
+    alike = {*_ALIKE, *_SAME, *((name, "n") for name in values if not name.startswith("-b"))}
+    unlike = [name for name, value in values.items() if alike.isdisjoint({name, (name, value)})]
     return f"The same{', but for' * bool(unlike)} {', '.join(unlike)}".rstrip() + f": {shlex.join(line)}"
 
 

@@ -118,7 +118,7 @@ class SeriesFiles:
 
 def _detail_of(error: Exception, path: Path) -> str:
     """Return why the data set of a file cannot be read, in words that are not those of the file."""
-    detail = f"{type(error).__name__} while reading the data set"
+    detail = "the data set is damaged or breaks off"
     try:
         with path.open("rb") as file:
             text = text_without(error, file.read(_LONG_VALUE_BYTES))

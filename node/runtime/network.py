@@ -86,8 +86,8 @@ class Reach:
         if any(address.version == one.version and address in one for one in self._allowed):
             return None
         return (
-            f"{host} is this machine or its link, where what administrators add does not connect: write it in another "
-            f'file of the configuration, or [web] hook_networks = ["{address}"]'
+            f"{host} is this machine or its link, where what administrators add does not connect: write it in "
+            f'voxelnode.toml, or there [web] hook_networks = ["{address}"]'
         )
 
     def require(self, host: str) -> None:

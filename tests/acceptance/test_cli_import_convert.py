@@ -74,7 +74,7 @@ def test_the_formats_are_those_that_were_asked_for(scan: Path, tmp_path: Path) -
     options = ("--flat", "-f", "%i_%s", "--format", "nrrd,npz", "--format", "analyze", "--mask")
     status, listing, err = voxelnode("convert", scan, "-o", tmp_path / "flat", *options)
     assert status == 0
-    assert err == "voxelnode: -f '%i_%s', of dcm2niix, is --name '{patient_id}_{series_number}'\n"
+    assert err == "voxelnode: -f '%i_%s', of dcm2niix, is --name '{patient_id}_{series_number}'\n"  # as --flat is given
     stems = ("VOXELNODE-DEMO_1", "VOXELNODE-DEMO_1_mask")
     assert {path.name for path in (tmp_path / "flat").iterdir()} == {
         "conversion.json",

@@ -94,7 +94,8 @@ def test_a_running_node_is_asked_to_convert_again_and_does_so_only_where_that_ch
         send(node, make.ct_series(4))
         converted(node, 1)
         assert reconvert(node, "--where", 'modality == "MR"')["owed"] == 0
-        assert reconvert(node, "--where", 'modality == "CT"', "--dry-run")["owed"] == 0
+        dry = reconvert(node, "--where", 'modality == "CT"', "--dry-run")
+        assert (dry["owed"], reconvert(node, dry["series"][0], "--dry-run")) == (0, dry)
         for wrong in ('modalty == "CT"', "1); DROP TABLE images; --"):
             done = run("reconvert", "--root", node.root, "--where", wrong)
             assert done.returncode == 2, done.stdout

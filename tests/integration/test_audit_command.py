@@ -91,4 +91,4 @@ def test_peers_are_listed_with_what_they_may(root: Root) -> None:
         'certificate = "ct1.example"\n'
     )
     shown = run("peers", "list", "--root", root.folder, check=True).stdout.splitlines()
-    assert shown[-1].split() == ["ct1", "CT1", "104", "10.1.2.0/24", "ct1.example", "echo,", "store"]
+    assert shown[-1].split() == ["ct1", "CT1", "10.1.2.0/24", "ct1.example", "echo,", "store"]

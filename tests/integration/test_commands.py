@@ -55,8 +55,8 @@ def test_the_version_is_that_of_the_package(run) -> None:
             "voxelnode convert -o out -f %p_%s --flat 'my scans'. See `voxelnode help dcm2niix`.",
         ),
         (
-            ["convert", "-bn", "-v", "-x", "n", "scans"],
-            "voxelnode convert: -b is an option of dcm2niix. The same: "
+            ["convert", "-9", "-bn", "-v", "-x", "n", "-w", "0", "scans"],
+            "voxelnode convert: -9 is an option of dcm2niix. The same, but for -b, -w: "
             "voxelnode convert -o OUT --flat --no-compress scans. See",
         ),
         (["conflicts", "show", "9" * 22], f"voxelnode conflicts show: Invalid value for 'ID': {'9' * 22} is more than"),
@@ -66,7 +66,13 @@ def test_the_version_is_that_of_the_package(run) -> None:
         ),
         (["series", "--state", "failing"], "voxelnode series: Invalid value for '--state': 'failing' is"),
         (["help", "selcet"], "voxelnode: 'selcet' is not a document, did you mean \"select\"?"),
-        (["help", "nothing"], "voxelnode: 'nothing' is not a document; `voxelnode help` lists them"),
+        (["help", "xyzzy"], "voxelnode: 'xyzzy' is not a document; `voxelnode help` lists them"),
+        (["help", "queue"], "voxelnode: 'queue' is not a document; it is mentioned in on-call, "),
+        (["queue"], "voxelnode: No such command 'queue'. See `voxelnode help queue`."),
+        (
+            ["reconvert", "1.2.3", "--all"],
+            "voxelnode reconvert: Invalid value: Give UIDs, or one of --where, --failed and --all. See",
+        ),
         (["select", "xyzzy"], 'voxelnode: at character 1: unknown field "xyzzy"; `voxelnode help select` lists them'),
         (["severe"], "voxelnode: No such command 'severe'"),
         (["peers", "echo", "PACS"], "voxelnode: 'PACS' is neither a name in [peers] nor AET@HOST:PORT"),
@@ -289,6 +295,9 @@ def test_init_writes_a_valid_configuration_and_never_overwrites_one(run, tmp_pat
     assert others == Settings(), "its other keys have their defaults"
     assert (every.peers["CT1"].ae_title, "store" in every.peers["CT1"].may) == ("CT1", True)
     file.write_text("[dicom]\nport = 104\n", encoding="utf-8")
+    (tmp_path / "voxelnode-data" / "objects").rmdir()
+    made = run("init", "site")
+    assert (made.status, made.out.partition(";")[0]) == (0, "kept site/voxelnode.toml")
     again = run("init", "site")
     assert again.status == 2
     assert "already exists" in again.err

@@ -58,6 +58,16 @@ def test_other_certificates_are_refused_with_why(keys: Path, server: str, truste
     assert failure_reason(refused.value) == reason
 
 
+@pytest.mark.parametrize("sent", [b"\x01\0\0\0\0\x44" + bytes(68), b"GET / HTTP/1.1\r\n\r\n"])
+def test_a_peer_that_does_not_use_tls_is_named_so(keys: Path, sent: bytes) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.sendall(sent)
+        with pytest.raises(ssl.SSLError) as refused:
+            server_context("dicom", keys / "server.pem", keys / "server.key").wrap_socket(ours, server_side=True)
+    assert failure_reason(refused.value) == "the peer does not use TLS"
+
+
 def test_authorities_of_the_system_are_not_trusted_if_they_are_not_wanted(keys: Path) -> None:
     assert len(client_context(keys / "ca.pem", system_authorities=False).get_ca_certs()) == 1
     with pytest.raises(OSError, match="No such file"):

@@ -234,7 +234,8 @@ class RequestedAssociation(Association):
         self._is_open = True
         if not self.accepted:
             self.release()
-            raise NothingAccepted(f"{self.peer}: no presentation context was accepted")
+            refused = "no presentation context was accepted: it does not have this service, or not for this AE title"
+            raise NothingAccepted(f"{self.peer}: {refused}")
 
     # Messages
 

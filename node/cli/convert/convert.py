@@ -249,7 +249,8 @@ def _layout(name: str | None, *, flat: bool, anonymous: bool) -> Layout:
         raise UsageError(f"-f {name}: -f names the files, as in dcm2niix; for the format {name}, use --format {name}")
     template = name_template(name, anonymous=anonymous) if name else None
     if template and name and "%" in name:
-        print(f"voxelnode: -f {name!r}, of dcm2niix, is --name {template.text!r}", file=sys.stderr)
+        flat_too = "" if flat else " --flat"
+        print(f"voxelnode: -f {name!r}, of dcm2niix, is --name {template.text!r}{flat_too}", file=sys.stderr)
     return Layout(template, flat, anonymous)
 
 

@@ -12,6 +12,7 @@ import typer
 
 from node.cli.options import ChangedRoot
 from node.cli.output import Answer, named_files, print_fields, progress_bar
+from node.errors import UsageError
 
 if TYPE_CHECKING:
     from node.receive.dicom_files import SkippedFile
@@ -132,6 +133,7 @@ AT_ONCE = 500
 
 
 def reconvert(
+    uids: Annotated[list[str] | None, typer.Argument(metavar="UID", help="Study or Series Instance UIDs.")] = None,
     where: Annotated[
         str | None,
         typer.Option("--where", metavar="EXPRESSION", help="Series that `voxelnode select EXPRESSION` lists."),
@@ -147,8 +149,8 @@ def reconvert(
     A running node converts them; otherwise the next start does. A series keeps its revision if its volumes would not
     change.
     """
-    if (where is not None) + failed + every != 1:
-        raise typer.BadParameter("Give one of --where, --failed and --all.")
+    if bool(uids) + (where is not None) + failed + every != 1:
+        raise typer.BadParameter("Give UIDs, or one of --where, --failed and --all.")
 
     from node.selector import compile_selector
 
@@ -157,6 +159,10 @@ def reconvert(
         selectors.append(compile_selector(where))
     with root.looking() as index:
         series = list(index.facts.selected(*selectors))
+    if uids:
+        series = [key for key in series if not {*key}.isdisjoint(uids)]
+        if unknown := {*uids}.difference(*series):
+            raise UsageError(f"{min(unknown)}: no closed series has or is in this; `voxelnode series --uids` lists all")
     owed = 0
     for first in range(0, 0 if dry_run else len(series), AT_ONCE):
         owed += root.perform("reconvert", series=series[first : first + AT_ONCE])["owed"]

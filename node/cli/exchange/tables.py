@@ -32,7 +32,9 @@ def list_(*, root: Root) -> Listing:
     """List the peers: who they are, and what they may."""
     rows = [{"name": name, **peer.model_dump(mode="json")} for name, peer in root.settings.peers.items()]
     columns: Columns = {
-        **{name: name for name in ("name", "ae_title", "host", "port")},
+        **{name: name for name in ("name", "ae_title", "host")},
+        "port": lambda row: row["port"] if row["host"] else "",
+        "associations": lambda row: row["associations"] or "",
         "networks": lambda row: ", ".join(row["networks"] or ()),
         "certificate": lambda row: row["certificate"] or "",
         "may": lambda row: ", ".join(row["may"]),

@@ -119,21 +119,22 @@ def init(
     ] = None,
 ) -> None:
     """Write a short voxelnode.toml and make its root."""
-    from node.control.root import make_root
+    from node.control.root import is_root, make_root
     from node.settings import DEFAULT_FILE
     from node.settings.core import Storage
 
     file, stated = folder / DEFAULT_FILE, (root or Storage().root).absolute()
     text = _FIRST.replace('#root = "voxelnode-data"', f"root = {_toml(stated)}")  # the same from every folder
     folder.mkdir(parents=True, exist_ok=True)
-    try:
+    is_new = not file.exists()
+    if is_new:
         with file.open("x", encoding="utf-8") as stream:
             stream.write(text)
-    except FileExistsError:
-        raise UsageError(f"{file} already exists and was not changed; remove it, or name another folder") from None
     made = Configured(file).settings.storage.root.absolute()
+    if not is_new and (root or is_root(made)):
+        raise UsageError(f"{file} already exists and was not changed; remove it, or name another folder")
     make_root(made)
-    print(f"wrote {file}; the root is {made}; next: voxelnode serve --config {file}")
+    print(f"{'wrote' if is_new else 'kept'} {file}; the root is {made}; next: voxelnode serve --config {file}")
 
 
 Keys = Annotated[

@@ -4,6 +4,7 @@ Of the values that a sender controls, only UIDs are put on the command line, and
 an option and no shell for several words. All other values are in the message; short ones are also in the environment.
 """
 
+import errno
 import os
 import re
 import select
@@ -68,7 +69,10 @@ class HookCommand:
                 start_new_session=True,
             )
         except OSError as error:
-            raise NotDelivered(f"the program cannot be run: {error.strerror}") from error
+            hint = ": its first line must name its interpreter, such as #!/usr/bin/env python"
+            raise NotDelivered(
+                f"the program cannot be run: {error.strerror}{hint * (error.errno == errno.ENOEXEC)}"
+            ) from error
         finally:
             os.close(stdin)
         return DeliveredMessage(_finished(process, self._timeout_seconds, cancelled))
