@@ -119,8 +119,7 @@ class Archive:
 
         Raises OutOfResources if the folder for it cannot be made durable.
         """
-        with self.intake.refusing():
-            return self._place(self._new_name())
+        return self._place(self._new_name())
 
     def _new_name(self) -> str:
         """Return a UUID; the system is asked for random bytes once for many of them."""
@@ -381,11 +380,12 @@ class Archive:
     def _place(self, name: str) -> str:
         """Return the key of a new file; create and sync a new folder if the last one is full.
 
-        Raises OSError if the folder cannot be created or synced: it is removed, and the next call creates it again.
+        Raises OutOfResources if the folder cannot be created or synced: it is removed, and the next call creates it.
         """
         with self._lock:
             if self._folder is None or self._in_folder >= MAX_FILES_PER_FOLDER:
-                self._folder, self._in_folder = self._new_folder(), 0
+                with self.intake.refusing():
+                    self._folder, self._in_folder = self._new_folder(), 0
             self._in_folder += 1
             return f"objects/{self._folder.name}/{name}.dcm"
 

@@ -331,8 +331,9 @@ class Transfers:
         uid = attributes.study_instance_uid
         with self._lock:
             began_at, studies = self._open.setdefault(sender, (monotonic(), {}))
-            _, classes = studies.setdefault(uid, (str(attributes.patient["patient_id"] or ""), Counter()))
-            classes[attributes.sop_class_uid] += 1
+            if uid not in studies:
+                studies[uid] = str(attributes.patient["patient_id"] or ""), Counter()
+            studies[uid][1][attributes.sop_class_uid] += 1
             due = monotonic() - began_at > MAX_LINE_SECONDS or len(studies) >= MAX_LINE_STUDIES
         if due:
             self.ended(sender, "under way")

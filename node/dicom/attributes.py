@@ -172,12 +172,14 @@ def instance_attributes(
     Raises NotUnderstood: the encoding is broken, one of the four identifying UIDs is missing (PS3.4 C.6: the unique
         keys), or a text has more than `MAX_TEXT_BYTES`.
     """
-    return _attributes(read_header(data, transfer_syntax_uid, INDEXED_TAGS, is_cut=is_cut), transfer_syntax_uid)
+    return attributes_within(read_header(data, transfer_syntax_uid, INDEXED_TAGS, is_cut=is_cut), transfer_syntax_uid)
 
 
 def attributes_by_windows(read: Callable[[int, int], bytes], transfer_syntax_uid: str) -> InstanceAttributes:
     """As `instance_attributes`, of a data set that may be too large for memory: see `read_header_by_windows`."""
-    return _attributes(read_header_by_windows(read, transfer_syntax_uid, INDEXED_TAGS), transfer_syntax_uid)
+    return attributes_within(
+        read_header_by_windows(read, transfer_syntax_uid, INDEXED_TAGS).elements, transfer_syntax_uid
+    )
 
 
 def read_attributes(data: bytes, transfer_syntax_uid: str, wanted: Sequence[Attribute]) -> Mapping[str, Value]:
@@ -195,7 +197,11 @@ def read_attributes(data: bytes, transfer_syntax_uid: str, wanted: Sequence[Attr
     return _level(wanted, raws, elements.get(SPECIFIC_CHARACTER_SET, b""), order)
 
 
-def _attributes(elements: Mapping[int, bytes], transfer_syntax_uid: str) -> InstanceAttributes:
+def attributes_within(elements: Mapping[int, bytes], transfer_syntax_uid: str) -> InstanceAttributes:
+    """Return the indexed attributes by the elements that a reader of `node.dicom.header` returned.
+
+    Raises NotUnderstood as `instance_attributes` does.
+    """
     for attribute in _IDENTIFYING:
         # As sent: `clean_text` would make one UID of two that differ in a control character.
         raw = elements.get(attribute.tag, b"")

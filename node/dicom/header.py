@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
+from typing import NamedTuple
 
 from node.dicom.encoding import (
     DEFLATED_LITTLE_ENDIAN,
@@ -68,7 +69,7 @@ PIXEL_DATA_PROVIDER_URL = 0x00287FE0
 _PIXEL_COUNTS = (NUMBER_OF_FRAMES, 0x00280002, 0x00280010, 0x00280011, 0x00280100)
 """Number of Frames, an IS, and Samples per Pixel, Rows, Columns, Bits Allocated, of which each pixel has bits."""
 
-_OF_PIXELS = frozenset((*_PIXEL_COUNTS, PHOTOMETRIC_INTERPRETATION, PIXEL_DATA_PROVIDER_URL))
+OF_PIXELS = frozenset((*_PIXEL_COUNTS, PHOTOMETRIC_INTERPRETATION, PIXEL_DATA_PROVIDER_URL))
 
 REST = 0
 """In place of a tag: elements that are not named here may be there all the same."""
@@ -142,9 +143,16 @@ def read_header(
     return elements
 
 
+class Walked(NamedTuple):
+    """Elements of a data set as `read_header` returns them, and the offset of the first one that was not read."""
+
+    elements: dict[int, bytes]
+    at: int
+
+
 def read_header_by_windows(
     read: Callable[[int, int], bytes], transfer_syntax_uid: str, wanted: frozenset[int]
-) -> dict[int, bytes]:
+) -> Walked:
     """As `read_header`, of a data set that is too large for memory.
 
     `read`: reads from the data set; fewer bytes at its end.
@@ -153,7 +161,7 @@ def read_header_by_windows(
     undefined length takes more than `MAX_WINDOW_BYTES`.
     """
     if transfer_syntax_uid == DEFLATED_LITTLE_ENDIAN:
-        return read_header(read(0, MAX_WINDOW_BYTES), transfer_syntax_uid, wanted)
+        return Walked(read_header(read(0, MAX_WINDOW_BYTES), transfer_syntax_uid, wanted), 0)
     elements: dict[int, bytes] = {}
     offset, length, left = 0, WINDOW_BYTES, MAX_ELEMENTS
     transfer_syntax_uid = found_syntax(read(0, 8), transfer_syntax_uid)
@@ -165,7 +173,7 @@ def read_header_by_windows(
         try:
             walker.values(wanted, elements)
             if len(window) < length or not walker.is_at_end:
-                return elements
+                return Walked(elements, offset + walker.at)
             offset, length, left = offset + walker.at, WINDOW_BYTES, walker.left
         except HeaderCut as cut:
             if len(window) < length:
@@ -368,20 +376,23 @@ class CutPixels:
         return f"{what}: {self.there} of {self.stated} bytes"
 
 
-def cut_pixels(read: Callable[[int, int], bytes], length: int, transfer_syntax_uid: str) -> CutPixels | None:
+def cut_pixels(
+    read: Callable[[int, int], bytes], length: int, transfer_syntax_uid: str, walked: Walked | None = None
+) -> CutPixels | None:
     """Return what a data set has of its pixels if it ends before or within them, or has less native ones than stated.
 
     That it should have any, its header says: the elements without which there is no image (PS3.3 C.7.6.3).
 
     `read`: reads from the data set, of `length` bytes. None for a deflated one: see `require_inflatable`.
+    `walked`: what was read of it, at least `OF_PIXELS`.
     """
     if transfer_syntax_uid == DEFLATED_LITTLE_ENDIAN:
         return None
     for size in (WINDOW_BYTES, MAX_WINDOW_BYTES):
-        data, stated = memoryview(read(0, size)), dict[int, bytes]()
-        walker = Walker(data, found_syntax(data[:8], transfer_syntax_uid))
+        data, (elements, at) = memoryview(read(0, size)), walked or Walked({}, 0)
+        stated, walker = dict(elements), Walker(data, found_syntax(data[:8], transfer_syntax_uid), at=at)
         try:
-            walker.values(_OF_PIXELS | {PIXEL_DATA}, stated)
+            walker.values(OF_PIXELS | {PIXEL_DATA}, stated)
             at = walker.at
             if not walker.is_at_end and walker.is_at_pixels(at):
                 break

@@ -20,15 +20,23 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
+from time import perf_counter
 from typing import Literal
 
 import structlog
 
 from node.archive.filesystem import Archive
 from node.audit.audit_log import Transfers
-from node.dicom.attributes import InstanceAttributes, attributes_by_windows, is_identifier, is_uid
+from node.dicom.attributes import INDEXED_TAGS, InstanceAttributes, attributes_within, is_identifier, is_uid
 from node.dicom.encoding import DEFLATED_LITTLE_ENDIAN, file_head
-from node.dicom.header import cut_pixels, require_inflatable, require_parsable
+from node.dicom.header import (
+    OF_PIXELS,
+    Walked,
+    cut_pixels,
+    read_header_by_windows,
+    require_inflatable,
+    require_parsable,
+)
 from node.dicom.status import NotPermitted
 from node.dicom.walker import HeaderCut
 from node.errors import ClassMismatch, InstanceRefused, NotUnderstood, OutOfResources
@@ -49,6 +57,9 @@ log = structlog.get_logger()
 MAXIMUM_BYTES = 16_000_000_000
 """Largest data set that is accepted."""
 
+
+_HEADER = INDEXED_TAGS | OF_PIXELS
+"""What of a header receiving needs."""
 
 SHOWN_SERIES = 20
 """Limit of the instances that an error names if the journal is gone."""
@@ -314,6 +325,7 @@ class Incoming:
             announced.sop_class_uid, announced.sop_instance_uid, announced.transfer_syntax_uid, origin.calling_ae_title
         )
         self._head, self._data_set = head, IncomingDataSet(ingest.archive, ingest.buffers, head)
+        self._walked: Walked | None = None
 
     def take_fragment(self, fragment: bytes | bytearray | memoryview) -> None:
         """Append received bytes of the data set; the fragment may change after this.
@@ -327,9 +339,22 @@ class Incoming:
         self._data_set.append(fragment)
 
     def lacks_pixels(self) -> bool:
-        """Return whether the received data set has not all pixels: see `node.dicom.header`."""
-        syntax = self._announced.transfer_syntax_uid
-        return cut_pixels(self._data_set.read, self._data_set.bytes, syntax) is not None
+        """Return whether the received data set has not all pixels: see `node.dicom.header`.
+
+        False where its header cannot be read, and `finish` raises.
+        """
+        try:
+            walked = self._walk()
+        except (HeaderCut, NotUnderstood):
+            return False
+        data_set, syntax = self._data_set, self._announced.transfer_syntax_uid
+        return cut_pixels(data_set.read, data_set.bytes, syntax, walked) is not None
+
+    def _walk(self) -> Walked:
+        """Return what is needed of the header, which is read once."""
+        if self._walked is None:
+            self._walked = read_header_by_windows(self._data_set.read, self._announced.transfer_syntax_uid, _HEADER)
+        return self._walked
 
     def refer_to(self, file: Path, data_set_offset: int) -> None:
         """Take the data set of a DICOM file that stays where it is: see `IncomingDataSet.refer_to`."""
@@ -352,8 +377,9 @@ class Incoming:
             self._require_announced(attributes)
             self._require_wanted(attributes)
             self._note_series(attributes)
-            with self._ingest.metrics.sync_seconds.time():
-                self._keep(attributes, outcome)
+            began = perf_counter()
+            self._keep(attributes, outcome)
+            self._ingest.metrics.sync_seconds.observe(perf_counter() - began)
         except InstanceRefused:
             self.abandon()
             raise
@@ -418,7 +444,7 @@ class Incoming:
     def _attributes(self) -> InstanceAttributes:
         data_set, syntax = self._data_set, self._announced.transfer_syntax_uid
         try:
-            attributes = attributes_by_windows(data_set.read, syntax)
+            attributes = attributes_within(self._walk().elements, syntax)
             require_parsable(data_set.read, data_set.bytes, syntax)
             if syntax == DEFLATED_LITTLE_ENDIAN:
                 require_inflatable(data_set.pieces())

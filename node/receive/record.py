@@ -16,6 +16,8 @@ from typing import Any
 from node.dicom.attributes import InstanceAttributes
 from node.index.nouns.records import AssociationEnd, Outcome, ReceivedPolicy
 
+_ENCODER = json.JSONEncoder(default=dt.datetime.isoformat)
+
 _END = "association_end"
 """Name of the only field of the facts of an end; its value has the others."""
 
@@ -49,7 +51,7 @@ class Receipt:
     def encoded(self) -> bytes:
         """Return the facts of a record."""
         facts = {name: getattr(self, name) for name in self.__slots__}
-        return json.dumps(facts, default=dt.datetime.isoformat).encode()
+        return _ENCODER.encode(facts).encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,7 @@ def end_facts(end: AssociationEnd) -> bytes:
     """Return the facts of the record of an end."""
     fields = {name: getattr(end, name) for name in end.__slots__}
     fields["brought"] = [[*series, count] for series, count in end.brought.items()]
-    return json.dumps({_END: fields}, default=dt.datetime.isoformat).encode()
+    return _ENCODER.encode({_END: fields}).encode()
 
 
 def association_end(facts: bytes) -> AssociationEnd | None:

@@ -68,7 +68,8 @@ class OpenAssociations:
         """Note that an association of a sender, AE title and address, brings an instance of a series."""
         now = self._now()
         with self._lock:
-            brought = self._brought.setdefault(association, Brought(*sender, series, now, now, began_at))
+            if (brought := self._brought.get(association)) is None:
+                brought = self._brought[association] = Brought(*sender, series, now, now, began_at)
             brought.series.setdefault(series, 0)
             brought.last, brought.active_at, brought.noted_at = series, now, now
 

@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,10 @@ from pydicom import FileDataset
 from pydicom.uid import RLELossless
 
 from node.api import import_instances
-from node.dicom.header import CutPixels, cut_pixels
+from node.dicom.attributes import INDEXED_TAGS
+from node.dicom.header import OF_PIXELS, CutPixels, cut_pixels, read_header_by_windows
+from node.dicom.walker import HeaderCut
+from node.errors import NotUnderstood
 from tests import make
 from tests.protocol.conftest import Running, after_file_meta, associate, data_set_bytes
 
@@ -26,7 +30,14 @@ def in_memory(data: bytes, syntax: str) -> bool:
 
 
 def lengths(data: bytes, syntax: str) -> CutPixels | None:
-    return cut_pixels(lambda offset, length: data[offset : offset + length], len(data), syntax)
+    def read(offset: int, length: int) -> bytes:
+        return data[offset : offset + length]
+
+    found = cut_pixels(read, len(data), syntax)
+    with suppress(HeaderCut, NotUnderstood):  # of a header that was read before, the rest alone is read
+        walked = read_header_by_windows(read, syntax, INDEXED_TAGS | OF_PIXELS)
+        assert cut_pixels(read, len(data), syntax, walked) == found
+    return found
 
 
 def encoded(ds: FileDataset, folder: Path) -> bytes:

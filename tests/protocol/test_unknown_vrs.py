@@ -184,7 +184,7 @@ def test_a_head_may_lie_across_what_is_read_at_once(length_bytes: int, value: by
             found = read_header_by_windows(
                 lambda at, length, data=data: bytes(data[at : at + length]), ExplicitVRLittleEndian, WANTED
             )
-            assert found == {0x00091001: value, PATIENT_ID: b"ID-1"}, (vr, before)
+            assert found.elements == {0x00091001: value, PATIENT_ID: b"ID-1"}, (vr, before)
 
 
 def test_in_big_endian_as_well() -> None:
