@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import cache
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 @cache
 def converters() -> Converters:
     """Return the child processes of ``voxelnode convert``; the first starts before anything else is loaded."""
+    for name in ("concurrent.futures.thread", "hashlib", "importlib.metadata", "logging", "tempfile"):
+        import_module(name)  # both need them
     from node.conversion.pool import Converters
 
     return Converters()

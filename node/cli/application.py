@@ -16,7 +16,7 @@ from typing import Any, get_args
 import typer
 
 from node.cli.commands import COMMANDS, OF_PROGRAM, epilog
-from node.cli.options import PlainCommand, completed
+from node.cli.options import Group, PlainCommand, completed
 from node.cli.output import stop_printing
 from node.errors import UsageError, VoxelnodeError, in_plain_words, near
 from node.hookspecs import Command, Panel
@@ -35,7 +35,7 @@ _ALIKE = {"-o", "-f", "-z", "-d", "-v", *(("-b", "y"), ("-ba", "y"), ("-w", "1")
 """Options of dcm2niix that need no other one here, whatever their value is or with this one."""
 
 
-class _Panels(typer.core.TyperGroup):
+class _Panels(Group):
     """Lists the commands under the titles of `PANELS`."""
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:

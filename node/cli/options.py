@@ -11,13 +11,15 @@ import getpass
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
-from functools import cached_property
+from functools import cached_property, partial
 from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args, get_origin
 
 import typer
 import typer.core
+from typer._coercion import RuntimeParam, build_runtime_param
+from typer._param_types import coerce_cli_path
 
 from node.cli.output import Answer, Listing
 from node.errors import UsageError, VoxelnodeError
@@ -260,16 +262,20 @@ class PlainCommand(typer.core.TyperCommand):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         for parameter in self.params:
-            _refuse_empty_path(parameter)
             if isinstance(parameter, typer.core.TyperArgument):
                 parameter.display_type_rich = lambda ctx: None  # type: ignore[method-assign]
 
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the parameters, that of the help included."""
+        return _read_plainly(super().get_params(ctx))
 
-class _Group(typer.core.TyperGroup):
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        for parameter in self.params:
-            _refuse_empty_path(parameter)
+
+class Group(typer.core.TyperGroup):
+    """A command that has commands."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the parameters, those of completion and help included."""
+        return _read_plainly(super().get_params(ctx))
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Take `NAME list` and `NAME` alone for the same, where one of them lists."""
@@ -282,25 +288,43 @@ class _Group(typer.core.TyperGroup):
         return super().parse_args(ctx, args)
 
 
-def _refuse_empty_path(parameter: Any) -> None:
-    """Refuse ``""`` for a path: a shell writes it for a variable without a value, and `pathlib` reads this folder."""
-    if Path not in (parameter.type_descriptor.annotation, *get_args(parameter.type_descriptor.annotation)):
-        return
-    convert = parameter.process_value
+def _read_plainly(parameters: list[Any]) -> list[Any]:
+    """Have Typer read texts and paths without pydantic, which takes longer to load than most commands need."""
+    for parameter in parameters:
+        parameter.get_runtime_param = partial(_Plain, parameter.type_descriptor.parameter_info, _kind_of(parameter))
+    return parameters
 
-    def checked(ctx: Any, value: Any) -> Any:
-        if "" in (value if isinstance(value, list | tuple) else (value,)):
-            raise typer.BadParameter("the path is empty. For this folder, give `.`", ctx=ctx, param=parameter)
-        return convert(ctx, value)
 
-    parameter.process_value = checked
+def _kind_of(parameter: Any) -> Any:
+    """Return the type of a parameter, or that of each of its values."""
+    annotation = parameter.type_descriptor.annotation
+    return get_args(annotation)[0] if get_origin(annotation) is list else annotation
+
+
+class _Plain(RuntimeParam):
+    """Reads the values of a parameter; others than texts and paths as Typer does.
+
+    ``""`` is refused for a path: a shell writes it for a variable without a value, and `pathlib` reads this folder.
+    """
+
+    def _coerce_value(self, value: Any, param: Any, ctx: Any) -> Any:
+        values = value if isinstance(value, list | tuple) else (value,)
+        if self.annotation is Path and "" in values:
+            raise typer.BadParameter("the path is empty. For this folder, give `.`", ctx=ctx, param=param)
+        is_plain = self.annotation in (str, Path) and self.parameter_info.parser is None
+        if not is_plain or not all(isinstance(one, str) for one in values):
+            return build_runtime_param(param.type_descriptor).coerce(value, param, ctx)
+        if self.annotation is Path:
+            check = partial(coerce_cli_path, parameter_info=self.parameter_info, path_type=str, param=param, ctx=ctx)
+            values = [Path(str(check(one))) for one in values]
+        return list(values) if isinstance(value, list | tuple) else values[0]
 
 
 class Commands(typer.Typer):
     """A command that has commands, each of which is `completed`."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, cls=_Group, **options)
+        super().__init__(*arguments, cls=Group, **options)
 
     def command(self, *arguments: Any, **options: Any) -> Callable[[Any], Any]:
         """Add a command."""

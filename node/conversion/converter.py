@@ -25,7 +25,7 @@ from node.children.messages import WrongType, of_type
 from node.children.serving import Assistance, ChildLimits, ChildPipes, serve_apart, use_one_thread
 from node.conversion.job import ConversionJob, Converted
 from node.dicom.attributes import is_identifier
-from node.dicom.lean_import import load_pydicom
+from node.dicom.lean_import import load_for_volumes
 from node.errors import VoxelnodeError, is_of_system, is_out_of_memory, type_and_location
 from node.files.durable import NO_ROOM
 from node.hookspecs import ObjectKind
@@ -81,7 +81,7 @@ def memory_exceeded(limits: ChildLimits) -> str:
 def _loaded() -> Callable[[ConversionJob], Converted]:
     """Load what every conversion needs, and exempt it from garbage collection: it stays loaded anyway."""
     gc.disable()
-    load_pydicom()
+    load_for_volumes()
     from node.conversion.pipeline import convert
 
     gc.freeze()

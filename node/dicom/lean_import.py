@@ -13,16 +13,27 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from types import ModuleType
 
 LOADED_BY_PYDICOM = ("gdcm", "jpeg_ls", "openjpeg", "PIL", "pylibjpeg", "requests", "rle", "tqdm")
 """Libraries that pydicom loads if they are installed."""
 
+UNUSED = ("numpy._core._add_newdocs", "numpy._core._add_newdocs_scalars", "pydicom.examples", "urllib.request")
+"""Modules that NumPy, pydicom and nibabel load for docstrings, examples and downloads: nothing of them is used."""
+
 
 def load_pydicom() -> None:
     """Load pydicom, with NumPy for its lookup tables, for a process that reads pixels."""
-    import_module("numpy")
     with absent(*LOADED_BY_PYDICOM):
+        import_module("numpy")
         import_module("pydicom")
+
+
+def load_for_volumes() -> None:
+    """Load pydicom, NumPy and nibabel, for a process that converts."""
+    load_pydicom()
+    with absent():
+        import_module("nibabel")
 
 
 def load_names() -> None:
@@ -40,9 +51,13 @@ def load_for_rows() -> None:
 
 @contextmanager
 def absent(*libraries: str) -> Iterator[None]:
-    """Let an import of `libraries` fail as if they were not installed, except for those that are loaded already."""
-    hidden = [name for name in libraries if name not in sys.modules]
-    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None: the import fails
+    """Let an import of `libraries` fail as if they were not installed, except for those that are loaded already.
+
+    Those of `UNUSED` are empty meanwhile.
+    """
+    hidden = {**dict.fromkeys(libraries), **{name: ModuleType(name) for name in UNUSED}}
+    hidden = {name: module for name, module in hidden.items() if name not in sys.modules}
+    sys.modules.update(hidden)  # type: ignore[arg-type]  # None: the import fails
     try:
         yield
     finally:

@@ -20,6 +20,8 @@ from pydantic import (
     model_validator,
 )
 
+from node.settings import DEADLINE_SECONDS, MEMORY_BYTES, VolumeFormat
+
 AETitle = Annotated[
     str, StringConstraints(strip_whitespace=True, min_length=1, max_length=16, pattern=r"^[ -\[\]-~]+$")
 ]
@@ -98,7 +100,6 @@ class SettingsSection(BaseModel):
         return iter(())
 
 
-VolumeFormat = Literal["nifti", "nifti-pair", "analyze", "mhd", "nrrd", "npz"]
 OTHER_NAMES = {
     **dict.fromkeys(("metaimage", "mha"), "mhd"),
     **dict.fromkeys(("nii", "nii.gz", "nifti1"), "nifti"),
@@ -146,10 +147,10 @@ class Convert(SettingsSection):
     )
     workers: int = Field(1, ge=1, le=64, description="Series converted at the same time, each in its own process.")
     memory_bytes: int = Field(
-        8_000_000_000, ge=500_000_000, description="Address space of one conversion beyond that of its program."
+        MEMORY_BYTES, ge=500_000_000, description="Address space of one conversion beyond that of its program."
     )
     deadline_seconds: Seconds = Field(
-        1800, description="Time limit of one conversion, for wall time and for processor time."
+        DEADLINE_SECONDS, description="Time limit of one conversion, for wall time and for processor time."
     )
     keep_superseded_hours: float = Field(
         24, ge=0, description="Hours that files are kept after a newer conversion replaced them."

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from node.settings.section import Convert, SuvTypeName, VolumeFormat
+    from node.settings import VolumeFormat
+    from node.settings.section import Convert, SuvTypeName
 
 
 @dataclass(frozen=True, slots=True)

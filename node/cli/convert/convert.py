@@ -6,11 +6,11 @@ import signal
 import sys
 import time
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from textwrap import fill
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
@@ -19,15 +19,15 @@ from node.cli.output import WIDTH, Answer, each_shown, named_files, print_within
 from node.completeness import COPIES_LEFT_OUT
 from node.errors import counted, interpolated
 from node.registry import enabled, installed, objects_of
-from node.settings import is_configured
+from node.settings import DEADLINE_SECONDS, MEMORY_BYTES, VolumeFormat, is_configured
+from node.writers.options import WriteOptions, write_options
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from node.conversion.found_series import Chosen
     from node.conversion.out_folder import Layout
-    from node.hookspecs import Extension, ObjectKind
-    from node.settings.section import Convert
+    from node.hookspecs import ObjectKind
 
 MAX_PEOPLE = 3
 """Patient IDs that are printed, if there are several people."""
@@ -174,7 +174,6 @@ def convert(
     from node.cli import converters
     from node.conversion.job import limits
     from node.conversion.offline import convert_folder
-    from node.writers.options import write_options
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # runs the cleanup of unfinished files
     bounds = limits(settings)
@@ -207,43 +206,46 @@ def convert(
     return Answer(listing, lambda: _print_rest(listing, done, out, took), failed)
 
 
-def _settings(configured: Configured, given: Given) -> tuple[Convert, tuple[ObjectKind, ...]]:
+@dataclass(frozen=True, slots=True)
+class Unconfigured(WriteOptions):
+    """[convert] where neither a configuration nor an option sets more than yes or no, which pydantic need not check."""
+
+    formats: tuple[VolumeFormat, ...] = ("nifti",)
+    thumbnails: bool = False
+    workers: int = 1
+    memory_bytes: int = MEMORY_BYTES
+    deadline_seconds: float = DEADLINE_SECONDS
+
+
+def _settings(configured: Configured, given: Given) -> tuple[Any, tuple[ObjectKind, ...]]:
     """Return [convert] of the configuration with the options of the command, and what extensions convert.
 
-    Without configuration and options, NIfTI alone is written.
+    Without configuration and options, NIfTI alone is written. Without a configuration, no other table is defined or
+    checked.
     """
-    section, keys, extensions = _section(configured, given)
     unset = {"formats": ("nifti",), "thumbnails": False}
-    section = section.model_copy(update={key: value for key, value in unset.items() if key not in keys})
-    return section, objects_of(extensions)
-
-
-def _section(configured: Configured, given: Given) -> tuple[Convert, set[str], tuple[Extension, ...]]:
-    """Return [convert], its keys that are set, and the extensions that are on.
-
-    Without a configuration, no other table is defined or checked.
-    """
     if configured.file is None and not is_configured():
+        values = {key.removeprefix("convert."): value for key, value in given.values() if value is not None}
+        if all(isinstance(value, bool) for value in values.values()):
+            return Unconfigured(**values), objects_of(installed())
         from pydantic import ValidationError
 
         from node.settings.section import Convert
 
-        values = {key.removeprefix("convert."): value for key, value in given.values() if value is not None}
         with suppress(ValidationError):  # `load` explains it
-            return Convert(**values), set(values), installed()
+            return Convert(**unset | values), objects_of(installed())
     settings = configured.read(given)
-    section: Convert = settings.convert
-    keys = {key.removeprefix("convert.") for key in settings.loaded_from.keys_of("convert")}
-    return section, keys, enabled(settings)
+    keys = settings.loaded_from.keys_of("convert")
+    section = settings.convert.model_copy(
+        update={key: value for key, value in unset.items() if f"convert.{key}" not in keys}
+    )
+    return section, objects_of(enabled(settings))
 
 
 def _layout(name: str | None, *, flat: bool, anonymous: bool) -> Layout:
-    from typing import get_args
-
     from node.conversion.naming import name_template
     from node.conversion.out_folder import Layout
     from node.errors import UsageError
-    from node.settings.section import VolumeFormat
 
     if name in get_args(VolumeFormat):
         raise UsageError(f"-f {name}: -f names the files, as in dcm2niix; for the format {name}, use --format {name}")

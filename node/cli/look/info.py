@@ -17,6 +17,7 @@ from node.cli.look.dump import is_volume, volume_header
 from node.cli.look.series import state_of
 from node.cli.options import Root
 from node.cli.output import Listing, described, minute, print_fields, print_finding, print_table, printable, series_name
+from node.dicom.lean_import import load_names
 from node.errors import UsageError, counted
 from node.index.engine.view_rows import judged, parsed, remedy_of
 from node.volume.reasons import REMEDIES
@@ -128,6 +129,7 @@ def info(
 
 def _why_missing(uid: str, root: Root) -> str:
     """Return what became of something that is not in the index, and what to do."""
+    load_names()
     from node.lifecycle.journal import journal_report
     from node.receive.whereabouts import unknown, whereabouts
 
@@ -325,10 +327,7 @@ def header_fields(path: Path) -> Row:
 
     ``orientation`` is the plane of the patient: axial, sagittal or coronal, perhaps oblique.
     """
-    from node.dicom.lean_import import load_names
-
     load_names()
-
     from node.dicom.dump import readable
     from node.files.reading import BoundedFile
 

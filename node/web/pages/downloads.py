@@ -20,7 +20,7 @@ from node.conversion.naming import NameTemplate, TakenNames, ending_of, free_nam
 from node.errors import counted
 from node.index.database.reading import ReadIndex
 from node.index.nouns.records import RevisionFile
-from node.settings.section import VolumeFormat
+from node.settings import VolumeFormat
 from node.web.access import Call
 from node.web.audit_trail import of_study
 from node.web.errors import ResourceNotFound

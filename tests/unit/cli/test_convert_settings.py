@@ -5,9 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from node.cli.convert.convert import _section
+from node.cli.convert.convert import Unconfigured, _settings
 from node.cli.options import Configured
+from node.conversion.job import limits
 from node.errors import UsageError
+from node.settings.section import Convert
+from node.writers.options import write_options
 
 
 @pytest.fixture(autouse=True)
@@ -17,32 +20,40 @@ def _nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name)
 
 
-def test_options_alone_are_the_section() -> None:
-    section, keys, _ = _section(
+def test_options_alone_are_the_settings() -> None:
+    section, _ = _settings(
         Configured(None), {"--format": ("convert.formats", ["mhd"]), "--workers": ("convert.workers", 2)}
     )
-    assert (section.formats, section.workers, section.compress, keys) == (("mhd",), 2, True, {"formats", "workers"})
+    assert (section.formats, section.workers, section.compress, section.thumbnails) == (("mhd",), 2, True, False)
+
+
+def test_what_is_not_configured_is_as_pydantic_has_it() -> None:
+    section, _ = _settings(Configured(None), {"--compress": ("convert.compress", False)})
+    own = Convert(formats=("nifti",), thumbnails=False, compress=False)
+    assert write_options(section) == write_options(own)
+    assert (limits(section), section.workers) == (limits(own), own.workers)
+    assert isinstance(section, Unconfigured)
 
 
 def test_a_wrong_option_is_explained() -> None:
     with pytest.raises(UsageError, match=r"--format: 'niftii': must be 'nifti'"):
-        _section(Configured(None), {"--format": ("convert.formats", ["niftii"])})
+        _settings(Configured(None), {"--format": ("convert.formats", ["niftii"])})
 
 
 def test_options_are_above_the_file_of_the_folder() -> None:
     Path("voxelnode.toml").write_text('[convert]\nformats = ["nrrd"]\nworkers = 3\n', encoding="utf-8")
-    section, keys, _ = _section(Configured(None), {"--workers": ("convert.workers", 2)})
-    assert (section.formats, section.workers, keys) == (("nrrd",), 2, {"formats", "workers"})
+    section, _ = _settings(Configured(None), {"--workers": ("convert.workers", 2)})
+    assert (section.formats, section.workers, section.thumbnails) == (("nrrd",), 2, False)
 
 
 def test_a_mistake_in_another_table_or_variable_is_still_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("voxelnode.toml").write_text("[dicom]\nport = 70000\n", encoding="utf-8")
     with pytest.raises(UsageError, match="port: 70000"):
-        _section(Configured(None), {})
+        _settings(Configured(None), {})
     Path("voxelnode.toml").unlink()
     monkeypatch.setenv("VOXELNODE_DICOM_PORT", "1")
     with pytest.raises(UsageError, match="two underscores"):
-        _section(Configured(None), {})
+        _settings(Configured(None), {})
     monkeypatch.delenv("VOXELNODE_DICOM_PORT")
     Path("other.toml").write_text("[convert]\nworkers = 4\n", encoding="utf-8")
-    assert _section(Configured(Path("other.toml")), {})[0].workers == 4
+    assert _settings(Configured(Path("other.toml")), {})[0].workers == 4
