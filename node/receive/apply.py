@@ -55,7 +55,10 @@ from node.runtime.metrics import Metrics
 
 log = structlog.get_logger()
 
-MAX_BATCH = 2048
+MAX_BATCH = 512
+"""Records of one transaction: other work for the index waits for it."""
+
+MAX_GATHERED = 2048
 MAX_BATCH_BYTES = 32 << 20
 GATHER_SECONDS = 0.05
 """Time between the last append and the batch that applies it, while nobody waits for it: others join it meanwhile.
@@ -103,6 +106,7 @@ class Applier(BackgroundService, Ahead):
         self._is_awaited = is_awaited
         self._gathered, self._gathers_since = 0, 0.0  # bytes, and since when, for the next batch
         self._wanted, self._read_at = 0, -inf  # the last record that somebody waits for, and when somebody read
+        self._gathered_until = 0  # the last record that batches no longer wait with
         self._batch_seconds = 0.0  # of the last one
         self._company = 1  # senders that wait at the same time
         self._audit = audit
@@ -174,7 +178,8 @@ class Applier(BackgroundService, Ahead):
         if not self._gathered:
             self._gathers_since = now
         self._gathered += 1 + size
-        if self._wanted > self._applied or self.lag >= MAX_BATCH or self._gathered >= MAX_BATCH_BYTES:
+        is_due = max(self._wanted, self._gathered_until) > self._applied
+        if is_due or self.lag >= MAX_GATHERED or self._gathered >= MAX_BATCH_BYTES:
             self.wake()
         else:
             longest = YIELD_SECONDS if now > self._read_at + READ_SECONDS else GATHER_SECONDS
@@ -237,7 +242,9 @@ class Applier(BackgroundService, Ahead):
         if self._is_awaited:
             self._await_company()
         self._archive.intake.require_here()  # what a record is compared with
-        last, self._gathered = self._journal.last, 0
+        last = self._journal.last
+        if self._applied >= self._gathered_until:
+            self._gathered_until, self._gathered = last, 0
         records, cursor = self._journal.read(self._cursor, MAX_BATCH, MAX_BATCH_BYTES)
         if records:
             began = monotonic()
@@ -254,7 +261,7 @@ class Applier(BackgroundService, Ahead):
             self.checkpoint()  # the last chance
         if not self.lag:
             return None
-        return 0.0 if self._is_awaited or len(records) == MAX_BATCH else GATHER_SECONDS
+        return 0.0 if self._is_awaited or self._applied < self._gathered_until else GATHER_SECONDS
 
     def _await_company(self) -> None:
         """Let as many senders share a commit as have waited for the last one or during it.

@@ -680,7 +680,8 @@ def test_a_batch_waits_while_senders_send_until_it_is_full_or_late(
 ) -> None:
     monkeypatch.setattr(apply, "GATHER_SECONDS", 1000.0)
     monkeypatch.setattr(apply, "YIELD_SECONDS", 1000.0)
-    monkeypatch.setattr(apply, "MAX_BATCH", 3)
+    monkeypatch.setattr(apply, "MAX_GATHERED", 3)
+    monkeypatch.setattr(apply, "MAX_BATCH", 2)
     parts, committed = started(), Mock()
     monkeypatch.setattr(parts.applier._metrics.commit_instances, "observe", committed)
     first, *others, last = make.ct_series(5)
@@ -693,7 +694,7 @@ def test_a_batch_waits_while_senders_send_until_it_is_full_or_late(
     monkeypatch.setattr(apply, "YIELD_SECONDS", 0.0)
     parts.receive(last)
     assert parts.applier._wait_until(lambda: not parts.applier.lag, 30)
-    assert [batch.args for batch in committed.call_args_list] == [(1,), (3,), (1,)]
+    assert [batch.args for batch in committed.call_args_list] == [(1,), (2,), (1,), (1,)]
 
 
 def test_batches_wait_for_senders_no_longer_while_somebody_reads(
