@@ -186,7 +186,11 @@ class Applier(BackgroundService, Ahead):
             self.wake_not_before(min(now + GATHER_SECONDS, self._gathers_since + longest))
 
     def may_bring(self, sop_instance_uid: str) -> bool:
-        """Return whether an instance with this UID may be ahead of the index."""
+        """Return whether an instance with this UID may be ahead of the index.
+
+        Each call looks at all that is ahead: as for somebody who reads, batches do not wait.
+        """
+        self._read_at = monotonic()
         ahead = self._journal.known(self._applied)
         return self.lag >= MAX_KNOWN or any(
             isinstance(its, Known) and its.attributes.sop_instance_uid == sop_instance_uid for its in ahead
