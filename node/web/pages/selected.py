@@ -98,12 +98,17 @@ class Selection(NamedTuple):
         return found
 
 
+def _nothing() -> list[str]:
+    """Return the default: of `list` itself, `inspect.signature` would copy ``sys.modules`` for each route."""
+    return []
+
+
 def _selection(
     request: Request,
-    study: Annotated[_Uids, Query(default_factory=list)],
-    series: Annotated[_Uids, Query(default_factory=list)],
-    posted_study: Annotated[_Uids, Form(default_factory=list, alias="study")],
-    posted_series: Annotated[_Uids, Form(default_factory=list, alias="series")],
+    study: Annotated[_Uids, Query(default_factory=_nothing)],
+    series: Annotated[_Uids, Query(default_factory=_nothing)],
+    posted_study: Annotated[_Uids, Form(default_factory=_nothing, alias="study")],
+    posted_series: Annotated[_Uids, Form(default_factory=_nothing, alias="series")],
 ) -> Selection:
     of_path = request.path_params
     if (uid := of_path.get("series_instance_uid")) is not None:
