@@ -159,7 +159,7 @@ def converted_file(
 
 def absent(series_instance_uid: str) -> str:
     """Return in a sentence that a referenced series is not here."""
-    return f"refers to series {series_instance_uid}, which is not here: send it, and the masks are made"
+    return f"refers to series {series_instance_uid}, which is not here: with it, the masks are made"
 
 
 def run_with_references(

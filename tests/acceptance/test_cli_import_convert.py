@@ -181,7 +181,7 @@ def test_a_structure_set_without_its_images_is_refused_once(tmp_path: Path) -> N
     region = make.contour(make.on_slice(images[0], square), [images[0]])
     make.saved([make.structure_set(images, {"mark": [point], "Heart": [region]})], tmp_path / "in")
     line, files, total = run("convert", tmp_path / "in", "-o", tmp_path / "out").stdout.splitlines()
-    assert "which is not here: send it, and the masks are made" in line
+    assert "which is not here: with it, the masks are made" in line
     assert files == "1 file: 1 refused"
     assert total.startswith("1 series: 0 converted (0 files), 1 refused in ")
 

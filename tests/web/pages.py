@@ -108,14 +108,14 @@ def accessibility_faults(page: Page, *rules: str) -> list[str]:
     ]
 
 
-CUT = """() => [...document.querySelectorAll("main *")].filter((one) => one.checkVisibility() && !one.closest(".unseen")
+CUT = """() => [...document.querySelectorAll("body *")].filter((one) => one.checkVisibility() && !one.closest(".unseen")
     && getComputedStyle(one).overflowX !== "visible" && one.scrollWidth > one.clientWidth + 1 && one.innerText?.trim()
-    && (innerWidth > 640 || getComputedStyle(one).overflowX !== "auto") && !one.matches("select, input"))
+    && (innerWidth > 640 || !one.matches(".scroll, .rail, pre")) && !one.matches("select, input"))
     .map((one) => `${one.className}: ${one.innerText.trim().slice(0, 40)}`)"""
 
 
 def cut_texts(page: Page) -> list[str]:
-    """Return what is cut off at the width of the window, or has to be pushed sideways except on a telephone."""
+    """Return what is cut off at the width of the window, or pushed sideways; on a telephone, tables and strips are."""
     found: list[str] = page.evaluate(CUT)
     return found
 

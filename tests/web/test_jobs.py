@@ -1,6 +1,7 @@
 """Jobs over HTTP: the token of a message is good for its own job; results are stored, or refused with a reason."""
 
 import datetime as dt
+import gzip
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +22,7 @@ from tests import make
 from tests.rows import read_rows, view_rows
 from tests.trash import empty_trash
 from tests.web.conftest import Site
-from tests.web.pages import TABLET, WIDE, Visitor, cut_texts
+from tests.web.pages import TABLET, WIDE, Visitor, cut_texts, greys
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 
@@ -206,6 +207,31 @@ def test_of_two_versions_of_a_result_the_newest_lies_over_the_images_and_both_ca
         page = visitor.open("/work", size=size)
         expect(page.get_by_role("columnheader", name="Results")).to_be_visible()
         assert cut_texts(page) == []
+
+
+@pytest.mark.slow
+def test_a_label_that_is_switched_off_is_not_drawn_in_space(
+    site: Site, series: tuple[str, str], tmp_path: Path, visit: Callable[[str], Visitor]
+) -> None:
+    client, (path, token) = site.client(), begin(site, series)
+    half = nibabel.Nifti1Image.from_bytes(gzip.decompress(mask_of(site, tmp_path, series[1])))
+    both = nibabel.Nifti1Image(np.asarray(half.dataobj) + np.uint8(1), half.affine)
+    client.put(f"{path}/files/mask.nii", headers=bearer(token), content=both.to_bytes())
+    outcome = {"state": "succeeded", "results": [{"file": "mask.nii", "labels": {"1": "Left", "2": "Right"}}]}
+    [made] = client.post(f"{path}/outcome", headers=bearer(token), json=outcome).json()["results"]
+    site.convert()
+    page = visit(site.url).open(
+        f"/studies/{series[0]}/series/{made['series_instance_uid']}", size={"width": 330, "height": 300}
+    )
+    page.wait_for_selector("#viewer[data-shown]")
+    page.keyboard.press("v")
+    page.get_by_role("button", name="Draw it").click()
+    page.wait_for_selector(".pane[data-plane=space][data-shown]")
+    canvas, lit = page.locator(".pane[data-plane=space] canvas"), []
+    for label in ("Left", "Right"):
+        lit.append((greys(canvas) > 20).mean())
+        page.locator("#legend").get_by_label(label).uncheck()
+    assert lit[0] > lit[1] > (greys(canvas) > 20).mean()
 
 
 @pytest.mark.long

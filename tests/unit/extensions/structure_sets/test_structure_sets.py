@@ -357,7 +357,7 @@ def test_a_series_that_is_not_here_is_named(convert: Convert) -> None:
     result = convert([make.structure_set(images, {"Heart": on_slices(images, SQUARE)})])
     assert result.reasons == ["incomplete"]
     assert result.details == [
-        f"refers to series {images[0].SeriesInstanceUID}, which is not here: send it, and the masks are made"
+        f"refers to series {images[0].SeriesInstanceUID}, which is not here: with it, the masks are made"
     ]
 
 

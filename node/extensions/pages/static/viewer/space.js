@@ -23,8 +23,8 @@ export function hasGpu() {
   return !/swiftshader|llvmpipe|softpipe|software|basic render/i.test(renderer);
 }
 
-// Show a volume on a canvas. Values below `low` are transparent.
-export async function openSpace(canvas, { library: address, url, isCt, isLabels, low, high }) {
+// Show a volume on a canvas. Values below `low` are transparent, and so are labels without a colour in `byLabel`.
+export async function openSpace(canvas, { library: address, url, isCt, byLabel, low, high }) {
   const niivue = await library(address);
   const viewer = new niivue.Niivue({
     backColor: [0, 0, 0, 1], show3Dcrosshair: false, isOrientCube: true, isRadiologicalConvention: true, crosshairWidth: 0,
@@ -34,7 +34,7 @@ export async function openSpace(canvas, { library: address, url, isCt, isLabels,
   viewer.setSliceType(viewer.sliceTypeRender);
   await viewer.loadVolumes([{ url, name: "reduced.nii.gz" }]);
   const [volume] = viewer.volumes;
-  viewer.setColormap(volume.id, isLabels ? "random" : "gray");
+  if (!byLabel) viewer.setColormap(volume.id, "gray");
   if (isCt) await viewer.setVolumeRenderIllumination(0.6);
   viewer.setRenderAzimuthElevation(160, 10);
   viewer.setScale(1.15);
@@ -46,11 +46,18 @@ export async function openSpace(canvas, { library: address, url, isCt, isLabels,
       volume.cal_max = Math.max(high, value + (high - low) / 10);
       viewer.updateGLVolume();
     },
+    setLabels(shown) {
+      const labels = [0, ...byLabel.keys()];
+      const [R, G, B] = [0, 1, 2].map((channel) => labels.map((label) => byLabel.get(label)?.[channel] ?? 0));
+      volume.setColormapLabel({ R, G, B, A: labels.map((label) => shown.has(label) ? 255 : 0), I: labels });
+      viewer.updateGLVolume();
+    },
     turn(right, up) {
       viewer.setRenderAzimuthElevation(viewer.scene.renderAzimuth + right, viewer.scene.renderElevation + up);
     },
     close() { viewer.gl?.getExtension("WEBGL_lose_context")?.loseContext(); },
   };
-  if (!isLabels) space.setThreshold(low);
+  if (byLabel) space.setLabels(byLabel);
+  else space.setThreshold(low);
   return space;
 }

@@ -349,7 +349,7 @@ class Pane {
 // The volume in space. NiiVue is loaded when this pane is first shown; the node reduces the volume for it.
 class SpacePane {
   constructor(ofView) {
-    Object.assign(this, { view: ofView, name: "space", space: null, plane: null });
+    Object.assign(this, { view: ofView, name: "space", space: null, plane: null, left: "" });
     this.words = element("div", { className: "veil" });
     this.root = element("figure", { className: "pane" }, element("figcaption", { textContent: "3-D" }), this.words);
     this.isWanted = false; // whether without a GPU as well
@@ -359,7 +359,8 @@ class SpacePane {
 
   async draw() {
     const { about, volume } = this.view;
-    if (this.root.hidden || !volume || this.url === about.url) return;
+    if (this.root.hidden || !volume) return;
+    if (this.url === about.url) { this.showLabels(); return; }
     this.close();
     this.url = about.url;
     const canvas = this.canvas = element("canvas", { tabIndex: 0, ariaLabel: "The volume in space. Drag or use the arrow keys to turn it." });
@@ -375,11 +376,12 @@ class SpacePane {
         return;
       }
       const opened = await openSpace(canvas, {
-        library: box.dataset.niivue, isCt, isLabels: this.view.isLabels,
+        library: box.dataset.niivue, isCt, byLabel: this.view.isLabels && this.view.byLabel,
         url: reducedUrl(about.url, isCt), low: isCt ? AIR_HU : this.view.low, high: isCt ? 700 : this.view.high,
       });
       if (this.canvas !== canvas) { opened.close(); return; }
       this.space = opened;
+      this.showLabels();
       this.tell("");
       this.root.dataset.shown = about.url;
       const range = volume.isColour ? { low: 0, high: 255 } : volume.range;
@@ -389,6 +391,13 @@ class SpacePane {
     } catch (error) {
       if (this.canvas === canvas) this.tell(error.message || String(error));
     }
+  }
+
+  // A change of the labels draws the volume again, which takes long without a GPU.
+  showLabels() {
+    const left = this.space && this.view.isLabels ? [...this.view.left].sort().join() : "";
+    if (left !== this.left) this.space.setLabels(shownLabels(this.view));
+    this.left = left;
   }
 
   tell(words, ...choices) {
@@ -410,7 +419,7 @@ class SpacePane {
   close() {
     this.space?.close();
     this.canvas?.remove();
-    Object.assign(this, { space: null, canvas: null, url: "" });
+    Object.assign(this, { space: null, canvas: null, url: "", left: "" });
     delete this.root.dataset.shown;
   }
 }
