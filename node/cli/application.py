@@ -209,7 +209,7 @@ def _wrong_use(error: typer.TyperException, given: Sequence[str]) -> int:
     if path == "voxelnode convert" and (short := re.match("No such option: (-[a-z1-9])", message)):
         message = f"{short[1]} is an option of dcm2niix. {_same_as_dcm2niix(given[1:])}"
         more = "voxelnode help dcm2niix"
-    if path == "voxelnode" and (unknown := re.fullmatch("No such command '(.+)'", message)):
+    if path == "voxelnode" and (unknown := re.fullmatch(r"No such command '([\w-]+)'", message)):
         from node.cli.look.help import documents_with
 
         more = f"voxelnode help {unknown[1]}" if documents_with(unknown[1]) else more

@@ -52,9 +52,7 @@ DESCRIBED = (
 )  # fmt: skip
 """Attributes of a series in ``conversion.json``."""
 
-WITHOUT_FILES = re.compile(
-    "(Waveform|Plan|Treatment Record|Presentation State|PDF|CDA|Key Object Selection Document) Storage$"
-)
+WITHOUT_FILES = re.compile("(Waveform|Plan|Treatment Record|Presentation State|PDF|CDA|Selection Document) Storage$")
 """Names of SOP classes of which no file is ever made; others may turn out to have no image."""
 
 STOPPED = "was not converted before the run was stopped"

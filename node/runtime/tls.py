@@ -63,18 +63,12 @@ def client_context(ca_file: Path | None = None, system_authorities: bool = True)
     return context
 
 
-IN_WORDS = {
-    "PEER_DID_NOT_RETURN_A_CERTIFICATE": "the peer showed no certificate",
-    **dict.fromkeys(("HTTP_REQUEST", "WRONG_VERSION_NUMBER"), "the peer does not use TLS"),
-}
-"""Reasons of OpenSSL that name no cause."""
-
-
 def failure_reason(error: OSError) -> str:
     """Return why a TLS handshake failed, such as ``certificate has expired``."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return error.verify_message
     if isinstance(error, ssl.SSLError):
-        reason = error.reason or type(error).__name__
-        return IN_WORDS.get(reason, reason.replace("_", " ").lower())
+        if error.reason in ("HTTP_REQUEST", "WRONG_VERSION_NUMBER"):
+            return "the peer does not use TLS"
+        return (error.reason or type(error).__name__).replace("_", " ").lower()
     return error.strerror or str(error)

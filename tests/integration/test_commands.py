@@ -93,6 +93,7 @@ def test_the_version_is_that_of_the_package(run) -> None:
         (["series", "--stat", "x"], "voxelnode series: No such option: --stat. Did you mean --state? See"),
         (["serve", "--prot", "1"], "voxelnode serve: No such option: --prot. Did you mean --port? See"),
         (["serve", "--log", "x"], "voxelnode serve: No such option: --log. See"),
+        (["convert", "--output", "x"], "voxelnode convert: No such option: --output. Did you mean --out? See"),
         (["convert", "--quiet"], "voxelnode convert: No such option: --quiet. See"),
         (["stauts"], "voxelnode: No such command 'stauts'. Did you mean 'status'? See"),
         (["destinations"], "voxelnode: No such command 'destinations'. See"),

@@ -96,8 +96,7 @@ def test_late_images_make_the_structure_set_due(root: Root, images: list[FileDat
     assert convert_due(root, [structures]) == ["RTSTRUCT"]
     assert state(root) == (
         "refused",
-        f"incomplete: refers to series {images[0].SeriesInstanceUID}, which is not here: with it, the masks are "
-        "made",
+        f"incomplete: refers to series {images[0].SeriesInstanceUID}, which is not here: with it, the masks are made",
     )
     assert convert_due(root, images) == ["CT", "RTSTRUCT"]
     assert masks(root) == [(2, "[12, 16, 3]")]

@@ -162,7 +162,10 @@ def reconvert(
     if uids:
         series = [key for key in series if not {*key}.isdisjoint(uids)]
         if unknown := {*uids}.difference(*series):
-            raise UsageError(f"{min(unknown)}: no closed series has or is in this; `voxelnode series --uids` lists all")
+            raise UsageError(
+                f"{min(unknown)}: no study or series that could be converted has this UID; `voxelnode series --uids` "
+                "lists the series"
+            )
     owed = 0
     for first in range(0, 0 if dry_run else len(series), AT_ONCE):
         owed += root.perform("reconvert", series=series[first : first + AT_ONCE])["owed"]

@@ -69,10 +69,8 @@ class HookCommand:
                 start_new_session=True,
             )
         except OSError as error:
-            hint = ": its first line must name its interpreter, such as #!/usr/bin/env python"
-            raise NotDelivered(
-                f"the program cannot be run: {error.strerror}{hint * (error.errno == errno.ENOEXEC)}"
-            ) from error
+            hint = ": its first line must be as #!/usr/bin/env python" if error.errno == errno.ENOEXEC else ""
+            raise NotDelivered(f"the program cannot be run: {error.strerror}{hint}") from error
         finally:
             os.close(stdin)
         return DeliveredMessage(_finished(process, self._timeout_seconds, cancelled))
