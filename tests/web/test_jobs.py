@@ -5,6 +5,7 @@ import gzip
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import nibabel
@@ -64,6 +65,16 @@ def mask_of(site: Site, folder: Path, series_instance_uid: str = "", *, shifted:
     mask[volume.shape[0] // 2 :] = 1
     nibabel.save(nibabel.Nifti1Image(mask, affine), folder / "mask.nii.gz")
     return (folder / "mask.nii.gz").read_bytes()
+
+
+def report(site: Site, job: tuple[str, str], content: bytes, **manifest: object) -> dict[str, Any]:
+    """Report a mask as the result of a job; return what became of it."""
+    (path, token), results = job, [{"file": "mask.nii.gz", **manifest}]
+    site.client().put(f"{path}/files/mask.nii.gz", headers=bearer(token), content=content)
+    outcome = {"state": "succeeded", "results": results}
+    done = site.client().post(f"{path}/outcome", headers=bearer(token), json=outcome).json()
+    site.convert()
+    return done["results"][0]
 
 
 def outcome_of_instances(site: Site, series: tuple[str, str], path: str, token: str, folder: Path) -> None:
@@ -140,10 +151,8 @@ def test_the_pages_show_what_a_hook_made_and_lay_it_over_its_source(
     site: Site, series: tuple[str, str], tmp_path: Path
 ) -> None:
     """A segmentation that somebody sent lies over the images only if it is asked for."""
-    (path, token), client = begin(site, series), site.client()
-    client.put(f"{path}/files/mask.nii.gz", headers=bearer(token), content=mask_of(site, tmp_path))
-    done = client.post(f"{path}/outcome", headers=bearer(token), json={"state": "succeeded"})
-    uid = done.json()["results"][0]["sop_instance_uid"]
+    client, result = site.client(), report(site, begin(site, series), mask_of(site, tmp_path))
+    uid, made = result["sop_instance_uid"], result["series_instance_uid"]
     [stored] = view_rows(site.root, f"SELECT path FROM v_images WHERE sop_instance_uid = '{uid}'")
     sent = pydicom.dcmread(stored["path"])
     sent.SeriesInstanceUID, sent.SOPInstanceUID = "1.2.3.4", "1.2.3.4.1"
@@ -153,7 +162,6 @@ def test_the_pages_show_what_a_hook_made_and_lay_it_over_its_source(
 
     assert client.get(f"/studies/{series[0]}").text.count("made by hook lung") == 1
     page = client.get(f"/studies/{series[0]}/series/{series[1]}").text
-    [made] = (result["series_instance_uid"] for result in done.json()["results"])
     overlays = re.findall(r"<input [^>]*data-overlay[^>]*>", page)
     assert [made in one for one in overlays if " checked" in one] == [True]
     assert ["1.2.3.4" in one for one in overlays if " checked" not in one] == [True]
@@ -176,15 +184,11 @@ def test_the_pages_show_what_a_hook_made_and_lay_it_over_its_source(
 def test_of_two_versions_of_a_result_the_newest_lies_over_the_images_and_both_can_be_told_apart(
     site: Site, series: tuple[str, str], tmp_path: Path, visit: Callable[[str], Visitor]
 ) -> None:
-    client, manifest = site.client(), {"file": "mask.nii.gz", "description": "Lungs", "labels": {"1": "Lung"}}
     made = []
     for message in ("first", "again"):
-        path, token = begin(site, series, message)
-        client.put(f"{path}/files/mask.nii.gz", headers=bearer(token), content=mask_of(site, tmp_path, series[1]))
-        outcome = {"state": "succeeded", "results": [manifest]}
-        done = client.post(f"{path}/outcome", headers=bearer(token), json=outcome)
-        made.append(done.json()["results"][0]["series_instance_uid"])
-        site.convert()
+        mask = mask_of(site, tmp_path, series[1])
+        result = report(site, begin(site, series, message), mask, description="Lungs", labels={"1": "Lung"})
+        made.append(result["series_instance_uid"])
 
     visitor = visit(site.url)
     for scheme in ("light", "dark"):
@@ -213,13 +217,10 @@ def test_of_two_versions_of_a_result_the_newest_lies_over_the_images_and_both_ca
 def test_a_label_that_is_switched_off_is_not_drawn_in_space(
     site: Site, series: tuple[str, str], tmp_path: Path, visit: Callable[[str], Visitor]
 ) -> None:
-    client, (path, token) = site.client(), begin(site, series)
     half = nibabel.Nifti1Image.from_bytes(gzip.decompress(mask_of(site, tmp_path, series[1])))
     both = nibabel.Nifti1Image(np.asarray(half.dataobj) + np.uint8(1), half.affine)
-    client.put(f"{path}/files/mask.nii", headers=bearer(token), content=both.to_bytes())
-    outcome = {"state": "succeeded", "results": [{"file": "mask.nii", "labels": {"1": "Left", "2": "Right"}}]}
-    [made] = client.post(f"{path}/outcome", headers=bearer(token), json=outcome).json()["results"]
-    site.convert()
+    labels = {"1": "Left", "2": "Right"}
+    made = report(site, begin(site, series), gzip.compress(both.to_bytes()), labels=labels)
     page = visit(site.url).open(
         f"/studies/{series[0]}/series/{made['series_instance_uid']}", size={"width": 330, "height": 300}
     )
@@ -243,17 +244,12 @@ def test_a_mask_of_uneven_slices_lies_over_the_resampled_copy_and_says_where_it_
     site.take(*instances)
     site.convert()
     series = str(instances[0].StudyInstanceUID), str(instances[0].SeriesInstanceUID)
-    path, token = begin(site, series)
     [row] = view_rows(site.root, "SELECT path FROM v_volumes WHERE format = 'nifti' AND kind = 'volume'")
     volume = nibabel.load(row["path"])
     mask = np.ones(volume.shape, np.uint8)
     mask[..., -1] = 0  # the segmentation has as many planes as the volume, though others
     nibabel.save(nibabel.Nifti1Image(mask, volume.affine), tmp_path / "mask.nii.gz")
-    content = (tmp_path / "mask.nii.gz").read_bytes()
-    site.client().put(f"{path}/files/mask.nii.gz", headers=bearer(token), content=content)
-    outcome = {"state": "succeeded", "results": [{"file": "mask.nii.gz", "labels": {"1": "Lung"}}]}
-    assert site.client().post(f"{path}/outcome", headers=bearer(token), json=outcome).status_code == 200
-    site.convert()
+    report(site, begin(site, series), (tmp_path / "mask.nii.gz").read_bytes(), labels={"1": "Lung"})
 
     page = visit(site.url).open(f"/studies/{series[0]}/series/{series[1]}")
     page.wait_for_selector("#viewer[data-shown]")
@@ -276,11 +272,9 @@ def test_a_segmentation_of_unevenly_spaced_images_is_no_problem_to_settle(site: 
     site.take(*instances)
     site.convert()
     series = str(instances[0].StudyInstanceUID), str(instances[0].SeriesInstanceUID)
-    client, (path, token) = site.client(), begin(site, series)
+    client = site.client()
     before = client.get("/problems").text.count("Acknowledge…")
-    client.put(f"{path}/files/mask.nii.gz", headers=bearer(token), content=mask_of(site, tmp_path, series[1]))
-    [made] = client.post(f"{path}/outcome", headers=bearer(token), json={"state": "succeeded"}).json()["results"]
-    site.convert()
+    made = report(site, begin(site, series), mask_of(site, tmp_path, series[1]))
     page = client.get(f"/studies/{series[0]}/series/{made['series_instance_uid']}").text
     assert "uneven-segmentation" in page
     assert "check the scanner" not in page
