@@ -192,6 +192,14 @@ structlog.configure = lambda **options: _configure(**{**options, "cache_logger_o
 
 
 @pytest.fixture
+def quiet() -> Iterator[None]:
+    """Nothing is logged."""
+    logging.disable()
+    yield
+    logging.disable(logging.NOTSET)
+
+
+@pytest.fixture
 def pacs() -> Iterator[Pacs]:
     with Pacs() as peer:
         yield peer

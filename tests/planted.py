@@ -35,6 +35,21 @@ _SHORT = re.compile(rb"(?<![\d.])(?:1971|3\.2\.71)(?!\d)|feb")
 """Parts of the date; a number that is a part of another one, as in a UID, is none of them."""
 
 
+def plant_secrets(ds: Dataset) -> None:
+    """Add secrets in sequences, private elements, an overlay and the padding."""
+    inner = make.dataset(PatientName="Secret^Inner", OperatorsName="Secret^Operator", ContentDate="20240102")
+    inner.add(DataElement(0x00090010, "LO", "SECRET CREATOR"))
+    inner.add(DataElement(0x00091001, "LO", "Secret private"))
+    ds.AnatomicRegionSequence = [inner]
+    ds.IconImageSequence = [make.dataset(PatientComments="Secret icon")]
+    ds.add(DataElement(0x00290010, "LO", "SECRET CREATOR"))
+    ds.add(DataElement(0x00291001, "OB", b"Secret bytes"))
+    ds.add(DataElement(0x00291002, "SQ", Sequence([inner])))
+    ds.add(DataElement(0x60000040, "CS", "G"))
+    ds.add(DataElement(0x60003000, "OW", b"Secret overlay"))
+    ds.add(DataElement(0xFFFCFFFC, "OB", b"Secret padding"))
+
+
 def planted(sop_class_uid: str, **attributes: Any) -> FileDataset:
     """Return an instance with one small picture and every attribute; `attributes` win over those."""
     ds = make.instance(

@@ -2,8 +2,6 @@
 
 import re
 import signal
-import threading
-import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -11,17 +9,14 @@ from typing import Any, Self
 from node.api import Address
 from tests.preloaded import Process
 from tests.rows import read_rows, view_rows, wait_until_applied
+from tests.waiting import within
 
 READY = re.compile(r"voxelnode ready: AE (\S+) on ([\d.]+):(\d+)(?: and, by TLS, \d+)?, root (.*)")
 
 
 def until(condition: Any, seconds: float, what: str) -> None:
     """Wait for something that another process does, with a deadline."""
-    deadline, pause, wait = time.monotonic() + seconds, threading.Event(), 0.02
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        pause.wait(wait)
-        wait = min(wait * 1.5, 0.15)  # to look at a root takes a hundredth of a second of a processor
+    assert within(seconds, condition), f"not within {seconds} s: {what}"
 
 
 def peak_bytes(process: int) -> int:

@@ -17,6 +17,8 @@ from node.control.node import PUBLISH_SECONDS
 from tests.acceptance.served import Served
 from tests.protocol.conftest import Raw, associate_rq, pdu
 
+pytestmark = pytest.mark.slow
+
 
 def virtual_bytes(process: int) -> int:
     """Address space of a process."""
@@ -28,7 +30,6 @@ def processor_seconds(process: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-@pytest.mark.slow
 def test_without_threads_connections_are_refused_and_come_back(tmp_path: Path) -> None:
     with Served(tmp_path / "root", VOXELNODE_WEB__ENABLED="false") as node:
         process = node.process.pid
@@ -50,7 +51,6 @@ def test_without_threads_connections_are_refused_and_come_back(tmp_path: Path) -
         assert node.terminate() == 0
 
 
-@pytest.mark.slow
 def test_silent_connections_to_the_pages_leave_dicom_its_descriptors(tmp_path: Path) -> None:
     with Served(tmp_path / "root") as node, ExitStack() as held:
         web = int(re.search(r":(\d+)/$", node.process.stdout.readline().strip())[1])  # type: ignore[index]

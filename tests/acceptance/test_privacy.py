@@ -13,6 +13,8 @@ from tests import make
 from tests.acceptance.served import Served, until
 from tests.acceptance.test_custody import send, voxelnode
 
+pytestmark = pytest.mark.slow
+
 
 class ServedForAll(Served):
     """A node that was started with umask 0: its files are for everybody, unless it thinks of that."""
@@ -33,7 +35,6 @@ def exposed(root: Path) -> set[str]:
     return {str(path.relative_to(root)) for path in [root, *root.rglob("*")] if others_may(path)}
 
 
-@pytest.mark.slow
 @pytest.mark.sqlite("starts commands that look for the index in the root")
 def test_nobody_else_may_read_what_a_node_wrote(tmp_path: Path) -> None:
     with ServedForAll(tmp_path / "root") as node:
@@ -45,7 +46,6 @@ def test_nobody_else_may_read_what_a_node_wrote(tmp_path: Path) -> None:
     assert exposed(tmp_path / "root") == set()
 
 
-@pytest.mark.slow
 def test_a_root_that_others_may_read_is_reported_and_mended(tmp_path: Path) -> None:
     root = tmp_path / "root"
     (root / "objects").mkdir(parents=True)

@@ -32,6 +32,7 @@ from tests.crash.small_disk import link_to_another_disk
 from tests.crash.small_journal import SINGLE_SYNCS
 from tests.crash.small_journal import VARIABLE as VARIABLE_OF_JOURNAL
 from tests.preloaded import Process
+from tests.waiting import within
 
 SETTINGS = {
     "VOXELNODE_SERIES__QUIET_SECONDS": "1",
@@ -353,17 +354,6 @@ class Reader:
 def gone(process: int, seconds: float) -> bool:
     """Whether a process ends by itself in time; it is a zombie then."""
     return within(seconds, lambda: Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z")
-
-
-def within(seconds: float, condition: Callable[[], object]) -> bool:
-    """Whether something comes true in time."""
-    deadline, pause, wait = time.monotonic() + seconds, threading.Event(), 0.02
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        pause.wait(wait)
-        wait = min(wait * 1.5, 0.1)  # to look at a root takes a hundredth of a second of a processor
-    return True
 
 
 def send(node: Node, instances: Sequence[Sent], journal: Journal) -> list[int]:

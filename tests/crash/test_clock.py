@@ -1,6 +1,5 @@
 """The clock of a real process jumps: nothing is deleted for its age, and the node says why."""
 
-import datetime as dt
 import json
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ from node.association.client.send import send_files
 from node.control.control_socket import request_action
 from tests import make
 from tests.acceptance.served import Served, until
-from tests.acceptance.test_custody import voxelnode
 from tests.crash.clock import ShiftedClock
 from tests.preloaded import LOOKS
 
@@ -84,24 +82,3 @@ def test_nothing_is_deleted_for_an_age_that_a_jump_of_the_clock_gave_it(tmp_path
         node.start_at(0)
         until(lambda: node.state["confirmation"] != confirmed, 60, "retention goes on")
         assert (node.studies, node.state["held"]) == (6, None)
-
-
-@pytest.mark.long
-def test_what_was_deleted_while_the_clock_was_behind_stays_in_the_trash_for_its_days(tmp_path: Path) -> None:
-    with Shifted(tmp_path / "root") as node:
-        node.send(tmp_path / "first", 2)
-        until(lambda: node.state.get("last"), 60, "retention has looked at the clock")
-        node.start_at(-3 * YEAR)
-        until(lambda: node.state["held"], 60, "the clock that was set back was seen")
-        study = node.rows("SELECT study_instance_uid FROM v_studies")[0]["study_instance_uid"]
-        voxelnode(node.root, "delete", study, "--yes")
-        node.start_at(0)
-        confirmed = node.state["confirmation"]
-        request_action(node.root, "confirm-retention", {"who": "somebody"})
-        until(lambda: node.state["confirmation"] != confirmed, 60, "retention goes on")
-        node.start_at(0)
-        [entry] = voxelnode(node.root, "trash")
-        left = dt.datetime.fromisoformat(entry["until"]) - dt.datetime.now(dt.UTC)
-        assert dt.timedelta(days=6.9) < left <= dt.timedelta(days=7)
-        voxelnode(node.root, "trash", "restore", str(entry["number"]))
-        assert node.studies == 2

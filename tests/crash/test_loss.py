@@ -9,8 +9,9 @@ import pytest
 
 from tests.crash.loss import HARMS, Losses
 
+pytestmark = pytest.mark.long
 
-@pytest.mark.long
+
 @pytest.mark.timeout(600)
 def test_what_was_acknowledged_is_there_or_named_after_every_rebuild(tmp_path: Path) -> None:
     losses = Losses(tmp_path)
@@ -20,7 +21,6 @@ def test_what_was_acknowledged_is_there_or_named_after_every_rebuild(tmp_path: P
     assert any(what.startswith("rebuild killed") for what in losses.done)
 
 
-@pytest.mark.long
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     ("mutant", "found"),

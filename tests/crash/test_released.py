@@ -8,11 +8,12 @@ from tests.crash.harness import Node, send
 from tests.crash.journal import Journal, new_series
 from tests.rows import read_rows
 
+pytestmark = pytest.mark.slow
+
 CLOSED = "SELECT verdict, verdict_reason FROM v_series WHERE state NOT IN ('receiving', 'converting')"
 ENDS = "SELECT detail FROM v_events WHERE kind IN ('node-ended', 'sender-aborted')"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("point", ["release-recorded", "release-answered"])
 def test_a_kill_around_the_answer_to_a_release_is_held_against_nobody(node: Node, journal: Journal, point: str) -> None:
     assert node.start({VARIABLE: point})
@@ -25,7 +26,6 @@ def test_a_kill_around_the_answer_to_a_release_is_held_against_nobody(node: Node
     assert read_rows(node.root, ENDS) == []
 
 
-@pytest.mark.slow
 def test_a_kill_before_the_end_is_durable_cuts_the_association_off_once(node: Node, journal: Journal) -> None:
     assert node.start({VARIABLE: "record-synced:5"})
     send(node, new_series(8), journal)

@@ -15,6 +15,8 @@ import pytest
 from tests.messages import sample
 from tests.receivers import Receiver
 
+pytestmark = pytest.mark.slow
+
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "alerts.md"
 REASON = "contradictory: Rows differ"
 
@@ -51,7 +53,6 @@ def tell(folder: Path, *arguments: str) -> None:
     )
 
 
-@pytest.mark.slow
 def test_the_program_sends_a_mail(tmp_path: Path) -> None:
     with MailServer(("127.0.0.1", 0), OneMail) as server:
         thread = threading.Thread(target=server.handle_request)
@@ -64,7 +65,6 @@ def test_the_program_sends_a_mail(tmp_path: Path) -> None:
     assert mail.get_payload().split() == [*REASON.split(), "http://node.example.org:8080/studies/1.2.3/series/1.2.3.4"]
 
 
-@pytest.mark.slow
 def test_the_program_posts_to_a_chat(tmp_path: Path) -> None:
     with Receiver() as chat:
         (tmp_path / "url").write_text(f"{chat.url}\n")

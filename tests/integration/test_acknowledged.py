@@ -2,7 +2,6 @@
 
 import shutil
 from pathlib import Path
-from time import monotonic, sleep
 
 import pytest
 
@@ -18,6 +17,7 @@ from tests.made_once import empty_folder, lose_index, put_index_back, save_index
 from tests.preloaded import run
 from tests.rows import view_rows
 from tests.trash import delete
+from tests.waiting import within
 
 
 def convert_all(settings: Settings) -> None:
@@ -26,11 +26,8 @@ def convert_all(settings: Settings) -> None:
         index = repository.index
         worker = Worker(repository.archive, index, settings.convert, index.now)
         worker.start()
-        deadline = monotonic() + 60.0
         try:
-            while index.series.count_open():
-                assert monotonic() < deadline, "not converted in time"
-                sleep(0.02)
+            assert within(60.0, lambda: not index.series.count_open()), "not converted in time"
         finally:
             worker.stop()
 

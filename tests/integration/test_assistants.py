@@ -18,6 +18,8 @@ from node.children.serving import Apart, Assistance, Assistants, ChildLimits, Ch
 from tests.acceptance.served import until
 from tests.processes import children, descendants, known_outside_as
 
+pytestmark = pytest.mark.slow
+
 SECONDS = 60.0
 LIMITS = ChildLimits(memory_bytes=1_000_000_000, cpu_seconds=60, deadline_seconds=SECONDS)
 
@@ -86,7 +88,6 @@ def closed(assistants: Assistants) -> str:
         return "none left"
 
 
-@pytest.mark.slow
 def test_assistants() -> None:
     expected: dict[Callable[[Assistants], object], object] = {
         together: ["!", "1"],
@@ -150,7 +151,6 @@ def asked(given: Path, action: str, assistants: int = 1) -> Apart:
     return Apart((action, str(given)), LIMITS, (given,), (), assistants)
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not offered().landlock or not offered().seccomp, reason="this kernel confines nothing")
 def test_an_assistant_may_less_than_what_it_works_for(given: Path) -> None:
     assert answers(serve, *(asked(given, action) for action in ("read", "fork", "load"))) == [
@@ -160,12 +160,10 @@ def test_an_assistant_may_less_than_what_it_works_for(given: Path) -> None:
     ]
 
 
-@pytest.mark.slow
 def test_without_assistants_there_is_none(given: Path) -> None:
     assert answers(serve, asked(given, "read", 0))[0]["assistant"] is None
 
 
-@pytest.mark.slow
 def test_an_assistant_ends_with_what_it_works_for_and_leaves_no_zombie(given: Path, tmp_path: Path) -> None:
     (tmp_path / "other").write_bytes(b"")
     before = children()
@@ -180,7 +178,6 @@ def test_an_assistant_ends_with_what_it_works_for_and_leaves_no_zombie(given: Pa
         until(lambda: len(descendants(keeper)) <= 5, SECONDS, "those before have ended")
 
 
-@pytest.mark.slow
 def test_assistants_end_with_the_keeper(given: Path) -> None:
     before = children()
     with closing(Child(serve, name="child", max_answer_bytes=1000)) as child:

@@ -15,12 +15,10 @@ from node.control.repository import Repository
 from node.conversion.pipeline import convert
 from node.conversion.series import write_volumes
 from node.conversion.volume_files import revision_folder
-from node.receive.ingest import Origin
 from node.settings.model import Settings
 from node.writers.options import WriteOptions
 from tests.crash.small_disk import another_disk
-from tests.ingest import indexed
-from tests.integration.conftest import announced, data_set_bytes
+from tests.integration.conftest import bring
 from tests.make import ct_series
 from tests.rows import view_rows, write_rows
 
@@ -75,10 +73,7 @@ def test_a_revision_is_published_on_another_disk(settings: Settings, other: Path
     root = settings.storage.root
     linked(root, "volumes", other)
     with Repository(settings) as repository:
-        for ds in ct_series(3):
-            incoming = repository.ingest.begin(announced(ds), Origin("dicom", "MODALITY", "VOXELNODE", "127.0.0.1:1"))
-            incoming.take_fragment(data_set_bytes(ds))
-            indexed(incoming)
+        bring(repository.ingest, *ct_series(3))
         claimed = repository.index.series.claim_due(repository.index.now() + dt.timedelta(days=1))
         write_volumes(claimed, repository.archive, repository.index, WriteOptions(), convert)
     destination = root / revision_folder(claimed)
@@ -101,10 +96,7 @@ def test_the_fullest_disk_decides_about_room(tmp_path: Path, other: Path, monkey
 @pytest.mark.parametrize("is_killed", [True, False])
 def test_a_file_without_its_bytes_is_found_by_the_start_after_a_crash(settings: Settings, *, is_killed: bool) -> None:
     with Repository(settings) as repository:
-        for ds in ct_series(3):
-            incoming = repository.ingest.begin(announced(ds), Origin("dicom", "MODALITY", "VOXELNODE", "127.0.0.1:1"))
-            incoming.take_fragment(data_set_bytes(ds))
-            indexed(incoming)
+        bring(repository.ingest, *ct_series(3))
     root = settings.storage.root
     if is_killed:
         write_rows(root, "UPDATE about SET value = 'no' WHERE key = 'closed'")

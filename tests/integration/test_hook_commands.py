@@ -15,6 +15,7 @@ from node.api import HookMessage, Interrupted, NotDelivered
 from node.errors import UsageError, with_last_line
 from node.extensions.channels.command import OUTPUT_BYTES, HookCommand
 from tests.messages import sample
+from tests.waiting import within
 
 NEVER = threading.Event()
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
@@ -140,11 +141,8 @@ def test_a_program_that_takes_too_long_is_ended_with_all_that_it_started(tmp_pat
     with pytest.raises(NotDelivered, match="did not finish within 2 s") as failure:
         run(python(code), seconds=2)
     assert failure.value.output == "begun"
-    for process in (tmp_path / "pids").read_text().split():
-        deadline = monotonic() + 10
-        while alive(int(process)) and monotonic() < deadline:
-            threading.Event().wait(0.01)
-        assert not alive(int(process))
+    processes = [int(process) for process in (tmp_path / "pids").read_text().split()]
+    assert within(10, lambda: not any(map(alive, processes)))
 
 
 def test_what_a_program_leaves_in_the_background_holds_nobody_up() -> None:

@@ -17,6 +17,8 @@ from tests import dciodvfy, make
 from tests.integration.conftest import Root
 from tests.programs import needs
 
+pytestmark = pytest.mark.slow
+
 
 def written(root: Root, settings: Settings, folder: Path) -> Written:
     with root.index.reading() as index:
@@ -24,7 +26,6 @@ def written(root: Root, settings: Settings, folder: Path) -> Written:
     return write_medium(folder, instances, settings, root.archive.local)
 
 
-@pytest.mark.slow
 def test_a_medium_has_what_was_selected_as_others_read_it(root: Root, settings: Settings, tmp_path: Path) -> None:
     reported = {"PatientID": "P1", "PatientName": "Müller^Jörg", "SpecificCharacterSet": "ISO_IR 192", "StudyID": "7"}
     series = make.ct_series(2, study_uid="1.2.3", series_uid="1.2.3.1", **reported)
@@ -63,7 +64,6 @@ def test_a_medium_has_what_was_selected_as_others_read_it(root: Root, settings: 
     assert (report.already_there + len(report.other_bytes), report.files) == (6, 6)
 
 
-@pytest.mark.slow
 def test_a_mount_point_is_written_in_place_and_a_missing_file_is_left_out(
     root: Root, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -99,7 +99,6 @@ def test_a_mount_point_is_written_in_place_and_a_missing_file_is_left_out(
     assert not {"StudyID", "VerificationDateTime"} & set(done.invented)
 
 
-@pytest.mark.slow
 def test_dcmtk_and_dciodvfy_find_no_fault_with_the_dicomdir(root: Root, settings: Settings, tmp_path: Path) -> None:
     root.take_all(make.ct_series(3, PatientID="P1", PatientName="Müller^Jörg", SpecificCharacterSet="ISO_IR 192"))
     medium = tmp_path / "cd"

@@ -7,7 +7,6 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from time import monotonic
 from typing import Any
 
 import pytest
@@ -31,6 +30,7 @@ from node.settings.section import Convert
 from tests import make
 from tests.integration.conftest import Root
 from tests.rows import give_locks_up_after, index_locked
+from tests.waiting import within
 
 DEADLINE_SECONDS = 30.0
 WORKERS = 2
@@ -39,10 +39,7 @@ LONG = dt.timedelta(hours=1)
 
 def until(condition: Callable[[], bool]) -> None:
     """Wait for something that another thread does, with a deadline."""
-    deadline, pause = monotonic() + DEADLINE_SECONDS, threading.Event()
-    while not condition():
-        assert monotonic() < deadline
-        pause.wait(0.02)
+    assert within(DEADLINE_SECONDS, condition)
 
 
 def the_series(root: Root) -> dict[str, Any]:

@@ -4,7 +4,6 @@ import json
 import os
 import socket
 import subprocess
-import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from node.association.client.send import send_files
 from tests.acceptance.served import Served
 from tests.make import ct_series, mr_series
 from tests.programs import needs
+from tests.waiting import within
 
 NODE_MODULES = Path(os.environ.get("VOXELNODE_NODE_MODULES", Path(__file__).parent / "node_modules"))
 """Where `npm ci --prefix tests/interop` puts what package-lock.json names, or another such folder."""
@@ -140,7 +140,4 @@ def orthanc_beside(folder: Path, http_port: int, dicom_port: int, node_port: int
 
 def until(condition: Callable[[], bool], seconds: float = 90) -> None:
     """Wait for what another process does, with a deadline: a node asks a peer that failed again after 30 s."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "not in time"
-        time.sleep(0.05)
+    assert within(seconds, condition), "not in time"

@@ -21,9 +21,8 @@ def site(tmp_path: Path) -> Iterator[Site]:
     needs("node", "nodejs")
     if not (NODE_MODULES / "dcmjs").is_dir():
         pytest.skip("dcmjs is not installed (npm ci --prefix tests/interop)")
-    site = open_site(tmp_path / "root")
-    yield site
-    site.close()
+    with open_site(tmp_path / "root") as site:
+        yield site
 
 
 @pytest.mark.slow

@@ -26,12 +26,11 @@ GENERATORS = Path(os.environ.get("VOXELNODE_CLIENT_VENV", Path(__file__).parent 
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    site = open_site(tmp_path_factory.mktemp("generated") / "root", authentication="always")
-    site.take(*ct_series(4, study_uid=STUDY, PatientName="Doe^Jane"))
-    site.convert()
-    site.account("writer", Role.WRITE, None)
-    yield site
-    site.close()
+    with open_site(tmp_path_factory.mktemp("generated") / "root", authentication="always") as site:
+        site.take(*ct_series(4, study_uid=STUDY, PatientName="Doe^Jane"))
+        site.convert()
+        site.account("writer", Role.WRITE, None)
+        yield site
 
 
 @pytest.fixture(scope="module")

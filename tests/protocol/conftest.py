@@ -41,6 +41,7 @@ from tests.ingest import opened_ingest
 from tests.made_once import decoder
 from tests.pace import idle_seconds, now
 from tests.rows import view_rows
+from tests.waiting import within
 
 VERIFICATION = "1.2.840.10008.1.1"
 CT_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.2"
@@ -51,13 +52,7 @@ LIBC = ctypes.CDLL(None)
 
 def until(condition: Callable[[], bool], seconds: float = DEADLINE_SECONDS) -> bool:
     """Wait for a condition of another thread, with a deadline."""
-    deadline, pause, wait = time.monotonic() + seconds, threading.Event(), 0.005
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        pause.wait(wait)
-        wait = min(wait * 1.5, 0.05)
-    return True
+    return within(seconds, condition)
 
 
 def data_set_bytes(ds: FileDataset) -> bytes:

@@ -228,7 +228,10 @@ SECRET = b"Doe^Jane^1970"
 """In data sets alone."""
 
 
-def leave_nothing(node: Running, count: int, capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [400, pytest.param(4000, marks=pytest.mark.long)])
+def test_mutations_leave_nothing(start_node: StartNode, capfd: pytest.CaptureFixture[str], count: int) -> None:
+    node = start_node()
     assert echo_seconds(node) < 5
     assert node.settled()
     threads, files = thread_count(), len(open_files())
@@ -246,13 +249,3 @@ def leave_nothing(node: Running, count: int, capfd: pytest.CaptureFixture[str]) 
     assert "operation_failed" not in said
     assert "association_failed" not in said
     assert until(lambda: thread_count() <= threads and len(open_files()) <= files), "something was left"
-
-
-@pytest.mark.slow
-def test_four_hundred_mutations_leave_nothing(start_node: StartNode, capfd: pytest.CaptureFixture[str]) -> None:
-    leave_nothing(start_node(), 400, capfd)
-
-
-@pytest.mark.long
-def test_four_thousand_mutations_leave_nothing(start_node: StartNode, capfd: pytest.CaptureFixture[str]) -> None:
-    leave_nothing(start_node(), 4000, capfd)

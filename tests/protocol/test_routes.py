@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydicom import FileDataset, dcmread
+from pydicom import Dataset, FileDataset, dcmread
 from pydicom.uid import RLELossless
 
 from node.api import Audit, Correction, DestinationSettings, PersonRepository, Route, Settings
@@ -259,6 +259,19 @@ def test_an_instance_that_is_refused_for_now_holds_its_study_and_a_final_refusal
     assert pacs.taken == uids(one) + uids(two)
 
 
+def dying_at(pacs: Pacs, ds: Dataset) -> Callable[[str], int]:
+    """Answers of a peer that ends the association at an instance."""
+
+    def answer(uid: str) -> int:
+        if uid != ds.SOPInstanceUID:
+            return 0
+        for assoc in pacs._server.active_associations:
+            assoc.abort()
+        return 0xC001
+
+    return answer
+
+
 @pytest.mark.slow
 def test_a_series_that_was_sent_in_part_goes_on_where_it_was_cut(source: StartSource, pacs: Pacs) -> None:
     node = source({"all": Route(when="series-quiet", to=("PACS",))}, pacs.port)
@@ -266,13 +279,7 @@ def test_a_series_that_was_sent_in_part_goes_on_where_it_was_cut(source: StartSo
     node.take(series)
     node.quiet(series[0])
 
-    def dies(uid: str) -> int:
-        if uid == series[3].SOPInstanceUID:
-            for assoc in pacs._server.active_associations:
-                assoc.abort()
-        return 0
-
-    pacs.answer = dies
+    pacs.answer = dying_at(pacs, series[3])
     node.run("all/PACS")
     assert node.state()["waiting"] == 1
     pacs.answer = lambda uid: 0
@@ -512,14 +519,7 @@ def test_an_instance_at_which_a_peer_ends_the_association_is_given_up_and_holds_
     node.take(series)
     node.quiet(series[0])
 
-    def dies(uid: str) -> int:
-        if uid == series[2].SOPInstanceUID:
-            for assoc in pacs._server.active_associations:
-                assoc.abort()
-            return 0xC001
-        return 0
-
-    pacs.answer = dies
+    pacs.answer = dying_at(pacs, series[2])
     node.run("all/PACS")
     assert pacs.taken == uids(series)[:2]
     node.later("all/PACS")  # the last attempt: the others pass, which is progress

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.completeness import MANY, a_quarter_of_many, one_time, read_folder, verdict
 
-pytestmark = pytest.mark.corpus
+pytestmark = [pytest.mark.long, pytest.mark.corpus]
 
 INCOMPLETE = {
     "dcm_qa_stc/ge-epirt": "24 of 128",
@@ -18,7 +18,6 @@ INCOMPLETE = {
 """Cases that lack instances as they are, and why that is known. Derived ones announce the ten times of their source."""
 
 
-@pytest.mark.long
 def test_no_whole_series_is_called_incomplete_or_suspect(corpus: Path) -> None:
     found = read_folder(corpus)
     assert len(found) > 50
@@ -34,7 +33,6 @@ def test_no_whole_series_is_called_incomplete_or_suspect(corpus: Path) -> None:
             assert state == "complete", f"{name}: {reason}"
 
 
-@pytest.mark.long
 def test_losses_inside_real_series_are_noticed(corpus: Path) -> None:
     chance = random.Random(2)
     whole = {name: series for name, series in read_folder(corpus).items() if verdict(series)[0] == "complete"}

@@ -4,7 +4,6 @@ Each property holds for any real series. A run of the ordinary tests tries a few
 ``long`` try many, also of the large ones.
 """
 
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from io import BytesIO
@@ -34,9 +33,10 @@ from tests.reference.real_series import (
 )
 
 pytestmark = [
+    pytest.mark.usefixtures("quiet"),
     pytest.mark.corpus,
-    pytest.mark.filterwarnings("ignore"),
-]  # what pydicom says of the values of old scanners
+    pytest.mark.filterwarnings("ignore"),  # what pydicom says of the values of old scanners
+]
 
 Draw = Callable[[st.SearchStrategy[Any]], Any]
 Sibling = Callable[[], RealSeries]
@@ -63,13 +63,6 @@ CLOCKS = (
     *("AcquisitionNumber", "FrameReferenceTime"),
 )
 """Attributes that an anonymiser may take away together."""
-
-
-@pytest.fixture(autouse=True)
-def _quiet() -> Iterator[None]:
-    logging.disable()
-    yield
-    logging.disable(logging.NOTSET)
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,5 @@
 """Series whose voxels tell what they are: no volume of a random one lies in silence, and none that once did."""
 
-import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,11 +17,7 @@ FOUND: dict[str, Case] = {
 """Cases that once gave a wrong volume in silence, by what is wrong with them, as the truth machine prints them."""
 
 
-@pytest.fixture(autouse=True)
-def _quiet() -> Iterator[None]:
-    logging.disable()
-    yield
-    logging.disable(logging.NOTSET)
+pytestmark = pytest.mark.usefixtures("quiet")
 
 
 @pytest.mark.sample(26)

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import json
 import ssl
-import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import httpx2
 import pytest
@@ -41,6 +39,7 @@ from node.writers.options import write_options
 from tests import make
 from tests.ingest import indexed
 from tests.made_once import converters, decoder
+from tests.waiting import within
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -144,6 +143,12 @@ class Site:
         host, port = self.server.start()
         return f"{self.server.scheme}://{host}:{port}"
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
     def serving(self) -> Site:
         """The site, whose server listens and makes downloads."""
         assert self.url
@@ -221,11 +226,7 @@ class Site:
 
 def until(condition: Callable[[], bool], seconds: float = DEADLINE_SECONDS) -> None:
     """Wait for something that another thread does, with a deadline."""
-    deadline, pause, wait = time.monotonic() + seconds, threading.Event(), 0.01
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds} s"
-        pause.wait(wait)
-        wait = min(wait * 1.5, 0.05)
+    assert within(seconds, condition), f"not within {seconds} s"
 
 
 def made_download(client: httpx2.Client, kind: str, seconds: float = DEADLINE_SECONDS, **order: Any) -> httpx2.Response:
@@ -295,9 +296,8 @@ def site(start_site: StartSite) -> Site:
 @pytest.fixture(scope="module")
 def empty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """A root with nothing in it, that this machine alone may ask; only for reading."""
-    site = open_site(tmp_path_factory.mktemp("empty") / "root")
-    yield site
-    site.close()
+    with open_site(tmp_path_factory.mktemp("empty") / "root") as site:
+        yield site
 
 
 @pytest.fixture(scope="module")
@@ -340,12 +340,11 @@ def guarded(start_site: StartSite) -> Site:
 @pytest.fixture(scope="module")
 def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """A root with two studies: a CT of five slices that is converted, and a report; only for reading."""
-    site = open_site(tmp_path_factory.mktemp("filled") / "root")
-    site.take(*make.ct_series(5, study_uid="1.2.3", series_uid="1.2.3.1"))
-    site.take(make.structured_report(study_uid="1.2.4", series_uid="1.2.4.1"))
-    site.convert()
-    yield site
-    site.close()
+    with open_site(tmp_path_factory.mktemp("filled") / "root") as site:
+        site.take(*make.ct_series(5, study_uid="1.2.3", series_uid="1.2.3.1"))
+        site.take(make.structured_report(study_uid="1.2.4", series_uid="1.2.4.1"))
+        site.convert()
+        yield site
 
 
 def every_route(routes: Iterable[object]) -> list[tuple[str, APIRoute]]:

@@ -12,6 +12,8 @@ import pytest
 from tests import make
 from tests.web.conftest import Site, open_site, until
 
+pytestmark = pytest.mark.slow
+
 STUDY = "1.2.3"
 NAMES = ("key", "kind", "task", "acq", "dir", "more")
 
@@ -42,7 +44,6 @@ def form(rows: dict[str, dict[str, str]], **fields: Any) -> dict[str, Any]:
     return {"study": STUDY, **{name: [row[name] for row in rows.values()] for name in NAMES}, **fields}
 
 
-@pytest.mark.slow
 def test_the_grid_proposes_names_and_becomes_a_file_of_rules(scanned: Site) -> None:
     client = scanned.client()
     assert f"/bids?study={STUDY}" in client.get(f"/studies/{STUDY}").text
@@ -80,7 +81,6 @@ def test_the_grid_proposes_names_and_becomes_a_file_of_rules(scanned: Site) -> N
     assert "left out by hand" in [rule.get("skip") for rule in left_out if rule["name"] == "T1w"]
 
 
-@pytest.mark.slow
 def test_what_is_no_grid_is_refused(scanned: Site) -> None:
     client = scanned.client()
     assert client.get("/bids", params={"study": "9.9"}).status_code == 404

@@ -29,12 +29,11 @@ COMPRESSED, LARGE = sample("SC_rgb_rle_16bit_2frame.dcm"), sample("SC_ybr_full_4
 @pytest.fixture(scope="module")
 def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """A root with a CT, whose instances have long private values, compressed frames, and a report."""
-    site = open_site(tmp_path_factory.mktemp("bulk") / "root")
-    for ds in CT:
-        ds.private_block(0x0009, "ACME", create=True).add_new(1, "OB", LONG)
-    site.take(*CT, COMPRESSED.read(), LARGE.read(), make.structured_report(study_uid="1.2.4", series_uid="1.2.4.1"))
-    yield site
-    site.close()
+    with open_site(tmp_path_factory.mktemp("bulk") / "root") as site:
+        for ds in CT:
+            ds.private_block(0x0009, "ACME", create=True).add_new(1, "OB", LONG)
+        site.take(*CT, COMPRESSED.read(), LARGE.read(), make.structured_report(study_uid="1.2.4", series_uid="1.2.4.1"))
+        yield site
 
 
 @pytest.fixture(scope="module")

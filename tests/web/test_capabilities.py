@@ -25,13 +25,12 @@ READABLE = [resource for resource in offered(Settings()) if "GET" in resource.me
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """A root with one image that has a long private value."""
-    site = open_site(tmp_path_factory.mktemp("capable") / "root")
-    (ds,) = make.ct_series(1, study_uid=STUDY, series_uid=SERIES)
-    ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = INSTANCE
-    ds.private_block(0x0009, "ACME", create=True).add_new(1, "OB", bytes(5000))
-    site.take(ds)
-    yield site
-    site.close()
+    with open_site(tmp_path_factory.mktemp("capable") / "root") as site:
+        (ds,) = make.ct_series(1, study_uid=STUDY, series_uid=SERIES)
+        ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = INSTANCE
+        ds.private_block(0x0009, "ACME", create=True).add_new(1, "OB", bytes(5000))
+        site.take(ds)
+        yield site
 
 
 def get(site: Site, resource: CapabilityResource, accept: str = "", **parameters: str) -> httpx2.Response:

@@ -59,9 +59,8 @@ SOURCES: dict[str, Callable[[], FileDataset]] = {
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    site = open_site(tmp_path_factory.mktemp("frames") / "root")
-    yield site
-    site.close()
+    with open_site(tmp_path_factory.mktemp("frames") / "root") as site:
+        yield site
 
 
 def path_of(ds: FileDataset, what: str = "frames/1") -> str:

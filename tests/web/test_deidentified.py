@@ -11,8 +11,7 @@ from typing import Any
 from zipfile import ZipFile
 
 import pytest
-from pydicom import DataElement, Dataset, FileDataset, dcmread
-from pydicom.sequence import Sequence
+from pydicom import FileDataset, dcmread
 from pydicom.uid import EncapsulatedPDFStorage
 
 from node.api import Role, Route
@@ -21,6 +20,7 @@ from node.extensions.deidentify.profile import Option, Profile
 from node.extensions.destinations.settings import DicomwebSettings, FolderSettings
 from tests import make
 from tests.leaks import leaks
+from tests.planted import plant_secrets
 from tests.preloaded import run
 from tests.web.conftest import PASSWORD, Site, StartSite, made_download, open_site, until
 from tests.web.test_routes import run as run_routes
@@ -35,24 +35,13 @@ REFUSED = {"secondary-capture", "structured-report", "encapsulated-document"}
 @cache
 def identified() -> list[FileDataset]:
     """A CT series with identities wherever an instance can have them."""
-    inner = Dataset()
-    inner.PatientName, inner.OperatorsName, inner.ContentDate = "Secret^Inner", "Secret^Operator", "20240102"
-    inner.add(DataElement(0x00090010, "LO", "SECRET CREATOR"))
-    inner.add(DataElement(0x00091001, "LO", "Secret private"))
     series = make.ct_series(4, series_uid=SERIES, StudyDate="20260101", AccessionNumber="SECRET-A1", **NAMED)
     for number, ds in enumerate(series):
         ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = f"{SERIES}.{number}"
         ds.InstitutionName, ds.SeriesDescription = "Secret Hospital", "Thorax Secret"
         ds.ProtocolName, ds.ImageComments, ds.DeviceSerialNumber = "Chest of Secret", "Secret comment", "SECRET-SN"
         ds.PatientBirthDate, ds.ReferringPhysicianName = "19560401", "Secret^Referring"
-        ds.AnatomicRegionSequence = [inner]
-        ds.IconImageSequence = [make.dataset(PatientComments="Secret icon")]
-        ds.add(DataElement(0x00290010, "LO", "SECRET CREATOR"))
-        ds.add(DataElement(0x00291001, "OB", b"Secret bytes"))
-        ds.add(DataElement(0x00291002, "SQ", Sequence([inner])))
-        ds.add(DataElement(0x60000040, "CS", "G"))
-        ds.add(DataElement(0x60003000, "OW", b"Secret overlay"))
-        ds.add(DataElement(0xFFFCFFFC, "OB", b"Secret padding"))
+        plant_secrets(ds)
     return series
 
 

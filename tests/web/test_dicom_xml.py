@@ -19,11 +19,10 @@ XML = 'multipart/related; type="application/dicom+xml"'
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """A root with a CT of three slices, and a report."""
-    site = open_site(tmp_path_factory.mktemp("pair") / "root")
-    site.take(*make.ct_series(3, study_uid="1.2.3", series_uid="1.2.3.1", PatientName="Grün^Ärzte <&>"))
-    site.take(make.structured_report(study_uid="1.2.4", series_uid="1.2.4.1"))
-    yield site
-    site.close()
+    with open_site(tmp_path_factory.mktemp("pair") / "root") as site:
+        site.take(*make.ct_series(3, study_uid="1.2.3", series_uid="1.2.3.1", PatientName="Grün^Ärzte <&>"))
+        site.take(make.structured_report(study_uid="1.2.4", series_uid="1.2.4.1"))
+        yield site
 
 
 def as_data_sets(models: list[dict[str, Any]]) -> list[Dataset]:

@@ -34,18 +34,17 @@ def named(study: str, number: int, **values: object) -> list[Dataset]:
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """Two studies of one person on one day, and one of somebody whose name is not ASCII."""
-    site = open_site(tmp_path_factory.mktemp("downloads") / "root")
-    doe = {"PatientName": "Doe^John", "PatientID": "P1", "StudyDate": "20261120"}
-    site.take(*named(DOE, 2, SeriesDescription="t1 mprage", **doe))
-    site.take(*named(DOE, 3, SeriesDescription="../../etc/T2*", **doe))
-    site.take(*named(DOE, 12, SeriesDescription="T2", **doe), *named(DOE, 13, SeriesDescription="t2", **doe))
-    site.take(make.structured_report(study_uid=DOE, series_uid="1.2.1.9", SeriesNumber=9, **doe))
-    site.take(*named(DOES_SECOND, 1, SeriesDescription="localizer", **doe))
-    other = {"PatientName": "Müller^Jörg=李", "PatientID": "P2", "SpecificCharacterSet": "ISO_IR 192"}
-    site.take(*named(MUELLER, 1, SeriesDescription="", ProtocolName="=cmd()", StudyDate="", **other))
-    site.convert()
-    yield site
-    site.close()
+    with open_site(tmp_path_factory.mktemp("downloads") / "root") as site:
+        doe = {"PatientName": "Doe^John", "PatientID": "P1", "StudyDate": "20261120"}
+        site.take(*named(DOE, 2, SeriesDescription="t1 mprage", **doe))
+        site.take(*named(DOE, 3, SeriesDescription="../../etc/T2*", **doe))
+        site.take(*named(DOE, 12, SeriesDescription="T2", **doe), *named(DOE, 13, SeriesDescription="t2", **doe))
+        site.take(make.structured_report(study_uid=DOE, series_uid="1.2.1.9", SeriesNumber=9, **doe))
+        site.take(*named(DOES_SECOND, 1, SeriesDescription="localizer", **doe))
+        other = {"PatientName": "Müller^Jörg=李", "PatientID": "P2", "SpecificCharacterSet": "ISO_IR 192"}
+        site.take(*named(MUELLER, 1, SeriesDescription="", ProtocolName="=cmd()", StudyDate="", **other))
+        site.convert()
+        yield site
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,8 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 from tests import make
 from tests.web.conftest import Site, every_route, until
 
+pytestmark = pytest.mark.slow
+
 VALUES = (
     "..", "%2e%2e", "../../etc/passwd", "a" * 300, "1.2.3", "1.2.3.1", "0", "-1", "1", "9" * 23, "\0", "é", "\u202e",
     "'; DROP TABLE studies", "%", "1,2", "1-2", "nan", "*", "?", "\\", "\r\nX-Evil: 1", "<img onerror=1>", "{{7*7}}",
@@ -33,7 +35,6 @@ ACCEPTS = (
 )  # fmt: skip
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("tries", [1, pytest.param(12, marks=pytest.mark.long)])
 def test_no_route_fails_whatever_it_is_asked(filled: Site, tries: int) -> None:
     chance, client, failed = random.Random(20261120), filled.client(), []
@@ -55,7 +56,6 @@ def test_no_route_fails_whatever_it_is_asked(filled: Site, tries: int) -> None:
     assert failed == []
 
 
-@pytest.mark.slow
 def test_no_answer_has_pydicom_parse_an_instance_in_this_process(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     ds, bomb, report = make.ct_series(1)[0], make.ct_series(1, SeriesNumber=2)[0], make.structured_report()
     bomb.PixelData, bomb.file_meta.TransferSyntaxUID = bytes(40_000_000), DeflatedExplicitVRLittleEndian

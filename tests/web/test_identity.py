@@ -42,19 +42,18 @@ def corrected(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """A root with a series, half of it compressed, whose patient was named wrongly."""
     folder = tmp_path_factory.mktemp("corrected")
     new_key_file(folder / "key")
-    site = open_site(folder / "root", {"deidentify": {"trial": {"key": folder / "key"}}})
-    instances = make.ct_series(4, study_uid=STUDY, series_uid=SERIES, **WRONG)
-    for ds in instances[2:]:
-        ds.compress(RLELossless, generate_instance_uid=False)
-    site.take(*instances[:3])
-    site.convert()
-    [row] = site.client().get("/api/v1/patients").json()["items"]
-    answer = site.client().post(f"/api/v1/patients/{row['id']}/correct", json={**RIGHT, "study": STUDY})
-    assert answer.status_code == 200, answer.text
-    site.take(instances[3])  # what comes late has the same wrong identity
-    site.convert()
-    yield site
-    site.close()
+    with open_site(folder / "root", {"deidentify": {"trial": {"key": folder / "key"}}}) as site:
+        instances = make.ct_series(4, study_uid=STUDY, series_uid=SERIES, **WRONG)
+        for ds in instances[2:]:
+            ds.compress(RLELossless, generate_instance_uid=False)
+        site.take(*instances[:3])
+        site.convert()
+        [row] = site.client().get("/api/v1/patients").json()["items"]
+        answer = site.client().post(f"/api/v1/patients/{row['id']}/correct", json={**RIGHT, "study": STUDY})
+        assert answer.status_code == 200, answer.text
+        site.take(instances[3])  # what comes late has the same wrong identity
+        site.convert()
+        yield site
 
 
 def data_sets(body: bytes, content_type: str) -> list[Dataset]:

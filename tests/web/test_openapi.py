@@ -28,18 +28,17 @@ DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "web.md"
 @pytest.fixture(scope="module")
 def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """A root with something in it that requests may change and delete."""
-    site = open_site(tmp_path_factory.mktemp("fuzzed") / "root")
-    for number in range(3):
-        site.take(*make.ct_series(3, study_uid=f"1.2.{number}", series_uid=f"1.2.{number}.1"))
-    site.take(make.corrected(make.instance(sop_instance_uid="1.2.0.1.9", study_uid="1.2.0", series_uid="1.2.0.1")))
-    site.take(make.instance(sop_instance_uid="1.2.0.1.9", study_uid="1.2.0", series_uid="1.2.0.1"))
-    site.convert()
-    for name, role in ROLES.items():
-        site.account(name, role, None)
-    planned = {"modality": "CT", "station_ae_title": "CT1", "start_date": "2026-11-21"}
-    site.client().post("/api/v1/worklist", json={"patient_id": "P", "patient_name": "N", **planned})
-    yield site
-    site.close()
+    with open_site(tmp_path_factory.mktemp("fuzzed") / "root") as site:
+        for number in range(3):
+            site.take(*make.ct_series(3, study_uid=f"1.2.{number}", series_uid=f"1.2.{number}.1"))
+        site.take(make.corrected(make.instance(sop_instance_uid="1.2.0.1.9", study_uid="1.2.0", series_uid="1.2.0.1")))
+        site.take(make.instance(sop_instance_uid="1.2.0.1.9", study_uid="1.2.0", series_uid="1.2.0.1"))
+        site.convert()
+        for name, role in ROLES.items():
+            site.account(name, role, None)
+        planned = {"modality": "CT", "station_ae_title": "CT1", "start_date": "2026-11-21"}
+        site.client().post("/api/v1/worklist", json={"patient_id": "P", "patient_name": "N", **planned})
+        yield site
 
 
 @pytest.mark.slow

@@ -16,26 +16,25 @@ from tests.web.conftest import Site, open_site
 @pytest.fixture(scope="module")
 def stocked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """Three studies: of a CT with five slices, of an MR and a report, and of a report alone."""
-    site = open_site(tmp_path_factory.mktemp("stocked") / "root")
-    site.take(*make.ct_series(5, study_uid="1.2.3", series_uid="1.2.3.1"))
-    site.take(
-        make.instance(
-            study_uid="1.2.4",
-            series_uid="1.2.4.1",
-            modality="MR",
-            PatientName="Müller^Jürg",
-            SpecificCharacterSet="ISO_IR 100",
-            PatientID="P,1",
-            StudyDate="20260304",
-            StudyDescription="Head & neck",
+    with open_site(tmp_path_factory.mktemp("stocked") / "root") as site:
+        site.take(*make.ct_series(5, study_uid="1.2.3", series_uid="1.2.3.1"))
+        site.take(
+            make.instance(
+                study_uid="1.2.4",
+                series_uid="1.2.4.1",
+                modality="MR",
+                PatientName="Müller^Jürg",
+                SpecificCharacterSet="ISO_IR 100",
+                PatientID="P,1",
+                StudyDate="20260304",
+                StudyDescription="Head & neck",
+            )
         )
-    )
-    site.take(
-        make.structured_report(study_uid="1.2.4", series_uid="1.2.4.2", PatientID="P,1", PatientName="Müller^Jürg")
-    )
-    site.take(make.structured_report(study_uid="1.2.5", series_uid="1.2.5.1", PatientID="P2", StudyDate="20260101"))
-    yield site
-    site.close()
+        site.take(
+            make.structured_report(study_uid="1.2.4", series_uid="1.2.4.2", PatientID="P,1", PatientName="Müller^Jürg")
+        )
+        site.take(make.structured_report(study_uid="1.2.5", series_uid="1.2.5.1", PatientID="P2", StudyDate="20260101"))
+        yield site
 
 
 @pytest.fixture(scope="module")

@@ -71,24 +71,23 @@ def walked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """A root in which every route has something to return."""
     folder = tmp_path_factory.mktemp("walked")
     new_key_file(folder / "key")
-    site = open_site(folder / "root", {"deidentify": {"trial": {"key": folder / "key"}}})
-    patient = {"PatientName": NAME, "PatientID": "PID-WALK"}
-    images = make.ct_series(3, study_uid=STUDY, series_uid=SERIES, **patient)
-    images[0].SOPInstanceUID = images[0].file_meta.MediaStorageSOPInstanceUID = INSTANCE
-    site.take(*images, make.corrected(images[0]))
-    site.convert()
-    planned = {"modality": "CT", "station_ae_title": "CT1", "start_date": "2026-11-21", "study_instance_uid": STUDY}
-    site.client().post("/api/v1/worklist", json={"patient_id": "PID-WALK", "patient_name": NAME, **planned})
-    site.services.index.repository(PerformedStepRepository).create(
-        created(INSTANCE, begun(STUDY)), "CT1", site.services.ingest.now()
-    )
-    pending = PendingEvent("walked", "series-quiet", site.services.ingest.now(), STUDY, SERIES)
-    site.services.index.jobs.begin("hook", pending, site.services.ingest.now(), dt.timedelta(days=1))
-    site.services.index.work.add_retrievals("pacs", [(STUDY, None)], "walker", site.services.ingest.now())
-    site.client().put("/api/v1/projects/walked", json={})
-    site.client().post("/api/v1/projects/walked/contents", json={"add": [{"study_instance_uid": STUDY}]})
-    yield site
-    site.close()
+    with open_site(folder / "root", {"deidentify": {"trial": {"key": folder / "key"}}}) as site:
+        patient = {"PatientName": NAME, "PatientID": "PID-WALK"}
+        images = make.ct_series(3, study_uid=STUDY, series_uid=SERIES, **patient)
+        images[0].SOPInstanceUID = images[0].file_meta.MediaStorageSOPInstanceUID = INSTANCE
+        site.take(*images, make.corrected(images[0]))
+        site.convert()
+        planned = {"modality": "CT", "station_ae_title": "CT1", "start_date": "2026-11-21", "study_instance_uid": STUDY}
+        site.client().post("/api/v1/worklist", json={"patient_id": "PID-WALK", "patient_name": NAME, **planned})
+        site.services.index.repository(PerformedStepRepository).create(
+            created(INSTANCE, begun(STUDY)), "CT1", site.services.ingest.now()
+        )
+        pending = PendingEvent("walked", "series-quiet", site.services.ingest.now(), STUDY, SERIES)
+        site.services.index.jobs.begin("hook", pending, site.services.ingest.now(), dt.timedelta(days=1))
+        site.services.index.work.add_retrievals("pacs", [(STUDY, None)], "walker", site.services.ingest.now())
+        site.client().put("/api/v1/projects/walked", json={})
+        site.client().post("/api/v1/projects/walked/contents", json={"add": [{"study_instance_uid": STUDY}]})
+        yield site
 
 
 @pytest.mark.slow

@@ -27,15 +27,14 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     key = folder / "trial.key"
     assert run("pseudonyms", "new", key, "--name", "t1").returncode == 0
     tables = {"deidentify": {"trial": {"key": key, "clean": ["descriptors"]}}}
-    site = open_site(folder / "root", tables, authentication="always")
-    site.account("writer", Role.WRITE)
-    site.account("colleague", Role.WRITE)
-    site.take(*make.ct_series(5, study_uid=STUDY, series_uid=SERIES))
-    site.take(*make.ct_series(5, study_uid=STUDY, series_uid="1.2.3.2"))
-    site.take(*make.ct_series(5, study_uid=OTHER, series_uid="1.2.4.1"))
-    site.convert()
-    yield site
-    site.close()
+    with open_site(folder / "root", tables, authentication="always") as site:
+        site.account("writer", Role.WRITE)
+        site.account("colleague", Role.WRITE)
+        site.take(*make.ct_series(5, study_uid=STUDY, series_uid=SERIES))
+        site.take(*make.ct_series(5, study_uid=STUDY, series_uid="1.2.3.2"))
+        site.take(*make.ct_series(5, study_uid=OTHER, series_uid="1.2.4.1"))
+        site.convert()
+        yield site
 
 
 def shared(site: Site, **wanted: object) -> dict[str, object]:

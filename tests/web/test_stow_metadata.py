@@ -85,9 +85,8 @@ def targets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Site
 @pytest.fixture(scope="module")
 def origin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """A root that gives out metadata and bulk data."""
-    site = open_site(tmp_path_factory.mktemp("origin") / "root")
-    yield site
-    site.close()
+    with open_site(tmp_path_factory.mktemp("origin") / "root") as site:
+        yield site
 
 
 AS_STORED = {"Accept": "multipart/related; type=*/*; transfer-syntax=*"}

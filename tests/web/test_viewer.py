@@ -47,25 +47,24 @@ View = Callable[..., Page]
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """A study with a CT, a sagittal MR and regions in one frame of reference, a time series and a colour picture."""
-    site = open_site(tmp_path_factory.mktemp("viewer") / "root")
-    ct = _ct()
-    frame = ct[0].FrameOfReferenceUID
-    mr = make.mr_series(
-        20, rows=40, columns=40, study_uid=STUDY, series_uid=MR, orientation=(0, 1, 0, 0, 0, -1), spacing=4.0,
-        pixel_spacing=(2.0, 2.0), origin=(22, -30, 150), SeriesNumber=2, SeriesDescription="t1",
-    )  # fmt: skip
-    for image in mr:
-        image.FrameOfReferenceUID = frame
-    square = [(20.0, 40.0), (40.0, 40.0), (40.0, 60.0), (20.0, 60.0)]
-    contours = [make.contour(make.on_slice(image, square), [image]) for image in ct]
-    regions = make.structure_set(ct, {"Heart": contours}, study_uid=STUDY, series_uid=REGIONS, SeriesNumber=3)
-    steady = make.time_series(3, 4, study_uid=STUDY, series_uid=STEADY, SeriesNumber=4)
-    colour = make.rgb_capture(60, 80, study_uid=STUDY, series_uid=COLOUR, SeriesNumber=5)
-    elsewhere = make.ct_series(4, study_uid=STUDY, series_uid=ELSEWHERE, SeriesNumber=6)
-    site.take(*ct, *mr, regions, *steady, colour, *elsewhere)
-    site.convert()
-    yield site
-    site.close()
+    with open_site(tmp_path_factory.mktemp("viewer") / "root") as site:
+        ct = _ct()
+        frame = ct[0].FrameOfReferenceUID
+        mr = make.mr_series(
+            20, rows=40, columns=40, study_uid=STUDY, series_uid=MR, orientation=(0, 1, 0, 0, 0, -1), spacing=4.0,
+            pixel_spacing=(2.0, 2.0), origin=(22, -30, 150), SeriesNumber=2, SeriesDescription="t1",
+        )  # fmt: skip
+        for image in mr:
+            image.FrameOfReferenceUID = frame
+        square = [(20.0, 40.0), (40.0, 40.0), (40.0, 60.0), (20.0, 60.0)]
+        contours = [make.contour(make.on_slice(image, square), [image]) for image in ct]
+        regions = make.structure_set(ct, {"Heart": contours}, study_uid=STUDY, series_uid=REGIONS, SeriesNumber=3)
+        steady = make.time_series(3, 4, study_uid=STUDY, series_uid=STEADY, SeriesNumber=4)
+        colour = make.rgb_capture(60, 80, study_uid=STUDY, series_uid=COLOUR, SeriesNumber=5)
+        elsewhere = make.ct_series(4, study_uid=STUDY, series_uid=ELSEWHERE, SeriesNumber=6)
+        site.take(*ct, *mr, regions, *steady, colour, *elsewhere)
+        site.convert()
+        yield site
 
 
 @pytest.fixture

@@ -23,6 +23,8 @@ from tests import make
 from tests.receivers import channel_of
 from tests.web.conftest import Site, open_site
 
+pytestmark = pytest.mark.slow
+
 STUDY, SERIES = "1.2.3", "1.2.3.1"
 PLACE = f"/studies/{STUDY}/series/{SERIES}"
 
@@ -62,7 +64,6 @@ def forget(site: Site) -> None:
     assert not [path for path in site.root.glob("volumes/*/*/*/*") if path.is_file()]
 
 
-@pytest.mark.slow
 def test_pages_and_rest_fetch_what_they_send(far: Far) -> None:
     site, made, stored = far
     client = site.client()
@@ -93,7 +94,6 @@ def test_pages_and_rest_fetch_what_they_send(far: Far) -> None:
     lost.write_bytes(made["volume.nii.gz"])
 
 
-@pytest.mark.slow
 def test_hooks_data_sets_and_exports_fetch_what_they_read(far: Far, tmp_path: Path) -> None:
     site, made, stored = far
     archive, index = site.store.archive, site.store.index

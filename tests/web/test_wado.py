@@ -46,11 +46,10 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     (folder / "media").mkdir()
     for name, one in SAMPLES.items():
         (folder / "media" / name).write_bytes(one.file)
-    site = open_site(folder / "root")
-    report = import_instances([folder / "media"], site.services.ingest)
-    assert report.stored == len(SAMPLES), report
-    yield site
-    site.close()
+    with open_site(folder / "root") as site:
+        report = import_instances([folder / "media"], site.services.ingest)
+        assert report.stored == len(SAMPLES), report
+        yield site
 
 
 @pytest.fixture(scope="module")

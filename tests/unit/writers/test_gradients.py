@@ -14,6 +14,7 @@ from node.writers.options import WriteOptions
 from node.writers.sidecar import _directions_are_known, sidecar_fields, write_gradients
 from tests import make
 from tests.unit.volume.grids import grids, in_turn, one_item
+from tests.volumes import only
 
 SLICES = 3
 
@@ -28,26 +29,21 @@ def series(b_values: list[float], **attributes: Any) -> list[FileDataset]:
     return found
 
 
-def only(datasets: list[FileDataset]) -> Volume:
-    [volume] = assemble(datasets).volumes
-    return volume
-
-
 def b_values_of(volume: Volume) -> list[float] | None:
     return None if volume.diffusion is None else [weighting.b_value for weighting in volume.diffusion]
 
 
 def test_a_series_of_which_no_image_is_weighted_has_no_table() -> None:
-    assert only(series([0, 0])).diffusion is None
+    assert only(*series([0, 0])).diffusion is None
 
 
 def test_a_series_of_which_one_volume_is_weighted_has_one() -> None:
-    assert b_values_of(only(series([0, 1000]))) == [0, 1000]
+    assert b_values_of(only(*series([0, 1000]))) == [0, 1000]
 
 
 @pytest.mark.parametrize("times", [1, 2])
 def test_unweighted_volumes_of_a_diffusion_sequence_keep_theirs(times: int) -> None:
-    assert b_values_of(only(series([0.0] * times, ImageType=r"ORIGINAL\PRIMARY\DIFFUSION\NONE"))) == [0] * times
+    assert b_values_of(only(*series([0.0] * times, ImageType=r"ORIGINAL\PRIMARY\DIFFUSION\NONE"))) == [0] * times
 
 
 def table_of(volume: Volume, folder: Path) -> tuple[str, str | None] | None:
@@ -60,7 +56,7 @@ def table_of(volume: Volume, folder: Path) -> tuple[str, str | None] | None:
 
 @pytest.mark.parametrize("kind", ["TRACEW", "ISO"])
 def test_trace_images_of_several_b_values_have_a_table_without_directions(kind: str, tmp_path: Path) -> None:
-    table = table_of(only(series([0, 500, 1000], ImageType=rf"DERIVED\PRIMARY\DIFFUSION\{kind}")), tmp_path)
+    table = table_of(only(*series([0, 500, 1000], ImageType=rf"DERIVED\PRIMARY\DIFFUSION\{kind}")), tmp_path)
     assert table[0] == "0 500 1000"
     assert np.loadtxt(tmp_path / "volume.bvec").tolist() == [[0, 0, 0]] * 3
 
@@ -69,7 +65,7 @@ def test_isotropic_images_and_the_unweighted_ones_of_their_series_are_one_volume
     datasets = series([0, 500, 1000])
     for ds in datasets:
         ds.DiffusionDirectionality = "ISOTROPIC" if ds.DiffusionBValue else "NONE"
-    volume = only(datasets)
+    volume = only(*datasets)
     assert b_values_of(volume) == [0, 500, 1000]
     assert table_of(volume, tmp_path) is not None
     assert np.loadtxt(tmp_path / "volume.bvec").tolist() == [[0, 0, 0]] * 3
@@ -104,7 +100,7 @@ ADC_NAMES = (
 @pytest.mark.filterwarnings("ignore:The value length:UserWarning")
 @pytest.mark.parametrize("image_type", ADC_NAMES)
 def test_a_map_states_no_b_value_though_its_images_carry_that_of_the_scan(image_type: str, tmp_path: Path) -> None:
-    volume = only(series([1000], ImageType=image_type))
+    volume = only(*series([1000], ImageType=image_type))
     assert table_of(volume, tmp_path) is None
     assert "b_values" not in sidecar_fields(volume, WriteOptions(), {})
     assert (volume.warnings, weighting(volume)) == ((), None)
@@ -127,7 +123,7 @@ def test_an_adc_is_a_map_by_its_derivation_code_alone() -> None:
     datasets = series([1000], ImageType=r"DERIVED\SECONDARY\OTHER")
     for ds in datasets:
         ds.DerivationCodeSequence = one_item(CodeValue="113041", CodingSchemeDesignator="DCM")
-    assert "b_values" not in sidecar_fields(only(datasets), WriteOptions(), {})
+    assert "b_values" not in sidecar_fields(only(*datasets), WriteOptions(), {})
 
 
 def test_a_direction_that_is_stated_as_zeros_is_written_as_zeros(tmp_path: Path) -> None:
@@ -135,12 +131,12 @@ def test_a_direction_that_is_stated_as_zeros_is_written_as_zeros(tmp_path: Path)
     for index, ds in enumerate(datasets):
         if index >= SLICES:
             ds.DiffusionGradientOrientation = [0.0, 0.0, 0.0]
-    assert table_of(only(datasets), tmp_path) is not None
+    assert table_of(only(*datasets), tmp_path) is not None
     assert np.loadtxt(tmp_path / "volume.bvec").tolist() == [[0, 0, 0]] * 3
 
 
 def test_without_any_word_of_directions_the_b_values_stand_alone(tmp_path: Path) -> None:
-    assert table_of(only(series([0, 1000])), tmp_path) == ("0 1000", None)
+    assert table_of(only(*series([0, 1000])), tmp_path) == ("0 1000", None)
 
 
 @pytest.mark.parametrize(

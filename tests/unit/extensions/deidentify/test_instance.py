@@ -11,7 +11,6 @@ from pydicom import DataElement, Dataset, dcmread
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import FileDataset
-from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag
 from pydicom.uid import (
     EncapsulatedPDFStorage,
@@ -30,6 +29,7 @@ from node.extensions.deidentify.instance import deidentified
 from node.extensions.deidentify.profile import Option, Profile
 from node.files.reading import read_instance
 from tests import make
+from tests.planted import plant_secrets
 from tests.unit.extensions.deidentify.orders import KEY, ct, how, refusal_of
 
 SECRET = b"ecret"
@@ -42,26 +42,16 @@ def file_of(ds: FileDataset, path: Path) -> Dataset:
 
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian])
 def test_nothing_is_left_at_any_depth(tmp_path: Path, syntax: str) -> None:
-    inner = make.dataset(PatientName="Secret^Inner", OperatorsName="Secret^Operator", ContentDate="20240102")
-    inner.add(DataElement(0x00090010, "LO", "SECRET CREATOR"))
-    inner.add(DataElement(0x00091001, "LO", "Secret private"))
     ds = ct(
         PatientName="Secret^Person",
         SeriesDescription="Thorax Secret",
         Manufacturer="Devices of Secret",
         ImageComments="Secret comment",
-        AnatomicRegionSequence=[inner],
         InstitutionName="Secret Hospital",
-        IconImageSequence=[make.dataset(PatientComments="Secret icon")],
     )
-    ds.add(DataElement(0x00290010, "LO", "SECRET CREATOR"))
-    ds.add(DataElement(0x00291001, "OB", b"Secret bytes"))
-    ds.add(DataElement(0x00291002, "SQ", Sequence([inner])))
-    ds.add(DataElement(0x60000040, "CS", "G"))
-    ds.add(DataElement(0x60003000, "OW", b"Secret overlay"))
+    plant_secrets(ds)
     ds.add(DataElement(0x50000030, "SH", "Secret"))
     ds.add(DataElement(0x50003000, "OW", b"Secret curve"))
-    ds.add(DataElement(0xFFFCFFFC, "OB", b"Secret padding"))
     ds.file_meta.SourceApplicationEntityTitle = "SECRET_AE"
     ds.preamble = b"Secret".ljust(128, b"\0")
     ds.file_meta.TransferSyntaxUID = syntax

@@ -46,8 +46,7 @@ def making(tmp_path: Path) -> ResultMaking:
 def test_measurements_are_read_back_with_their_references(making: ResultMaking) -> None:
     lung = {"value": "39607008", "scheme": "SCT", "meaning": "Lung"}
     measured = [{"name": "Länge", "value": 12.5, "unit": "mm", "site": lung}, {"name": lung, "value": 3, "unit": "mL"}]
-    for unit in UNITS.split():
-        measured.append({"name": unit, "value": 1, "unit": unit})
+    measured += [{"name": unit, "value": 1, "unit": unit} for unit in UNITS.split()]
     making.file.write_text("\ufeff" + json.dumps({"measurements": measured}), encoding="utf-8")
     make_report(making)
     groups = read_document(read_instance(making.into)).record["groups"]

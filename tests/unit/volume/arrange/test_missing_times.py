@@ -9,11 +9,7 @@ from node.volume.assemble import assemble
 from node.volume.model import Volume
 from node.volume.reasons import WarningKind
 from tests import make
-
-
-def only(series: Sequence[FileDataset]) -> Volume:
-    [volume] = assemble(series).volumes
-    return volume
+from tests.volumes import only
 
 
 def gaps(volume: Volume) -> list[str]:
@@ -33,12 +29,12 @@ def started(starts_s: Sequence[float]) -> list[FileDataset]:
 
 
 def test_a_series_that_lacks_nothing_has_its_repetition_as_step() -> None:
-    volume = only(make.time_series(5, 4))
+    volume = only(*make.time_series(5, 4))
     assert (gaps(volume), volume.time_step_s) == ([], 2.0)
 
 
 def test_a_lost_time_leaves_a_hole_in_the_numbers_and_in_the_clock() -> None:
-    volume = only(without(make.time_series(6, 4), 3))
+    volume = only(*without(make.time_series(6, 4), 3))
     assert gaps(volume) == [
         "missing-time: times seem to be missing: 1 after time 3 by Instance Number (0020,0013); "
         "1 after time 3 by their starts"
@@ -48,7 +44,7 @@ def test_a_lost_time_leaves_a_hole_in_the_numbers_and_in_the_clock() -> None:
 
 
 def test_numbers_alone_tell_of_lost_times() -> None:
-    volume = only(without(make.time_series(7, 4, AcquisitionTime=None), 2, 3))
+    volume = only(*without(make.time_series(7, 4, AcquisitionTime=None), 2, 3))
     assert gaps(volume) == ["missing-time: times seem to be missing: 2 after time 2 by Instance Number (0020,0013)"]
     assert volume.time_step_s is None
 
@@ -60,20 +56,20 @@ def test_two_times_far_apart_whose_slices_take_a_repetition_lack_a_step(second_s
     for index, ds in enumerate(series):
         time, slice_ = divmod(index, 4)
         ds.AcquisitionTime = f"1015{second_s * time + 0.5 * slice_:09.6f}"
-    volume = only(series)
+    volume = only(*series)
     assert volume.time_step_s == step_s
     assert bool(gaps(volume)) == (step_s is None)
     assert volume.times_s == (0.0, second_s)
 
 
 def test_the_middle_one_of_three_times_is_missed() -> None:
-    assert gaps(only(without(make.time_series(3, 4), 1)))
+    assert gaps(only(*without(make.time_series(3, 4), 1)))
 
 
 def test_a_time_that_lost_a_slice_and_is_left_out_leaves_a_hole_too() -> None:
     series = make.time_series(6, 4)
     del series[9]
-    volume = only(series)
+    volume = only(*series)
     assert (volume.times, volume.time_step_s) == (5, None)
     [gap] = gaps(volume)
     assert "1 after time 2 by Instance Number" in gap
@@ -81,7 +77,7 @@ def test_a_time_that_lost_a_slice_and_is_left_out_leaves_a_hole_too() -> None:
 
 def test_temporal_positions_tell_of_lost_times() -> None:
     positions = {"TemporalPositionIdentifier": [1, 2, 3, 4, 5, 6], "AcquisitionTime": None, "InstanceNumber": None}
-    volume = only(without(make.time_series(6, 4, **positions), 1, 4))
+    volume = only(*without(make.time_series(6, 4, **positions), 1, 4))
     assert gaps(volume) == [
         "missing-time: times seem to be missing: "
         "2 after times 1, 3 by Temporal Position Identifier (0020,0100)"
@@ -105,7 +101,7 @@ def test_temporal_positions_tell_of_lost_times() -> None:
     ],
 )
 def test_long_steps_between_steady_ones_are_reported(starts_s: tuple[float, ...], reported: str | None) -> None:
-    volume = only(started(starts_s))
+    volume = only(*started(starts_s))
     assert gaps(volume) == ([reported] if reported else [])
     assert volume.time_step_s is None or reported is None
 
@@ -127,7 +123,7 @@ def test_label_and_control_that_start_together_by_the_clock_have_no_step_if_a_vo
     series = make.time_series(
         6, 4, AcquisitionTime=clock, MRAcquisitionType=acquired, TemporalPositionIdentifier=positions
     )
-    volume = only(series)
+    volume = only(*series)
     assert (volume.times, volume.time_step_s) == (6, step_s)
     assert [gap.split(", such as")[0] for gap in gaps(volume)] == ([reported] if reported else [])
 
@@ -147,13 +143,13 @@ def test_numbers_that_leave_out_as_many_after_each_time_are_no_hole() -> None:
     for index, ds in enumerate(series):
         time, place = divmod(index, 4)
         ds.InstanceNumber = 8 * time + place + 1
-    assert gaps(only(series)) == []
+    assert gaps(only(*series)) == []
 
 
 def test_longer_frames_of_a_dynamic_series_are_no_hole() -> None:
     clock, durations_ms = ["101500", "101505", "101510", "101515", "101525"], [5000, 5000, 5000, 10_000, 10_000]
     of_pet = {"modality": "PT", "EchoTime": None, "RepetitionTime": None, "InstanceNumber": None}
-    assert gaps(only(make.time_series(5, 4, AcquisitionTime=clock, ActualFrameDuration=durations_ms, **of_pet))) == []
+    assert gaps(only(*make.time_series(5, 4, AcquisitionTime=clock, ActualFrameDuration=durations_ms, **of_pet))) == []
 
 
 @pytest.mark.parametrize(
@@ -167,6 +163,6 @@ def test_a_pause_between_numbers_without_a_hole_is_a_lost_time_only_of_a_continu
     repetition_ms: str, reported: list[str]
 ) -> None:
     clock = ["101500", "101502", "101504", "101508", "101510", "101512"]
-    volume = only(make.time_series(6, 4, RepetitionTime=repetition_ms, AcquisitionTime=clock))
+    volume = only(*make.time_series(6, 4, RepetitionTime=repetition_ms, AcquisitionTime=clock))
     assert gaps(volume) == reported
     assert volume.time_step_s is None

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from pydicom import Dataset, FileDataset
 
-from node.volume.assemble import assemble
-from node.volume.model import Geometry, Volume
+from node.volume.model import Geometry
 from tests import make
+from tests.volumes import only
 
 FRAMES = 8
 XA, ENHANCED_XA = "1.2.840.10008.5.1.4.1.1.12.1", "1.2.840.10008.5.1.4.1.1.12.1.1"
@@ -22,11 +22,6 @@ def run(frames: int = FRAMES, sop_class_uid: str = XA, modality: str = "XA", **a
     ds.NumberOfFrames = frames
     ds.PixelData = np.random.default_rng(1).integers(0, 4000, frames * 16).astype("<u2").tobytes()
     return make.changed(ds, **attributes)
-
-
-def only(series: list[FileDataset]) -> Volume:
-    [volume] = assemble(series).volumes
-    return volume
 
 
 def enhanced(angles: list[float], *, placed: bool) -> FileDataset:
@@ -52,19 +47,19 @@ def enhanced(angles: list[float], *, placed: bool) -> FileDataset:
 @pytest.mark.parametrize("placed", [False, True])
 def test_frames_of_an_enhanced_run_are_times_whatever_place_they_state(placed: bool) -> None:
     ds = enhanced([-100.0 + 2 * index for index in range(FRAMES)], placed=placed)
-    volume = only([ds])
+    volume = only(ds)
     assert (volume.geometry, volume.shape[2:]) == (Geometry.NONE, (1, FRAMES))
     assert volume.voxels[:, 0].tobytes() == ds.PixelData
-    assert only([enhanced([30.0] * FRAMES, placed=placed)]).shape[2:] == (FRAMES,)
+    assert only(enhanced([30.0] * FRAMES, placed=placed)).shape[2:] == (FRAMES,)
 
 
 @pytest.mark.parametrize("modality", ["XA", "RF"])
 def test_frames_with_a_place_in_a_vector_are_times_if_the_angle_grows(modality: str) -> None:
     vector = {"FrameIncrementPointer": 0x00182005, "SliceLocationVector": [float(index) for index in range(FRAMES)]}
     turning = {"PositionerPrimaryAngleIncrement": [2.0 * index for index in range(FRAMES)]}
-    assert only([run(modality=modality, **vector, **turning)]).shape[2:] == (1, FRAMES)
+    assert only(run(modality=modality, **vector, **turning)).shape[2:] == (1, FRAMES)
     for still in ({}, {"PositionerPrimaryAngleIncrement": [0.0] * FRAMES}):
-        assert only([run(modality=modality, **vector, **still)]).shape[2:] == (FRAMES,)
+        assert only(run(modality=modality, **vector, **still)).shape[2:] == (FRAMES,)
 
 
 @pytest.mark.parametrize(("degrees", "shape"), [(2.0, (1, FRAMES)), (0.0, (FRAMES,))])
@@ -79,4 +74,4 @@ def test_instances_of_a_run_are_times_if_the_positioner_turns(degrees: float, sh
         series.append(ds)
     for number, ds in enumerate(series):
         ds.PixelData = np.full(16, number, "<u2").tobytes()
-    assert only(series).shape[2:] == shape
+    assert only(*series).shape[2:] == shape

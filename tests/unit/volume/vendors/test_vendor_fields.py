@@ -194,9 +194,8 @@ def test_philips_tells_how_its_values_are_scaled() -> None:
 
 
 def test_the_acquisition_of_a_grid_began_with_its_earliest_plane() -> None:
-    planes = []
-    for time in ("133745.100", "133742.724", "133743.000"):
-        planes.append(make.dataset(AcquisitionDate="20180925", AcquisitionTime=time))
+    times = ("133745.100", "133742.724", "133743.000")
+    planes = [make.dataset(AcquisitionDate="20180925", AcquisitionTime=time) for time in times]
     ds = image("UIH")
     ds.private_block(0x0065, "Image Private Header", create=True).add_new(0x51, "SQ", planes)
     assert describe(ds, [])["AcquisitionTime"] == "13:37:42.724"

@@ -1,0 +1,16 @@
+"""Waiting for what another thread, or another process, does."""
+
+import threading
+import time
+from collections.abc import Callable
+
+
+def within(seconds: float, condition: Callable[[], object]) -> bool:
+    """Whether something comes true in time."""
+    deadline, pause, wait = time.monotonic() + seconds, threading.Event(), 0.005
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        pause.wait(wait)
+        wait = min(wait * 1.5, 0.1)  # to look at a root takes a hundredth of a second of a processor
+    return True
