@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import socket
 import threading
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from email import message_from_bytes
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
@@ -15,6 +15,19 @@ from typing import Any
 from pydicom import dcmread
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, evt
+
+
+@contextmanager
+def listening(title: str, handlers: Sequence[Any], *sop_classes: str, **options: Any) -> Iterator[int]:
+    """Run a peer that supports some classes; its port."""
+    ae = AE(title)
+    for sop_class in sop_classes:
+        ae.add_supported_context(sop_class, **options)
+    server: Any = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=[*handlers])
+    try:
+        yield int(server.server_address[1])
+    finally:
+        server.shutdown()
 
 
 class Pacs:

@@ -5,8 +5,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, closing, suppress
 from pathlib import Path
 
 from tests.postgresql import ACCOUNT, Server, await_server, programs
@@ -96,11 +95,6 @@ class Replicated:
         subprocess.run(command, check=True, user=self._account, cwd="/", stdout=subprocess.DEVNULL)
 
 
-@contextmanager
-def replicated() -> Iterator[Replicated]:
+def replicated() -> AbstractContextManager[Replicated]:
     """Run a primary and a synchronous standby."""
-    servers = Replicated()
-    try:
-        yield servers
-    finally:
-        servers.close()
+    return closing(Replicated())

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import Engine, event
 
 from node.index.database.reading import reading
 from node.index.engine.place import FILE_NAME
@@ -109,3 +110,14 @@ def _opened(root: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(f"{(root / FILE_NAME).absolute().as_uri()}?mode=ro", uri=True, timeout=10)
     connection.row_factory = sqlite3.Row
     return connection
+
+
+@contextmanager
+def executed() -> Iterator[list[tuple[str, Any]]]:
+    """Note the statements that are executed, each with its values."""
+    ran: list[tuple[str, Any]] = []
+    event.listen(Engine, "before_cursor_execute", record := lambda *call: ran.append((call[2], call[3])))
+    try:
+        yield ran
+    finally:
+        event.remove(Engine, "before_cursor_execute", record)

@@ -4,8 +4,7 @@ import ctypes
 import socket
 import struct
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, closing, suppress
 
 from tests.postgresql import Server
 
@@ -72,10 +71,5 @@ def _forward(source: socket.socket, target: socket.socket, is_silent: threading.
             target.shutdown(socket.SHUT_WR)
 
 
-@contextmanager
-def line_to(server: Server) -> Iterator[Line]:
-    line = Line(server)
-    try:
-        yield line
-    finally:
-        line.close()
+def line_to(server: Server) -> AbstractContextManager[Line]:
+    return closing(Line(server))

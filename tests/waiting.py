@@ -1,8 +1,12 @@
-"""Waiting for what another thread, or another process, does."""
+"""Waiting for what another thread, or another process, does; and a service that runs meanwhile."""
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+Service = TypeVar("Service", bound=Any)
 
 
 def within(seconds: float, condition: Callable[[], object]) -> bool:
@@ -14,3 +18,13 @@ def within(seconds: float, condition: Callable[[], object]) -> bool:
         pause.wait(wait)
         wait = min(wait * 1.5, 0.1)  # to look at a root takes a hundredth of a second of a processor
     return True
+
+
+@contextmanager
+def running(service: Service, *how: float) -> Iterator[Service]:
+    """Start a service, and stop it at the end of the block; `how` is for the stop."""
+    service.start()
+    try:
+        yield service
+    finally:
+        service.stop(*how)

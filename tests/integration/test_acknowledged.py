@@ -17,19 +17,15 @@ from tests.made_once import empty_folder, lose_index, put_index_back, save_index
 from tests.preloaded import run
 from tests.rows import view_rows
 from tests.trash import delete
-from tests.waiting import within
+from tests.waiting import running, within
 
 
 def convert_all(settings: Settings) -> None:
     """Let the worker of a node convert what is due."""
     with Repository(settings) as repository:
         index = repository.index
-        worker = Worker(repository.archive, index, settings.convert, index.now)
-        worker.start()
-        try:
+        with running(Worker(repository.archive, index, settings.convert, index.now)):
             assert within(60.0, lambda: not index.series.count_open()), "not converted in time"
-        finally:
-            worker.stop()
 
 
 def remove_files(root: Path, lost: list[Sent]) -> None:

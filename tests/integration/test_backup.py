@@ -18,6 +18,7 @@ from tests.ingest import served, take
 from tests.made_once import IN_POSTGRESQL, copy_root, put_index_back
 from tests.preloaded import run
 from tests.rsync import Rsync
+from tests.waiting import running
 
 pytestmark = pytest.mark.slow
 
@@ -45,12 +46,8 @@ def audited(root: Path) -> Iterator[list[str]]:
         lines.append(detail)
         return {}
 
-    server = ControlServer(root, {"note-export": note})
-    server.start()
-    try:
+    with running(ControlServer(root, {"note-export": note})):
         yield lines
-    finally:
-        server.stop()
 
 
 class Senders:

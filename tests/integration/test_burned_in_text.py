@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -209,22 +210,15 @@ def test_a_confined_child_examines_and_one_that_dies_leaves_no_copy(tmp_path: Pa
         )
         return dcmread(into)
 
-    decoder = Decoder(workers=1)
-    try:
+    with closing(Decoder(workers=1)) as decoder:
         with pytest.raises(Withheld, match="text is seen in frame 1"):
             copied(decoder, "text", REFUSE)
         assert not into.read_bytes()
         assert copied(decoder, "plain", REFUSE).PatientIdentityRemoved == "YES"
         assert copied(decoder, "text", BLANK).BurnedInAnnotation == "NO"
-    finally:
-        decoder.close()
     for limit in ({"memory_bytes": 30_000_000}, {"cpu_seconds": 0}):
-        decoder = Decoder(workers=1, **limit)
-        try:
-            with pytest.raises(NotDecoded):
-                copied(decoder, "text", REFUSE)
-        finally:
-            decoder.close()
+        with closing(Decoder(workers=1, **limit)) as decoder, pytest.raises(NotDecoded):
+            copied(decoder, "text", REFUSE)
         assert not into.read_bytes()
 
 

@@ -133,33 +133,29 @@ def test_files_that_are_read_again_are_in_force_at_once_and_a_mistake_anywhere_c
 
 @pytest.mark.slow
 def test_what_is_set_stands_in_a_drop_in_and_is_in_force_without_a_restart(tmp_path: Path) -> None:
-    with Pacs() as before, Pacs() as after:
-        here = Started(settings_of(tmp_path / "root", web=HERE))
-        try:
-            for pacs in (before, after):
-                put(here, "peers.new", {"ae_title": "PACS", "host": "127.0.0.1", "port": pacs.port})
-                put(here, "routes.r", {"to": ["new"], "when": "instance-stored"})
-                here.receive(tmp_path)
-                until(lambda pacs=pacs: len(pacs.taken) == 2, DEADLINE_SECONDS, "where the peer is now")
-            assert len(before.taken) == 2
-            assert drop_in(here.root)["routes"] == {"r": {"to": ["new"], "when": "instance-stored"}}
-            assert pages_file(here.root).stat().st_mode & 0o777 == 0o600
-            assert here.settings.loaded_from.file_of("peers.new") == pages_file(here.root)
-            workers = {worker.lane: worker for worker in here.node._router.workers}
-            assert put(here, "peers.ct9", {"ae_title": "CT9"})["changed"] == ["peers.ct9"]
-            assert {worker.lane: worker for worker in here.node._router.workers} == workers, "the others stay"
-            for table, words in (
-                ("peers.modality", "is changed there"),
-                ("peers.gone", "somebody has removed it"),
-                ("peers.new", "routes.r: to: 'new' is neither"),
-            ):
-                with pytest.raises(UsageError, match=words):
-                    here.act("remove-table", table=table, who="chief")
-            for table in ("routes.r", "peers.new", "peers.ct9"):
+    with Pacs() as before, Pacs() as after, Started(settings_of(tmp_path / "root", web=HERE)) as here:
+        for pacs in (before, after):
+            put(here, "peers.new", {"ae_title": "PACS", "host": "127.0.0.1", "port": pacs.port})
+            put(here, "routes.r", {"to": ["new"], "when": "instance-stored"})
+            here.receive(tmp_path)
+            until(lambda pacs=pacs: len(pacs.taken) == 2, DEADLINE_SECONDS, "where the peer is now")
+        assert len(before.taken) == 2
+        assert drop_in(here.root)["routes"] == {"r": {"to": ["new"], "when": "instance-stored"}}
+        assert pages_file(here.root).stat().st_mode & 0o777 == 0o600
+        assert here.settings.loaded_from.file_of("peers.new") == pages_file(here.root)
+        workers = {worker.lane: worker for worker in here.node._router.workers}
+        assert put(here, "peers.ct9", {"ae_title": "CT9"})["changed"] == ["peers.ct9"]
+        assert {worker.lane: worker for worker in here.node._router.workers} == workers, "the others stay"
+        for table, words in (
+            ("peers.modality", "is changed there"),
+            ("peers.gone", "somebody has removed it"),
+            ("peers.new", "routes.r: to: 'new' is neither"),
+        ):
+            with pytest.raises(UsageError, match=words):
                 here.act("remove-table", table=table, who="chief")
-            assert (drop_in(here.root), here.states(), list(here.settings.peers)) == ({}, {}, ["modality"])
-        finally:
-            here.stop()
+        for table in ("routes.r", "peers.new", "peers.ct9"):
+            here.act("remove-table", table=table, who="chief")
+        assert (drop_in(here.root), here.states(), list(here.settings.peers)) == ({}, {}, ["modality"])
 
 
 def test_two_administrators_do_not_overwrite_each_other(tmp_path: Path) -> None:
@@ -285,9 +281,8 @@ def is_signed(received: Received) -> bool:
 
 @pytest.mark.slow
 def test_a_secret_does_not_go_to_another_address_and_is_shown_nowhere(tmp_path: Path, receiver: Receiver) -> None:
-    here = Started(settings_of(tmp_path / "root", web=HERE))
-    hook = {"on": STORED, "url": receiver.url}
-    try:
+    with Started(settings_of(tmp_path / "root", web=HERE)) as here:
+        hook = {"on": STORED, "url": receiver.url}
         put(here, "hooks.x", {**hook, "secret": SECRET})
         for keys in ({**hook, "url": receiver.url + "/other"}, {**hook, "url": receiver.url + "?x=y"}):
             with pytest.raises(UsageError, match="give the secret for it again"):
@@ -302,34 +297,32 @@ def test_a_secret_does_not_go_to_another_address_and_is_shown_nowhere(tmp_path: 
         here.receive(tmp_path)
         assert "webhook-signature" not in receiver.wait_for(6)[-1].headers
         assert not re.search("hidden|whsec", (here.root / "audit.jsonl").read_text())
-    finally:
-        here.stop()
 
 
 @pytest.mark.slow
 def test_what_waits_stays_with_a_changed_hook_and_is_dropped_only_if_somebody_agrees(tmp_path: Path) -> None:
-    with Receiver(lambda received: Answer(500)) as broken, Receiver() as whole:
-        here = Started(settings_of(tmp_path / "root", web=HERE))
-        try:
-            put(here, "hooks.x", {"on": STORED, "url": broken.url})
-            uids = here.receive(tmp_path)
-            until(lambda: waiting(here, "x") == 2, DEADLINE_SECONDS, "both wait")
-            with pytest.raises(UsageError, match=r"2 messages wait for \[hooks.x\].*--drop 2"):
-                here.act("remove-table", table="hooks.x", who="chief", drops=1)
-            here.act("pause-deliveries", lanes=LANES, paused=True)
-            uids += here.receive(tmp_path)
-            with pytest.raises(UsageError, match=r"messages wait for \[hooks.x\]"):
-                put(here, "hooks.x", {"on": ["study-quiet"], "url": broken.url})
-            put(here, "hooks.x", {"on": STORED, "url": whole.url})
-            here.act("pause-deliveries", lanes=LANES, paused=False)
-            here.act("retry-deliveries", lanes=LANES)
-            until(lambda: set(uids) <= reported(whole), DEADLINE_SECONDS, "what waited, at the new address")
-            here.act("pause-deliveries", lanes=LANES, paused=True)
-            here.receive(tmp_path)
-            assert here.act("remove-table", table="hooks.x", who="chief", drops=9)["dropped"] == 2
-            assert audited(here.root, "done: configuration: [hooks.x] removed; 2 messages dropped")
-        finally:
-            here.stop()
+    with (
+        Receiver(lambda received: Answer(500)) as broken,
+        Receiver() as whole,
+        Started(settings_of(tmp_path / "root", web=HERE)) as here,
+    ):
+        put(here, "hooks.x", {"on": STORED, "url": broken.url})
+        uids = here.receive(tmp_path)
+        until(lambda: waiting(here, "x") == 2, DEADLINE_SECONDS, "both wait")
+        with pytest.raises(UsageError, match=r"2 messages wait for \[hooks.x\].*--drop 2"):
+            here.act("remove-table", table="hooks.x", who="chief", drops=1)
+        here.act("pause-deliveries", lanes=LANES, paused=True)
+        uids += here.receive(tmp_path)
+        with pytest.raises(UsageError, match=r"messages wait for \[hooks.x\]"):
+            put(here, "hooks.x", {"on": ["study-quiet"], "url": broken.url})
+        put(here, "hooks.x", {"on": STORED, "url": whole.url})
+        here.act("pause-deliveries", lanes=LANES, paused=False)
+        here.act("retry-deliveries", lanes=LANES)
+        until(lambda: set(uids) <= reported(whole), DEADLINE_SECONDS, "what waited, at the new address")
+        here.act("pause-deliveries", lanes=LANES, paused=True)
+        here.receive(tmp_path)
+        assert here.act("remove-table", table="hooks.x", who="chief", drops=9)["dropped"] == 2
+        assert audited(here.root, "done: configuration: [hooks.x] removed; 2 messages dropped")
 
 
 def reported(receiver: Receiver) -> set[str]:
@@ -359,14 +352,13 @@ def test_a_change_waits_for_no_receiver_that_hangs_and_other_hooks_go_on(tmp_pat
 
 @pytest.mark.slow
 def test_rules_of_retention_that_are_set_ask_before_an_unusual_number_goes(tmp_path: Path) -> None:
-    here = Started(settings_of(tmp_path / "root", web=HERE))
-    [service] = [one for one in here.node.services if isinstance(one, Retention)]
+    with Started(settings_of(tmp_path / "root", web=HERE)) as here:
+        [service] = [one for one in here.node.services if isinstance(one, Retention)]
 
-    def waits_for() -> str:
-        with here.node._repository.index.reading() as index:
-            return index.retention.waits_for or ""
+        def waits_for() -> str:
+            with here.node._repository.index.reading() as index:
+                return index.retention.waits_for or ""
 
-    try:
         until(lambda: service._passed_at is not None, DEADLINE_SECONDS, "the first pass")
         for number in range(5):
             here.receive(tmp_path, PatientName=f"Due^{number}")
@@ -383,8 +375,6 @@ def test_rules_of_retention_that_are_set_ask_before_an_unusual_number_goes(tmp_p
             "what protects from mistakes stays as somebody has written it"
         )
         until(lambda: not waits_for(), DEADLINE_SECONDS, "nothing is asked by other rules")
-    finally:
-        here.stop()
 
 
 def test_a_folder_that_cannot_be_written_makes_the_answer_the_lines_to_add(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from node.settings.core import Storage
 from tests.crash.journal import new_series
 from tests.ingest import received
 from tests.preloaded import run
+from tests.waiting import running
 
 WORKING_NODE = """
 import sys, threading
@@ -124,11 +125,9 @@ def calls() -> Calls:
 @pytest.fixture
 def server(tmp_path: Path, gate: Gate, calls: Calls) -> Iterator[ControlServer]:
     actions = {"add": add, "refuse": refuse, "misuse": misuse, "fail": fail, "gate": gate, "count": calls}
-    server = ControlServer(tmp_path, actions)
-    server.start()
-    yield server
-    gate.may_end.set()
-    server.stop()
+    with running(ControlServer(tmp_path, actions)) as server:
+        yield server
+        gate.may_end.set()
 
 
 @pytest.fixture
@@ -399,12 +398,8 @@ def test_nobody_waits_for_a_stopped_node(tmp_path: Path, run_child: RunChild, mo
 def test_any_path_of_a_root_can_hold_the_socket(tmp_path: Path) -> None:
     root = tmp_path / ("deep" * 50) / ("deeper" * 30)
     root.mkdir(parents=True)
-    server = ControlServer(root, {"add": add})
-    server.start()
-    try:
+    with running(ControlServer(root, {"add": add})):
         assert request_action(root, "add", {"a": 1, "b": 2}) == {"sum": 3}
-    finally:
-        server.stop()
 
 
 def test_only_the_owner_of_the_root_may_open_the_socket(server: ControlServer, tmp_path: Path) -> None:
@@ -448,13 +443,8 @@ def test_an_action_is_performed_by_the_command_where_no_process_holds_the_root(s
 
 
 def test_an_action_is_performed_by_the_process_that_holds_the_root(settings: Settings, calls: Calls) -> None:
-    with Repository(settings):
-        server = ControlServer(settings.storage.root, {"count": calls})
-        server.start()
-        try:
-            assert perform_action(settings, "count") == {"count": 1}
-        finally:
-            server.stop()
+    with Repository(settings), running(ControlServer(settings.storage.root, {"count": calls})):
+        assert perform_action(settings, "count") == {"count": 1}
 
 
 @pytest.mark.slow
@@ -508,11 +498,6 @@ def test_more_series_are_reconverted_than_a_request_names(settings: Settings, mo
         connection.execute(
             f"INSERT INTO series ({', '.join(columns)}) {numbers} SELECT {copied} FROM n, (SELECT * FROM series)"
         )
-    with Repository(settings) as repository:
-        server = ControlServer(settings.storage.root, repository.actions.by_name)
-        server.start()
-        try:
-            done = run("reconvert", "--all", "--root", settings.storage.root)
-        finally:
-            server.stop()
+    with Repository(settings) as repository, running(ControlServer(settings.storage.root, repository.actions.by_name)):
+        done = run("reconvert", "--all", "--root", settings.storage.root)
     assert (done.returncode, done.stdout) == (0, "1500 series will be converted again\n"), done.stderr

@@ -14,7 +14,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -394,19 +394,16 @@ def test_the_least_memory_of_settings_is_enough_for_a_conversion(job: Conversion
 
 @pytest.mark.slow
 def test_a_child_that_the_kernel_kills_is_reported_as_such(job: ConversionJob) -> None:
-    converters, before = Converters(), children()
-    with ThreadPoolExecutor(1) as thread:
-        try:
-            os.mkfifo(fifo := job.folder.parent / "fifo")
-            waiting = dataclasses.replace(job, instances=(("1.2", fifo),))
-            running = thread.submit(converters.run, waiting, LIMITS, threading.Event())
-            with fifo.open("wb"):  # returns when the child reads
-                [child] = children() - before
-                os.kill(child, signal.SIGKILL)
-                with pytest.raises(ConverterDied, match="killed by SIGKILL"):
-                    running.result(60)
-        finally:
-            converters.close()
+    before = children()
+    with ThreadPoolExecutor(1) as thread, closing(Converters()) as converters:
+        os.mkfifo(fifo := job.folder.parent / "fifo")
+        waiting = dataclasses.replace(job, instances=(("1.2", fifo),))
+        running = thread.submit(converters.run, waiting, LIMITS, threading.Event())
+        with fifo.open("wb"):  # returns when the child reads
+            [child] = children() - before
+            os.kill(child, signal.SIGKILL)
+            with pytest.raises(ConverterDied, match="killed by SIGKILL"):
+                running.result(60)
 
 
 def test_a_cancelled_conversion_ends_at_once(job: ConversionJob, converters: Converters) -> None:

@@ -170,8 +170,7 @@ def test_a_job_without_end_is_ended(decoder: Decoder) -> None:
 
 @pytest.mark.slow
 def test_a_job_that_only_waits_is_ended_too_and_harms_no_other() -> None:
-    decoder = Decoder()
-    try:
+    with closing(Decoder()) as decoder:
         decoder.run(bytes, 1)  # which starts a child
         decoder._limits = replace(decoder._limits, deadline_seconds=2.0)
         began = time.monotonic()
@@ -182,8 +181,6 @@ def test_a_job_that_only_waits_is_ended_too_and_harms_no_other() -> None:
         assert 1.5 < time.monotonic() - began < 15
         decoder._limits = replace(decoder._limits, deadline_seconds=60.0)
         assert decoder.run(bytes, 3) == b"\0\0\0"
-    finally:
-        decoder.close()
 
 
 def test_a_job_ends_with_the_client_that_waits_for_it(decoder: Decoder) -> None:
@@ -231,13 +228,10 @@ def test_who_comes_when_many_wait_is_refused_at_once() -> None:
 
 @pytest.mark.slow
 def test_an_answer_that_would_fill_our_own_memory_stays_in_the_child(decoder: Decoder) -> None:
-    bounded = Decoder(max_answer_bytes=1000)
-    try:
+    with closing(Decoder(max_answer_bytes=1000)) as bounded:
         assert len(bounded.run(bytes, 1000)) == 1000
         with pytest.raises(NotDecoded, match="1001 bytes"):
             bounded.run(bytes, 1001)
-    finally:
-        bounded.close()
 
 
 @pytest.mark.slow

@@ -22,6 +22,7 @@ from tests import make
 from tests.acceptance.served import until
 from tests.integration.conftest import Root
 from tests.receivers import Answer, Received, Receiver, channel_of
+from tests.waiting import running
 
 ALL = ("instance-stored", "series-quiet", "volume-written", "volume-superseded", "series-failed", "study-quiet")
 
@@ -538,14 +539,10 @@ def test_a_slow_hook_holds_up_no_other_and_a_stop_does_not_wait_for_it(root: Roo
             for name, one in (("slow", slow), ("quick", quick))
             for name, one in (("slow", slow), ("quick", quick))
         }
-        notifier = Notifier(Settings(hooks=hooks), root.index, Metrics(), audit, root.results)
-        notifier.start()
-        try:
+        with running(Notifier(Settings(hooks=hooks), root.index, Metrics(), audit, root.results), 0.1):
             take(root, make.ct_series(4))
             slow.wait_for(1)
             quick.wait_for(4)
-        finally:
-            notifier.stop(0.1)
         [row] = [row for row in root.rows("SELECT * FROM v_hooks") if row["hook"] == "slow"]
         assert (row["instances_behind"], row["waiting"]) == (4, 0)  # it is told by the next start
         never.set()

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from pydicom import Dataset
-from sqlalchemy import Connection, Engine, event
+from sqlalchemy import Connection
 from sqlalchemy.exc import OperationalError
 
 from node.dicom.matching import Options, read_query
@@ -30,7 +30,7 @@ from tests import make
 from tests.acceptance.served import until
 from tests.integration.conftest import Root
 from tests.made_once import IN_POSTGRESQL
-from tests.rows import read_rows, write_rows
+from tests.rows import executed, read_rows, write_rows
 from tests.several_writers import received
 
 pytestmark = pytest.mark.postgresql
@@ -182,13 +182,8 @@ def test_a_part_of_a_text_is_looked_up_not_compared_with_all_rows(root: Root, le
 
 def steps_of(root: Root, read: Callable[[ReadIndex], object]) -> list[str]:
     """Return the steps of the plans of what is read."""
-    ran: list[tuple[str, Any]] = []
-    event.listen(Engine, "before_cursor_execute", record := lambda *call: ran.append((call[2], call[3])))
-    try:
-        with root.index.reading() as index:
-            read(index)
-    finally:
-        event.remove(Engine, "before_cursor_execute", record)
+    with executed() as ran, root.index.reading() as index:
+        read(index)
     queries = [(sql, values) for sql, values in ran if sql.lstrip().startswith(("SELECT", "WITH"))]
     assert queries
     with closing(sqlite3.connect(root.index.place)) as connection:

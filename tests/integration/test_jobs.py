@@ -36,6 +36,7 @@ from tests.integration.test_patients import number as number_of
 from tests.integration.test_patients import persons
 from tests.receivers import Answer, Received, Receiver, channel_of
 from tests.rows import read_rows
+from tests.waiting import running
 
 pytestmark = pytest.mark.postgresql
 
@@ -264,16 +265,12 @@ def test_each_host_removes_its_folders_of_ended_jobs_and_one_ends_those_that_are
     (ended / "report.pdf").write_bytes(b"of a patient")
     root.clock.move(101)
     monkeypatch.setattr(root.index.sharing, "has", lambda work: host == "this one")
-    expiry = JobExpiry(root.index, root.results, root.clock)
-    expiry.start()
-    try:
+    with running(JobExpiry(root.index, root.results, root.clock)) as expiry:
         until(lambda: not ended.exists(), 30, "the folder of no open job is gone")
         if host == "this one":
             until(lambda: jobs(root)[0]["state"] == "expired", 30, "the job is ended")
         else:
             assert (jobs(root)[0]["state"], expiry.step()) == ("running", None)
-    finally:
-        expiry.stop()
 
 
 @pytest.mark.slow

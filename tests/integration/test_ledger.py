@@ -3,10 +3,9 @@
 import datetime as dt
 import sqlite3
 from contextlib import closing
-from typing import Any, get_args
+from typing import get_args
 
 import pytest
-from sqlalchemy import Engine, event
 
 from node.index.engine.place import FILE_NAME
 from node.index.models.work import WorkRow
@@ -15,7 +14,7 @@ from node.index.work.ledger import Ended, Lane, NoSuchWork, Postponed, Work, Wor
 from node.index.work.messages import Attempt, PendingEvent
 from node.index.work.states import TRANSITIONS, Assignment, Counts, Download, Kind, Message, Move, Payload, State
 from tests.integration.conftest import Root
-from tests.rows import read_rows
+from tests.rows import executed, read_rows
 
 HOOK = Lane("hook", "one")
 
@@ -71,14 +70,10 @@ def test_in_a_lane_one_is_due_at_a_time_and_a_busy_lane_keeps_no_other_back(root
 
 @pytest.mark.sqlite("asks SQLite for its plan")
 def test_what_is_due_is_found_without_reading_what_has_ended(root: Root) -> None:
-    ran: list[tuple[str, Any]] = []
-    event.listen(Engine, "before_cursor_execute", record := lambda *call: ran.append((call[2], call[3])))
-    try:
+    with executed() as ran:
         root.index.work.due(("job", "retrieval"), root.clock())
         root.index.work.next_due_at(("job", "retrieval"), root.clock())
         root.index.work.resume({"job": 3}, root.clock())
-    finally:
-        event.remove(Engine, "before_cursor_execute", record)
     statements = [(sql, values) for sql, values in ran if "work.state" in sql and sql.startswith(("SELECT", "UPDATE"))]
     assert len(statements) >= 5
     with closing(sqlite3.connect(root.folder / FILE_NAME)) as connection:

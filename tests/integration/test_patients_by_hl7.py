@@ -18,6 +18,7 @@ from tests import make
 from tests.integration.conftest import Root
 from tests.integration.test_patients import PEOPLE, number, owners, table_rows, take
 from tests.protocol.test_hl7 import Sender, written
+from tests.waiting import running
 
 
 @pytest.fixture
@@ -186,15 +187,11 @@ def test_the_port_takes_them_beside_orders(root: Root, changes: OpenedRoot) -> N
     take(root, "NEW")
     steps = root.index.repository(ScheduledStepRepository)
     listener = MllpListener(WorklistSettings(hl7_port=0), "VOXELNODE", steps, Metrics(), patients=changes)
-    listener.start()
-    try:
-        with Sender(listener.port) as sender:
-            header = b"MSH|^~\\&|RIS|HOSPITAL|||20260101||ADT^A40|M1|P|2.5.1\r"
-            assert sender.send(header + b"PID|||NEW\rMRG|OLD\r") == ["MSA", "AA", "M1", "merged"]
-            assert sender.send(header + b"PID|||NEW\r")[1] == "AE"
-            assert sender.send(written())[1] == "AA"
-    finally:
-        listener.stop()
+    with running(listener), Sender(listener.port) as sender:
+        header = b"MSH|^~\\&|RIS|HOSPITAL|||20260101||ADT^A40|M1|P|2.5.1\r"
+        assert sender.send(header + b"PID|||NEW\rMRG|OLD\r") == ["MSA", "AA", "M1", "merged"]
+        assert sender.send(header + b"PID|||NEW\r")[1] == "AE"
+        assert sender.send(written())[1] == "AA"
     assert owners(root)[study] == "NEW"
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from pydicom import Dataset
-from pynetdicom import AE, evt
+from pynetdicom import evt
 
 from node.dicom.uids import STUDY_ROOT_FIND, VERIFICATION
 from node.extensions.peers.asking import Asking, Questioner
@@ -18,6 +18,7 @@ from node.settings.peers import Peer
 from tests import make
 from tests.integration.conftest import Root
 from tests.integration.test_lifecycle import due, events, settle, the_series, verdict
+from tests.peers import listening
 
 
 @dataclass
@@ -50,22 +51,16 @@ class Source:
 @pytest.fixture
 def source() -> Iterator[Source]:
     """A source that listens."""
-    found, ae = Source(), AE("PACS")
-    ae.add_supported_context(STUDY_ROOT_FIND)
-    server: Any = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_FIND, found.answer)])
-    found.port = server.server_address[1]
-    yield found
-    server.shutdown()
+    found = Source()
+    with listening("PACS", [(evt.EVT_C_FIND, found.answer)], STUDY_ROOT_FIND) as found.port:
+        yield found
 
 
 @pytest.fixture
 def echo_only() -> Iterator[int]:
     """The port of a peer that offers no C-FIND."""
-    ae = AE("PACS")
-    ae.add_supported_context(VERIFICATION)
-    server: Any = ae.start_server(("127.0.0.1", 0), block=False)
-    yield server.server_address[1]
-    server.shutdown()
+    with listening("PACS", (), VERIFICATION) as port:
+        yield port
 
 
 @dataclass

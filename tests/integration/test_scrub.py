@@ -20,6 +20,7 @@ from tests.acceptance.served import until
 from tests.converting import convert_with_all
 from tests.integration.conftest import QUICK, Root, flip
 from tests.preloaded import run
+from tests.waiting import running
 
 DAY = 86400
 DAYS = 30
@@ -77,14 +78,10 @@ def test_a_pass_finds_damaged_and_missing_files_once_and_they_are_taken_when_the
 @pytest.mark.slow
 def test_the_first_instances_wake_it_on_an_empty_archive(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("node.lifecycle.scrub.MIN_SLEEP_SECONDS", 1.0)
-    service = scrub(root)
-    service.start()
-    try:
+    with running(scrub(root)) as service:
         until(lambda: service.steps, 60, "the first step, which finds nothing")
         root.take(make.ct_series(1)[0])
         until(lambda: state(root).current is not None, 60, "the pass has begun")
-    finally:
-        service.stop()
 
 
 def test_a_file_that_is_whole_again_is_found(root: Root) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, event, func, select
+from sqlalchemy import func, select
 from structlog.testing import capture_logs
 
 from node.api import IndexFollower, OutOfResources
@@ -29,7 +29,7 @@ from node.runtime.metrics import Metrics
 from node.settings.section import Convert
 from tests import make
 from tests.integration.conftest import Root
-from tests.rows import give_locks_up_after, index_locked
+from tests.rows import executed, give_locks_up_after, index_locked
 from tests.waiting import within
 
 DEADLINE_SECONDS = 30.0
@@ -107,18 +107,10 @@ def test_a_queue_is_not_read_as_a_whole_while_a_series_is_due(root: Root) -> Non
     """The first moment at which a series was opened has no index: with a million series, each claim would read all."""
     root.take_all(make.ct_series(1))
     root.clock.move(61)
-    asked: list[str] = []
-
-    def note(connection: object, cursor: object, statement: str, *others: object) -> None:
-        asked.append(statement)
-
-    event.listen(Engine, "before_cursor_execute", note)
-    try:
+    with executed() as asked:
         assert root.index.series.is_due(root.clock(), LONG)
-    finally:
-        event.remove(Engine, "before_cursor_execute", note)
-    assert [one for one in asked if "due_at" in one]
-    assert not [one for one in asked if "min(series.open_since)" in one]
+    assert [one for one, _ in asked if "due_at" in one]
+    assert not [one for one, _ in asked if "min(series.open_since)" in one]
 
 
 def test_a_series_is_due_when_it_is_quiet_or_has_waited_longest(root: Root) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import nibabel as nib
@@ -27,8 +28,7 @@ def test_a_series_of_spectra_is_converted_with_its_verdict_and_its_sources(root:
         if number != 3:
             root.take(enhanced_spectra(signal(1, 1, 1, POINTS, seed=number), InstanceNumber=number, **uids))
     claimed = root.claim()
-    converters = Converters(objects=tuple(EXTENSION.objects))
-    try:
+    with closing(Converters(objects=tuple(EXTENSION.objects))) as converters:
         convert_series(
             claimed,
             root.archive,
@@ -37,8 +37,6 @@ def test_a_series_of_spectra_is_converted_with_its_verdict_and_its_sources(root:
             lambda job: converters.run(job, LIMITS, threading.Event()),
             root.clock,
         )
-    finally:
-        converters.close()
     [series] = root.rows("SELECT state, verdict, verdict_rule FROM v_series")
     assert tuple(series.values()) == ("converted", "incomplete", "instance-numbers")
     [volume] = root.rows("SELECT kind, format, dtype, shape, path, instances, echo_time_ms FROM v_volumes")

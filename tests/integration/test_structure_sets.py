@@ -1,7 +1,6 @@
 """A structure set in a node: converted with its images, whenever they come, change or go."""
 
 import datetime as dt
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from node.settings.section import Convert
 from tests import make
 from tests.converting import convert_with_all
 from tests.integration.conftest import QUICK, Root, flip
+from tests.waiting import running, within
 
 SQUARE = [(2.0, 2.0), (8.0, 2.0), (8.0, 10.0), (2.0, 10.0)]
 
@@ -262,14 +262,6 @@ def test_a_worker_makes_masks_of_a_study_that_comes_at_once(
     root.take_all([structures, *images])
     root.clock.move(61)
     convert = Convert(formats=["nifti"], workers=1)
-    worker = Worker(root.archive, root.index, convert, root.clock, objects=objects_of(installed()))
-    worker.start()
-    try:
-        pause = threading.Event()
-        for _ in range(600):
-            if state(root)[0] == "converted":
-                break
-            pause.wait(0.05)
-    finally:
-        worker.stop(20)
+    with running(Worker(root.archive, root.index, convert, root.clock, objects=objects_of(installed())), 20):
+        assert within(30, lambda: state(root)[0] == "converted")
     assert masks(root) == [(1, "[12, 16, 3]")]

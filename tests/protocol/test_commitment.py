@@ -18,6 +18,7 @@ from node.dicom.uids import STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE
 from node.receive.stored_files import report_damage
 from node.settings.peers import Peer
 from tests.make import corrected, ct_series
+from tests.peers import listening
 from tests.protocol.conftest import (
     CT_IMAGE_STORAGE,
     DEADLINE_SECONDS,
@@ -100,13 +101,9 @@ class Asker:
 def asker() -> Iterator[Asker]:
     """A peer that listens for results."""
     found = Asker()
-    ae = AE("ASKER")
-    ae.add_supported_context(STORAGE_COMMITMENT, scu_role=True, scp_role=True)
-    handlers: Any = [(evt.EVT_N_EVENT_REPORT, found.report)]
-    server: Any = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
-    found.port = int(server.server_address[1])
-    yield found
-    server.shutdown()
+    handlers = [(evt.EVT_N_EVENT_REPORT, found.report)]
+    with listening("ASKER", handlers, STORAGE_COMMITMENT, scu_role=True, scp_role=True) as found.port:
+        yield found
 
 
 def peers(asker: Asker) -> dict[str, Peer]:
@@ -322,19 +319,13 @@ def test_a_result_for_a_peer_without_a_host_that_has_left_is_given_up_at_once_an
 @pytest.mark.slow
 def test_the_node_proposes_the_role_of_a_provider(start_node: StartNode, asker: Asker) -> None:
     seen: list[Any] = []
-    ae = AE("ASKER")
-    ae.add_supported_context(STORAGE_COMMITMENT, scu_role=True, scp_role=True)
-    handlers: Any = [
+    handlers = [
         (evt.EVT_N_EVENT_REPORT, asker.report),
         (evt.EVT_REQUESTED, lambda event: seen.append(event.assoc.requestor.role_selection)),
     ]
-    server: Any = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
-    try:
-        asker.port = int(server.server_address[1])
+    with listening("ASKER", handlers, STORAGE_COMMITMENT, scu_role=True, scp_role=True) as asker.port:
         asker.ask(start_node(peers=peers(asker)), [(CT_IMAGE_STORAGE, "1.2.3")])
         assert asker.came.wait(DEADLINE_SECONDS)
-    finally:
-        server.shutdown()
     [roles] = seen
     role = roles[STORAGE_COMMITMENT]
     assert (role.scu_role, role.scp_role) == (False, True)

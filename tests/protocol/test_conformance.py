@@ -10,7 +10,7 @@ from pydicom import DataElement, Dataset
 from pydicom.config import IGNORE
 from pydicom.datadict import dictionary_VR
 from pydicom.uid import ImplicitVRLittleEndian, UID_dictionary
-from pynetdicom import AE, build_context, evt
+from pynetdicom import build_context, evt
 
 from node.api import Address, Settings, VoxelnodeError
 from node.association.client.association import verify
@@ -21,6 +21,7 @@ from node.dicom.uids import PATIENT_ROOT_FIND, STUDY_ROOT_FIND, STUDY_ROOT_GET, 
 from node.extensions.conformance.statement import statement_for_programs
 from node.extensions.peers.find import find
 from tests import make
+from tests.peers import listening
 from tests.protocol.conftest import CT_IMAGE_STORAGE, Running, StartNode, associate, identifier
 
 CONTEXTS_OF_AN_ASSOCIATION = 128
@@ -223,20 +224,15 @@ def test_contexts_are_proposed_as_the_statement_says(tables: dict[str, list[dict
         for context in event.assoc.requestor.requested_contexts:
             proposed[context.abstract_syntax] = [UID_dictionary[uid][0] for uid in context.transfer_syntax]
 
-    ae = AE("PEER")
-    ae.add_supported_context("1.2.3")  # none that is proposed
-    server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_REQUESTED, note)])
-    peer = Address("PEER", "127.0.0.1", server.socket.getsockname()[1])
     query = identifier("STUDY", StudyInstanceUID="1.2.3")
-    try:
+    with listening("PEER", [(evt.EVT_REQUESTED, note)], "1.2.3") as port:  # a class that is not proposed
+        peer = Address("PEER", "127.0.0.1", port)
         with suppress(VoxelnodeError):
             verify(peer, "VOXELNODE", 10)
         with suppress(VoxelnodeError):
             list(find(query, peer, "VOXELNODE", 10))
         with suppress(VoxelnodeError):
             request_commitment(peer, "VOXELNODE", "1.2.3", [(CT_IMAGE_STORAGE, "1.2.3")], 10)
-    finally:
-        server.shutdown()
     asked = {row["SOP Class UID"] for row in tables["dimse_services"] if "SCU" in row["Role"]} - {"", STUDY_ROOT_GET}
     assert proposed.keys() == asked
     verification, others, *_ = tables["proposed_contexts"]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from pynetdicom import AE, evt
+from pynetdicom import evt
 
 from node.api import Address
 from node.association.client.association import EchoFailed, NoAssociation, association, contexts_of, verify
@@ -17,6 +17,7 @@ from node.association.client.send import Outgoing, SendOutcome, batches, never_t
 from node.association.framing import InstanceBytes, SourceLost, fragment_pdus
 from node.dicom.uids import VERIFICATION
 from tests.make import ct_series
+from tests.peers import listening
 from tests.protocol.conftest import CT_IMAGE_STORAGE, pdu, pdv
 
 Script = Callable[[socket.socket], None]
@@ -111,18 +112,12 @@ def test_a_silent_peer_is_left_in_time(peer: Callable[..., int], steps: list[Scr
 
 def test_an_error_within_an_association_aborts_it() -> None:
     aborted = threading.Event()
-    ae = AE("PEER")
-    ae.add_supported_context(VERIFICATION)
-    handlers: Any = [(evt.EVT_ABORTED, lambda event: aborted.set())]
-    server: Any = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
-    try:
-        address = Address("PEER", "127.0.0.1", server.server_address[1])
+    with listening("PEER", [(evt.EVT_ABORTED, lambda event: aborted.set())], VERIFICATION) as port:
+        address = Address("PEER", "127.0.0.1", port)
         contexts = contexts_of([(VERIFICATION, [ImplicitVRLittleEndian])])
         with pytest.raises(ZeroDivisionError), association(address, "US", contexts, 5):
             raise ZeroDivisionError
         assert aborted.wait(10)
-    finally:
-        server.shutdown()
 
 
 def test_a_peer_that_goes_away_fails_what_is_left_and_is_not_asked_again(tmp_path: Path) -> None:
@@ -135,14 +130,9 @@ def test_a_peer_that_goes_away_fails_what_is_left_and_is_not_asked_again(tmp_pat
         event.assoc.abort()
         return 0x0000
 
-    ae = AE("PEER")
-    ae.add_supported_context(CT_IMAGE_STORAGE, ExplicitVRLittleEndian)
-    server: Any = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, leave)])
-    try:
-        address = Address("PEER", "127.0.0.1", server.server_address[1])
-        results = list(send(instances, address, "US", never_transcode, 5))
-    finally:
-        server.shutdown()
+    handlers = [(evt.EVT_C_STORE, leave)]
+    with listening("PEER", handlers, CT_IMAGE_STORAGE, transfer_syntax=ExplicitVRLittleEndian) as port:
+        results = list(send(instances, Address("PEER", "127.0.0.1", port), "US", never_transcode, 5))
     assert [sent.fate for sent in results] == [SendOutcome.FAILED] * 3
     assert all("aborted" in sent.reason or "closed" in sent.reason or "broke" in sent.reason for sent in results)
 

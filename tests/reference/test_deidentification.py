@@ -98,8 +98,7 @@ def test_nothing_leaks_from_what_routes_send_and_from_what_downloads_contain(cor
         "destinations": {"SHARE": {"kind": "folder", "folder": sent}},
         "routes": {"out": {"when": "instance-stored", "to": ["SHARE"], "deidentify": "trial"}},
     }
-    site = open_site(tmp_path / "root", tables)
-    try:
+    with open_site(tmp_path / "root", tables) as site:
         run_routes(site, "out/SHARE")  # which receives events from now on
         import_instances((corpus, PYDICOM_FILES, PYDICOM_DATA), site.store.ingest)
         site.convert(seconds=900)
@@ -151,5 +150,3 @@ def test_nothing_leaks_from_what_routes_send_and_from_what_downloads_contain(cor
         assert found == []
         refused = sum(count for what, count in left_out.items() if what.startswith("dicom"))
         assert len(downloaded) + refused == len(originals)
-    finally:
-        site.close()

@@ -3,7 +3,7 @@
 import json
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import tomlkit
 from playwright.sync_api import Page
@@ -80,6 +80,12 @@ class Started:
 
     def stop(self) -> None:
         self.node.stop(5)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.stop()
 
 
 def chief_of(settings: Settings) -> None:

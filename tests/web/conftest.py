@@ -39,7 +39,7 @@ from node.writers.options import write_options
 from tests import make
 from tests.ingest import indexed
 from tests.made_once import converters, decoder
-from tests.waiting import within
+from tests.waiting import running, within
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -198,11 +198,8 @@ class Site:
         objects = objects_of(enabled(self.services.settings))
         worker = Worker(self.store.archive, self.store.index, self.services.settings.convert, objects=objects)
         worker._converters = converters(objects, write_options(self.services.settings.convert))
-        worker.start()
-        try:
+        with running(worker, 10):
             until(self.is_settled, seconds)
-        finally:
-            worker.stop(10)
 
     def is_settled(self) -> bool:
         with self.store.index.reading() as index:

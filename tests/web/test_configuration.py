@@ -28,9 +28,8 @@ def test_peers_routes_and_hooks_are_set_and_removed_in_the_browser_while_the_nod
 ) -> None:
     settings = settings_of(tmp_path / "root", pacs, web={**WEB, "hook_networks": ["127.0.0.0/8"]}, **FILES)
     chief_of(settings)
-    here = Started(settings)
-    visitor = visit(here.url)
-    try:
+    with Started(settings) as here:
+        visitor = visit(here.url)
         with Receiver() as receiver:
             page = signed_in(visitor)
             for of_file in page.locator("tr", has=page.get_by_role("rowheader", name="file")).all():
@@ -131,8 +130,6 @@ def test_peers_routes_and_hooks_are_set_and_removed_in_the_browser_while_the_nod
             assert "done: configuration: [routes.night] removed; 2 messages dropped" in [one["detail"] for one in lines]
             assert SECRET not in (here.root / "audit.jsonl").read_text()
             visitor.close()
-    finally:
-        here.stop()
 
 
 @pytest.mark.slow
@@ -178,8 +175,7 @@ def test_rules_of_retention_are_set_and_applied_in_the_browser(tmp_path: Path, v
 def test_a_stale_form_and_a_folder_that_cannot_be_written_are_reported_on_the_page(tmp_path: Path) -> None:
     settings = settings_of(tmp_path / "root", web=WEB)
     chief_of(settings)
-    here = Started(settings)
-    try:
+    with Started(settings) as here:
         headers = {"Origin": here.url.rstrip("/"), "Accept": "text/html"}
         with httpx2.Client(base_url=here.url, headers=headers) as client:
             client.post("/login", data={"name": "chief", "password": PASSWORD})
@@ -201,5 +197,3 @@ def test_a_stale_form_and_a_folder_that_cannot_be_written_are_reported_on_the_pa
             writer.post("/login", data={"name": "writer", "password": PASSWORD})
             for path in ("/administration/set/peers", "/administration/configuration/apply"):
                 assert writer.post(path, data=form).status_code == 403
-    finally:
-        here.stop()

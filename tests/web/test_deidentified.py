@@ -69,11 +69,10 @@ def tables(key: Path, **others: Any) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def here(tmp_path_factory: pytest.TempPathFactory, key: Path) -> Iterator[Site]:
     """A node with the study and what cannot be cleaned of it; only for reading."""
-    site = open_site(tmp_path_factory.mktemp("here") / "root", tables(key)).serving()
-    site.take(*identified(), *not_clean())
-    site.convert()
-    yield site
-    site.close()
+    with open_site(tmp_path_factory.mktemp("here") / "root", tables(key)).serving() as site:
+        site.take(*identified(), *not_clean())
+        site.convert()
+        yield site
 
 
 def searched(content: bytes) -> bytes:

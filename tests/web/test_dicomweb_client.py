@@ -70,8 +70,7 @@ def test_every_series_of_the_corpus_comes_out_as_it_went_in(
 ) -> None:
     from node.receive.import_files import import_instances
 
-    site = open_site(tmp_path_factory.mktemp("corpus") / "root")
-    try:
+    with open_site(tmp_path_factory.mktemp("corpus") / "root") as site:
         folders = [corpus_folder() / name for name in ("dcm_qa_ct", "pydicom", "derived/ko-pr-pdf", "dcmqi/seg-liver")]
         assert import_instances(folders, site.services.ingest).stored > 10
         web = DICOMwebClient(f"{site.url}/dicom-web")
@@ -86,5 +85,3 @@ def test_every_series_of_the_corpus_comes_out_as_it_went_in(
             assert {ds.SOPInstanceUID: ds for ds in web.iter_series(*place, media_types=STORED)} == expected
             assert len(web.retrieve_series_metadata(*place)) == len(expected)
         web._session.close()
-    finally:
-        site.close()

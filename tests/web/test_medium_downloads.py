@@ -21,14 +21,13 @@ STUDY, OTHER = "1.2.3", "1.2.4"
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """Two studies of two people: images, a compressed one, a report, and what has no place on media."""
-    site = open_site(tmp_path_factory.mktemp("media") / "root").serving()
-    site.take(*make.ct_series(2, study_uid=STUDY, series_uid="1.2.3.1", PatientID="P1"))
-    compressed = make.ct_series(1, study_uid=STUDY, series_uid="1.2.3.2", PatientID="P1")[0]
-    compressed.compress(RLELossless)
-    site.take(compressed, make.structured_report(study_uid=OTHER, series_uid="1.2.4.1", PatientID="P2"))
-    site.take(make.instance(sop_class_uid="1.2.840.10008.5.1.4.39.1", study_uid=OTHER, PatientID="P2"))
-    yield site
-    site.close()
+    with open_site(tmp_path_factory.mktemp("media") / "root").serving() as site:
+        site.take(*make.ct_series(2, study_uid=STUDY, series_uid="1.2.3.1", PatientID="P1"))
+        compressed = make.ct_series(1, study_uid=STUDY, series_uid="1.2.3.2", PatientID="P1")[0]
+        compressed.compress(RLELossless)
+        site.take(compressed, make.structured_report(study_uid=OTHER, series_uid="1.2.4.1", PatientID="P2"))
+        site.take(make.instance(sop_class_uid="1.2.840.10008.5.1.4.39.1", study_uid=OTHER, PatientID="P2"))
+        yield site
 
 
 def fetched(client: httpx2.Client, answer: httpx2.Response) -> zipfile.ZipFile:

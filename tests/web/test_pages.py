@@ -68,23 +68,22 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
     """A head; a knee with a whole, an incomplete and a refused series and a report; hostile names. Only for reading."""
     folder = tmp_path_factory.mktemp("pages")
     new_key_file(folder / "key")
-    site = open_site(folder / "root", {"deidentify": {"trial": {"key": folder / "key"}}}).serving()
-    phantom = head_phantom()
-    site.take(*phantom.instances)
-    site.take(*_knee())
-    site.take(*make.ct_series(4, study_uid=HOSTILE_STUDY, series_uid="1.2.66.1", **HOSTILE))
-    long = {"PatientName": "A" * 64, "PatientID": "9" * 64, "StudyDescription": "W" * 64}
-    site.take(*make.ct_series(3, study_uid="1.2.67", series_uid="1.2.67.1", **long))
-    site.convert()
-    first = make.instance(study_uid="1.2.68", series_uid="1.2.68.1", sop_instance_uid="1.2.68.1.1")
-    site.take(first)
-    first.PatientComments = "other bytes under the same UID"
-    site.take(first)
-    refused = Refused("association", "called AE title", "called X", "call us VOXELNODE", "10.0.0.1", SCRIPT, "X")
-    now = dt.datetime.now(dt.UTC)
-    site.store.index.rejections.record([CountedRefusal(refused, 3, now, now)])
-    yield Shown(site, _place(phantom.instances[0]), _place(_knee()[0]))
-    site.close()
+    with open_site(folder / "root", {"deidentify": {"trial": {"key": folder / "key"}}}).serving() as site:
+        phantom = head_phantom()
+        site.take(*phantom.instances)
+        site.take(*_knee())
+        site.take(*make.ct_series(4, study_uid=HOSTILE_STUDY, series_uid="1.2.66.1", **HOSTILE))
+        long = {"PatientName": "A" * 64, "PatientID": "9" * 64, "StudyDescription": "W" * 64}
+        site.take(*make.ct_series(3, study_uid="1.2.67", series_uid="1.2.67.1", **long))
+        site.convert()
+        first = make.instance(study_uid="1.2.68", series_uid="1.2.68.1", sop_instance_uid="1.2.68.1.1")
+        site.take(first)
+        first.PatientComments = "other bytes under the same UID"
+        site.take(first)
+        refused = Refused("association", "called AE title", "called X", "call us VOXELNODE", "10.0.0.1", SCRIPT, "X")
+        now = dt.datetime.now(dt.UTC)
+        site.store.index.rejections.record([CountedRefusal(refused, 3, now, now)])
+        yield Shown(site, _place(phantom.instances[0]), _place(_knee()[0]))
 
 
 def _knee() -> list[Any]:

@@ -109,11 +109,10 @@ def test_threads_that_answer_members_have_their_scope() -> None:
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    site = open_site(tmp_path_factory.mktemp("shared") / "root", authentication="always").serving()
-    enter(site)
-    site.convert()
-    yield site
-    site.close()
+    with open_site(tmp_path_factory.mktemp("shared") / "root", authentication="always").serving() as site:
+        enter(site)
+        site.convert()
+        yield site
 
 
 ABSENT = {"study": "1.2.999", "series": "1.2.999.1", "instance": "1.2.999.1.1"}

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from pynetdicom import AE
 from pynetdicom.sop_class import Verification
 
 from node.api import reading, send_files
 from node.association.client.association import NoAssociation, verify
 from tests import make
 from tests.acceptance.served import Served
+from tests.peers import listening
 from tests.web.conftest import open_site, until
 
 pytestmark = pytest.mark.slow
@@ -53,11 +53,8 @@ def test_each_page_says_that_nothing_is_accepted_and_how_much_room_there_is(tmp_
 @pytest.fixture
 def echoing() -> Iterator[int]:
     """The port of a peer that answers C-ECHO."""
-    peer = AE("PACS")
-    peer.add_supported_context(Verification)
-    server = peer.start_server(("127.0.0.1", 0), block=False)
-    yield server.socket.getsockname()[1]
-    server.shutdown()
+    with listening("PACS", (), Verification) as port:
+        yield port
 
 
 def test_the_status_of_a_served_node(tmp_path: Path, echoing: int) -> None:

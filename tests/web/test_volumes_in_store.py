@@ -41,18 +41,17 @@ class Far(NamedTuple):
 def far(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Far]:
     folder = tmp_path_factory.mktemp("far")
     (folder / "store").mkdir()
-    site = open_site(folder / "root", storage={"url": f"file://{folder}/store", "cache_bytes": 0})
-    site.store.index.deliveries.begin("hook", {Lane("hook", "copy"): ("volume-written",)})
-    site.take(*make.ct_series(3, StudyInstanceUID=STUDY, SeriesInstanceUID=SERIES))
-    site.convert()
-    made = {path.name: path.read_bytes() for path in site.root.glob("volumes/*/*/*/*")}
-    remote = site.store.archive.remote
-    uploads = ObjectUploads(site.store.archive, remote, site.store.index, site.store.metrics)
-    while uploads.step() == 0.0:
-        pass
-    forget(site)
-    yield Far(site, made, folder / "store")
-    site.close()
+    with open_site(folder / "root", storage={"url": f"file://{folder}/store", "cache_bytes": 0}) as site:
+        site.store.index.deliveries.begin("hook", {Lane("hook", "copy"): ("volume-written",)})
+        site.take(*make.ct_series(3, StudyInstanceUID=STUDY, SeriesInstanceUID=SERIES))
+        site.convert()
+        made = {path.name: path.read_bytes() for path in site.root.glob("volumes/*/*/*/*")}
+        remote = site.store.archive.remote
+        uploads = ObjectUploads(site.store.archive, remote, site.store.index, site.store.metrics)
+        while uploads.step() == 0.0:
+            pass
+        forget(site)
+        yield Far(site, made, folder / "store")
 
 
 def forget(site: Site) -> None:

@@ -227,9 +227,8 @@ def world(
     """A node with both kinds of views that a scope can have."""
     monkeypatch.setattr("node.index.engine.narrowed.MAX_LISTED", request.param)
     copy_root(root, tmp_path / "root")
-    site = open_site(tmp_path / "root", authentication="always")
-    yield World(site)
-    site.close()
+    with open_site(tmp_path / "root", authentication="always") as site:
+        yield World(site)
 
 
 @pytest.mark.sample(0, 1)
