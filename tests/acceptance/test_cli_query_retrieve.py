@@ -12,7 +12,7 @@ from pydicom.uid import RLELossless, generate_uid
 from node.api import Index, send_files
 from node.runtime.metrics import Metrics
 from tests.acceptance.served import Served
-from tests.make import ct_series, mr_series
+from tests.make import ct_series, mr_series, saved
 from tests.preloaded import run
 from tests.rows import view_rows
 
@@ -36,10 +36,7 @@ def series(tmp_path_factory: pytest.TempPathFactory) -> list[FileDataset]:
 def source(tmp_path_factory: pytest.TempPathFactory, series: list[FileDataset]) -> Iterator[Served]:
     """A node that holds one study."""
     folder = tmp_path_factory.mktemp("source")
-    paths = []
-    for ds in series:
-        paths.append(folder / f"{ds.SOPInstanceUID}.dcm")
-        ds.save_as(paths[-1], enforce_file_format=True)
+    paths = saved(series, folder)
     with Served(folder / "root", **NO_WEB) as node:
         send_files(paths, node.address, "SENDER")
         yield node

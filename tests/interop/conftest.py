@@ -17,7 +17,7 @@ from pydicom.uid import generate_uid
 
 from node.association.client.send import send_files
 from tests.acceptance.served import Served
-from tests.make import ct_series, mr_series
+from tests.make import ct_series, mr_series, saved
 from tests.programs import needs
 from tests.waiting import within
 
@@ -75,11 +75,7 @@ def study() -> list[FileDataset]:
 
 def stored(node: Served, instances: list[FileDataset], folder: Path) -> None:
     """Send instances to a node."""
-    paths = []
-    for ds in instances:
-        paths.append(folder / f"{ds.SOPInstanceUID}.dcm")
-        ds.save_as(paths[-1], enforce_file_format=True)
-    send_files(paths, node.address, "SENDER")
+    send_files(saved(instances, folder), node.address, "SENDER")
 
 
 @dataclass

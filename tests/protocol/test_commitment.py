@@ -17,7 +17,7 @@ from node.association.framing import encoded
 from node.dicom.uids import STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE
 from node.receive.stored_files import report_damage
 from node.settings.peers import Peer
-from tests.make import corrected, ct_series
+from tests.make import corrected, ct_series, saved
 from tests.peers import listening
 from tests.protocol.conftest import (
     CT_IMAGE_STORAGE,
@@ -35,7 +35,7 @@ from tests.protocol.conftest import (
     status_of,
     until,
 )
-from tests.protocol.test_retrieve import saved, stored
+from tests.protocol.test_retrieve import stored
 
 COMMITMENTS = "SELECT * FROM v_commitments"
 ACTION_MESSAGE_ID = 9

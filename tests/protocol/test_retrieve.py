@@ -37,7 +37,7 @@ from node.extensions.peers.get import RetrieveTarget
 from node.extensions.peers.get import get as get_into
 from node.index.search.finder import QueryRefused
 from node.settings.peers import Dicom, Peer
-from tests.make import ct_series, instance, misencoded, mr_series, rgb_capture
+from tests.make import ct_series, instance, misencoded, mr_series, rgb_capture, saved
 from tests.protocol.conftest import (
     CT_IMAGE_STORAGE,
     VERIFICATION,
@@ -129,15 +129,6 @@ def stored(node: Running, series: list[FileDataset], folder: Path) -> list[FileD
     """Send instances to the node."""
     send_files(saved(series, folder), node.address, "SENDER")
     return series
-
-
-def saved(series: list[FileDataset], folder: Path) -> list[Path]:
-    """Write instances to files of a folder."""
-    paths = []
-    for ds in series:
-        paths.append(folder / f"{ds.SOPInstanceUID}.dcm")
-        ds.save_as(paths[-1], enforce_file_format=True)
-    return paths
 
 
 def move(

@@ -11,7 +11,6 @@ import ssl
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache, cached_property
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -20,7 +19,7 @@ import pytest
 from argon2 import PasswordHasher
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
-from pydicom import Dataset, FileDataset, dcmwrite
+from pydicom import FileDataset
 from starlette.testclient import TestClient, _TestClientTransport
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -38,6 +37,7 @@ from node.web.server import WebServer
 from node.writers.options import write_options
 from tests import make
 from tests.ingest import indexed
+from tests.integration.conftest import data_set_bytes
 from tests.made_once import converters, decoder
 from tests.waiting import running, within
 
@@ -187,10 +187,7 @@ class Site:
         for ds in instances:
             announced = Announced(ds.SOPClassUID, ds.SOPInstanceUID, ds.file_meta.TransferSyntaxUID)
             incoming = self.store.ingest.begin(announced, Origin("dicom", "MODALITY", "VOXELNODE", "127.0.0.1:1"))
-            stream = BytesIO()
-            syntax = ds.file_meta.TransferSyntaxUID
-            dcmwrite(stream, Dataset(ds), implicit_vr=syntax.is_implicit_VR, little_endian=syntax.is_little_endian)
-            incoming.take_fragment(stream.getvalue())
+            incoming.take_fragment(data_set_bytes(ds))
             indexed(incoming)
 
     def convert(self, seconds: float = 90) -> None:

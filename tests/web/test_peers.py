@@ -39,10 +39,7 @@ def dcmtk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     (folder / "db").mkdir()
     about = {"study_uid": STUDY, "PatientID": "P-90", "PatientName": NAME, "SpecificCharacterSet": "ISO_IR 192"}
     instances = [*make.ct_series(4, series_uid=CT, **about), *make.mr_series(3, series_uid=MR, **about)]
-    paths = []
-    for ds in instances:
-        paths.append(folder / f"{ds.SOPInstanceUID}.dcm")
-        ds.save_as(paths[-1], enforce_file_format=True)
+    paths = make.saved(instances, folder)
     peer, port = started(folder)
     with peer:
         try:
