@@ -59,11 +59,6 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 
-def tls_words(tls_port: int | None) -> str:
-    """Return in words what listens beside the port of associations; empty: nothing does."""
-    return f"TLS on port {tls_port}" if tls_port is not None else ""
-
-
 @dataclass(frozen=True, slots=True)
 class Endpoints:
     """Addresses at which a running node accepts associations and HTTP requests."""
@@ -191,7 +186,7 @@ class Node:
                 host=dicom.host,
                 port=dicom.port,
                 ae_title=dicom.ae_title,
-                detail=tls_words(self.listener.tls_port),
+                detail=f"TLS on port {self.listener.tls_port}" if self.listener.tls_port is not None else "",
             )
         else:
             log.info("ready")

@@ -103,8 +103,9 @@ class Repository:
         of them, the next start begins with the first.
         """
         self._make_parts(root, settings, new_index=new_index)
-        self._take_over_history(previous)
-        self._finish_deletions()
+        if previous is not None:  # before any file is looked at: some were to go
+            self.index.salvage.begin(previous)
+        resume_deletions(self.archive, self.index, self.index.now())  # before files without a row are adopted
         is_older, marked = self._mark_missing_if_older()
         self._hold_retention_if_labels_are_lost(settings, previous, is_new=new_index, is_older=is_older)
         self._apply_journal()
@@ -167,15 +168,6 @@ class Repository:
     def _is_new(self, folder: str) -> bool:
         """Return whether a folder is that of volumes, and there are none: nothing that was acknowledged lies there."""
         return folder == VOLUMES and not has_volumes(self.index)
-
-    def _take_over_history(self, previous: OldIndex | None) -> None:
-        """Take deletions and decisions over from a previous index, before any file is looked at: some were to go."""
-        if previous is not None:
-            self.index.salvage.begin(previous)
-
-    def _finish_deletions(self) -> None:
-        """Remove the files of deletions that a crash interrupted, before files without a row are adopted."""
-        resume_deletions(self.archive, self.index, self.index.now())
 
     def _mark_missing_if_older(self) -> tuple[bool, Mapping[str, set[str]]]:
         """Mark the rows without files of an index that is older than the journal, before the journal is applied.

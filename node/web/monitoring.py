@@ -101,10 +101,7 @@ async def readyz(node: Node, role: Role | None = None, scope: Literal["host", "c
 async def _answered(
     node: Services, threads: ThreadPoolExecutor, look: Callable[[], dict[str, Any]], seconds: float | None
 ) -> dict[str, Any]:
-    def look_at_whole() -> dict[str, Any]:
-        with within(None):  # nobody is asked who they are, and the answer names no series
-            return look()
-
+    look_at_whole = within(None)(look)  # nobody is asked who they are, and the answer names no series
     try:
         return await asyncio.wait_for(asyncio.get_running_loop().run_in_executor(threads, look_at_whole), seconds)
     except TimeoutError:

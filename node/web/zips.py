@@ -249,7 +249,7 @@ def instances_zip(
 
     What is changed is made when its turn comes, so nobody knows the length before.
     """
-    if not any(_is_identified(content) for _, content in entries):
+    if not any(isinstance(content, StoredInstance) and content.identity is not None for _, content in entries):
         planned = PlannedZip(entries, node.archive, partial(stored_file, node), known_of(request))
         return zip_response(request, planned, headers, audit, status)
     headers = {"Content-Type": ZIP, **headers}
@@ -257,10 +257,6 @@ def instances_zip(
         return Response(status_code=status, headers=headers)
     audit("")
     return Streamed(zip_stream(_leaving(node, entries)), status, headers)
-
-
-def _is_identified(content: Content) -> bool:
-    return isinstance(content, StoredInstance) and content.identity is not None
 
 
 def _leaving(node: Services, entries: Iterable[tuple[str, Content]]) -> Iterator[Member]:

@@ -305,9 +305,8 @@ def left_in(folder: Path, manifest: Manifest | None, hook: str, refused: list[st
             manifest = _read_manifest(descriptor)
     listed = entries_of(sizes.keys() - {MANIFEST}, manifest, Algorithm(name=hook, version="unknown"), refused)
     entries = [one for one in listed if sizes[one.file] <= MAX_BYTES[one.kind]]
-    for one in listed:
-        if one not in entries:
-            refused.append(f"{one.file}: the file is larger than {MAX_BYTES[one.kind]} bytes")
+    large = [one for one in listed if one not in entries]
+    refused += [f"{one.file}: the file is larger than {MAX_BYTES[one.kind]} bytes" for one in large]
     if sum(sizes[one.file] for one in entries) > MAX_JOB_BYTES:
         raise ResultRefused(f"the files of a job may have {MAX_JOB_BYTES} bytes")
     return entries

@@ -164,7 +164,7 @@ def find_copies(frames: Sequence[Frame], dataset_of: Callable[[str], Dataset]) -
     whole = _whole_times_by_number(bins)
     header_of = cache(lambda uid: _header_digest(uid, dataset_of))
     copies = [copy for group in groups for copy in _copies_among(sorted(group, key=_export_order), whole, header_of)]
-    if all(_is_blank(copy.original) for copy in copies):
+    if all(float(np.ptp(read_frame(copy.original))) == 0 for copy in copies):
         copies = [copy for copy in copies if _export(copy.frame) == _export(copy.original)]
     return copies
 
@@ -297,7 +297,3 @@ def _copies_among(group: Sequence[Frame], whole: Labels, header_of: Callable[[st
 def _pixel_digest(frame: Frame) -> bytes:
     pixels = np.ascontiguousarray(read_frame(frame))
     return hashlib.sha256(f"{pixels.shape} {pixels.dtype}".encode() + pixels.tobytes()).digest()
-
-
-def _is_blank(frame: Frame) -> bool:
-    return float(np.ptp(read_frame(frame))) == 0

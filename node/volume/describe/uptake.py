@@ -293,10 +293,6 @@ def _height_cm(ds: Dataset) -> float:
     return height
 
 
-def _body_weight_g(ds: Dataset) -> float:
-    return 1000 * _weight_kg(ds)
-
-
 def _lean_body_mass_g(ds: Dataset, quadratic_of_men: float) -> float:
     """Return the lean body mass by James' formula; men's quadratic term has been published with 120 and with 128."""
     terms = {"M": (1.10, quadratic_of_men), "F": (1.07, 148.0)}.get(text(ds, "PatientSex"))
@@ -317,7 +313,7 @@ def _body_surface_cm2(ds: Dataset) -> float:
 
 SUV_TYPES: Mapping[str, Callable[[Dataset], float]] = MappingProxyType(
     {
-        BODY_WEIGHT: _body_weight_g,
+        BODY_WEIGHT: lambda ds: 1000 * _weight_kg(ds),
         "LBM": lambda ds: _lean_body_mass_g(ds, 120.0),
         "LBMJAMES128": lambda ds: _lean_body_mass_g(ds, 128.0),
         BODY_SURFACE: _body_surface_cm2,

@@ -187,12 +187,8 @@ def api_router(allowed: Sequence[Any], *tags: str) -> APIRouter:
         dependencies=[Depends(_token), *allowed, Depends(_known_parameters_only)],
         responses=problems(),
         route_class=ApiRoute,
-        generate_unique_id_function=_operation_id,
+        generate_unique_id_function=lambda route: route.name,
     )
-
-
-def _operation_id(route: APIRoute) -> str:
-    return route.name
 
 
 MAX_ROWS = 1000
