@@ -186,14 +186,20 @@ def periodic_pixels_take_no_time_away(origin: RealSeries, draw: Draw, _: Sibling
     assert [each.shape for each in volumes_of(assembly)] == [each.shape for each in volumes_of(plain)]
 
 
+def incomplete(left: Sequence[FileDataset], origin: RealSeries) -> Assembly:
+    """Return what is assembled of the instances that are left of a series, which is sound and not called complete."""
+    assembly = assemble(left)
+    assert_sound(assembly, left, origin)
+    assert judged(left, assembly).state != "complete"
+    return assembly
+
+
 def a_lost_time_is_told(origin: RealSeries, draw: Draw, _: Sibling) -> None:
     volume = draw(st.sampled_from([volume for volume in origin.volumes if volume.times > 2] or [None]))
     assume(volume is not None)
     lost = origin.instances_by_time(volume)[draw(st.integers(1, volume.times - 2))]
     left = [ds for ds in origin.datasets if str(ds.SOPInstanceUID) not in lost]
-    assembly = assemble(left)
-    assert_sound(assembly, left, origin)
-    assert judged(left, assembly).state != "complete"
+    assembly = incomplete(left, origin)
     for each in volumes_of(assembly):
         if WarningKind.MISSING_TIME in {warning.name for warning in each.warnings}:
             assert each.time_step_s is None
@@ -219,9 +225,7 @@ def a_lost_run_is_told(origin: RealSeries, draw: Draw, _: Sibling) -> None:
     first = draw(st.integers(1, count - 2))
     last = draw(st.integers(first, count - 2))
     left = [*origin.datasets[:first], *origin.datasets[last + 1 :]]
-    assembly = assemble(left)
-    assert_sound(assembly, left, origin)
-    assert judged(left, assembly).state != "complete"
+    incomplete(left, origin)
 
 
 def an_echo_that_lost_slices_is_told(origin: RealSeries, draw: Draw, _: Sibling) -> None:
@@ -231,9 +235,7 @@ def an_echo_that_lost_slices_is_told(origin: RealSeries, draw: Draw, _: Sibling)
     own = sorted({source.sop_instance_uid for source in volume.sources})
     lost = set(draw(st.lists(st.sampled_from(own), min_size=1, max_size=len(own) - 1, unique=True)))
     left = [ds for ds in origin.datasets if str(ds.SOPInstanceUID) not in lost]
-    assembly = assemble(left)
-    assert_sound(assembly, left, origin)
-    assert judged(left, assembly).state != "complete"
+    assembly = incomplete(left, origin)
     assert assembly.refusals or reported(assembly) & {
         WarningKind.UNEQUAL_STACKS,
         WarningKind.MISSING_TIME,
@@ -498,9 +500,7 @@ def a_slice_lost_of_each_time_is_told(origin: RealSeries, draw: Draw, _: Sibling
     assume(is_numbered(origin.datasets) or len(places) < volume.times or len({index for _, index in places}) > 1)
     lost = {at[place] for place in places}
     left = [ds for ds in origin.datasets if str(ds.SOPInstanceUID) not in lost]
-    assembly = assemble(left)
-    assert_sound(assembly, left, origin)
-    assert judged(left, assembly).state != "complete"
+    incomplete(left, origin)
 
 
 def dropped_frames_are_told(origin: RealSeries, draw: Draw, _: Sibling) -> None:

@@ -6,6 +6,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 from unicodedata import combining, east_asian_width
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from pydicom import Dataset
 
 from node.cli.look.info import _print, plane_of
 from node.index.database.index import Index
+from node.index.database.reading import reading
 from node.runtime.metrics import Metrics
 from tests import make
 from tests.converting import convert_series
@@ -103,6 +105,17 @@ def test_info_says_that_it_shows_the_first_patients_only(run, tmp_path: Path, mo
     monkeypatch.setattr("node.cli.look.info.MAX_PATIENTS", 1)
     assert run("info", "voxel", "--root", "here")[1].endswith("only the first 1 patients are shown\n")
     assert json.loads(run("info", "voxel", "--root", "here", "--json")[1])["first_only"] == {"patients": 1}
+
+
+def test_the_index_is_opened_once_for_all_conflicts_that_are_compared(
+    run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("A", "B"):
+        [ds] = make.ct_series(1, SeriesDescription=name)
+        make.saved([ds, make.corrected(ds)], tmp_path / "scan" / name)
+    run("import", "scan", "--root", "here")
+    monkeypatch.setattr("node.index.database.reading.reading", opened := Mock(wraps=reading))
+    assert (run("conflicts", "--root", "here")[1].count("now corrected"), opened.call_count) == (2, 1)
 
 
 def test_the_end_of_two_uids_is_told_to_be_that(run, tmp_path: Path) -> None:

@@ -125,30 +125,21 @@ def test_slices_of_reconstructed_nuclear_medicine_lie_along_the_normal_by_their_
     assert [frame.time_key["dimensions"] for frame in frames] == [(1,)] * 3 + [(2,)] * 3
 
 
+def reconstructed(spacing, **attributes):
+    named = {"PixelSpacing": ["4", "4"], "SpacingBetweenSlices": spacing, "SliceVector": [1, 2, 3], **attributes}
+    ds = make.instance(sop_class_uid=NuclearMedicineImageStorage, modality="NM", **named)
+    return make.set_pixels(ds, make.pattern(3, 8, 8))
+
+
 def test_reconstructed_nuclear_medicine_may_tell_its_place_at_the_top_of_the_data_set():
-    ds = make.instance(
-        sop_class_uid=NuclearMedicineImageStorage,
-        modality="NM",
-        PixelSpacing=["4", "4"],
-        ImagePositionPatient=["10", "20", "30"],
-        ImageOrientationPatient=["1", "0", "0", "0", "1", "0"],
-        SpacingBetweenSlices="-3",
-        SliceVector=[1, 2, 3],
-    )
-    make.set_pixels(ds, make.pattern(3, 8, 8))
+    place = {"ImagePositionPatient": ["10", "20", "30"], "ImageOrientationPatient": ["1", "0", "0", "0", "1", "0"]}
+    ds = reconstructed("-3", **place)
     assert [frame.position[2] for frame in frames_of(ds)] == [30, 27, 24]
 
 
 @pytest.mark.parametrize("spacing", ["0", "-1e-9", "1e300"])
 def test_reconstructed_slices_of_impossible_distance_keep_their_place_and_say_what_is_assumed(spacing):
-    ds = make.instance(
-        sop_class_uid=NuclearMedicineImageStorage,
-        modality="NM",
-        PixelSpacing=["4", "4"],
-        SpacingBetweenSlices=spacing,
-        SliceVector=[1, 2, 3],
-    )
-    make.set_pixels(ds, make.pattern(3, 8, 8))
+    ds = reconstructed(spacing)
     detector = Dataset()
     detector.ImagePositionPatient = ["10", "20", "30"]
     detector.ImageOrientationPatient = ["1", "0", "0", "0", "1", "0"]
