@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cached_property, partial
 from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
 
 import typer
 import typer.core
@@ -291,14 +291,10 @@ class Group(typer.core.TyperGroup):
 def _read_plainly(parameters: list[Any]) -> list[Any]:
     """Have Typer read texts and paths without pydantic, which takes longer to load than most commands need."""
     for parameter in parameters:
-        parameter.get_runtime_param = partial(_Plain, parameter.type_descriptor.parameter_info, _kind_of(parameter))
+        declared = parameter.type_descriptor
+        kind = get_args(declared.annotation)[0] if declared.is_list else declared.annotation
+        parameter.get_runtime_param = partial(_Plain, declared.parameter_info, kind)
     return parameters
-
-
-def _kind_of(parameter: Any) -> Any:
-    """Return the type of a parameter, or that of each of its values."""
-    annotation = parameter.type_descriptor.annotation
-    return get_args(annotation)[0] if get_origin(annotation) is list else annotation
 
 
 class _Plain(RuntimeParam):

@@ -10,7 +10,7 @@ day, a process starts more slowly, and nothing else changes.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from types import ModuleType
@@ -19,26 +19,26 @@ LOADED_BY_PYDICOM = ("gdcm", "jpeg_ls", "openjpeg", "PIL", "pylibjpeg", "request
 """Libraries that pydicom loads if they are installed."""
 
 UNUSED = ("numpy._core._add_newdocs", "numpy._core._add_newdocs_scalars", "pydicom.examples", "urllib.request")
-"""Modules that NumPy, pydicom and nibabel load for docstrings, examples and downloads: nothing of them is used."""
+"""Modules that NumPy, pydicom and nibabel load for docstrings, examples and downloads: nothing of ours uses them."""
 
 
 def load_pydicom() -> None:
     """Load pydicom, with NumPy for its lookup tables, for a process that reads pixels."""
+    import_module("numpy")
     with absent(*LOADED_BY_PYDICOM):
-        import_module("numpy")
         import_module("pydicom")
 
 
 def load_for_volumes() -> None:
     """Load pydicom, NumPy and nibabel, for a process that converts."""
-    load_pydicom()
-    with absent():
+    with absent(empty=UNUSED):
+        load_pydicom()
         import_module("nibabel")
 
 
 def load_names() -> None:
     """Load pydicom without NumPy, for a process that reads headers or names of attributes, and no pixels."""
-    with absent(*LOADED_BY_PYDICOM, "numpy"):
+    with absent(*LOADED_BY_PYDICOM, "numpy", empty=UNUSED):
         import_module("pydicom")
 
 
@@ -50,13 +50,13 @@ def load_for_rows() -> None:
 
 
 @contextmanager
-def absent(*libraries: str) -> Iterator[None]:
+def absent(*libraries: str, empty: Iterable[str] = ()) -> Iterator[None]:
     """Let an import of `libraries` fail as if they were not installed, except for those that are loaded already.
 
-    Those of `UNUSED` are empty meanwhile.
+    `empty`: an import of these succeeds, and finds nothing in them.
     """
-    hidden = {**dict.fromkeys(libraries), **{name: ModuleType(name) for name in UNUSED}}
-    hidden = {name: module for name, module in hidden.items() if name not in sys.modules}
+    given = {**dict.fromkeys(libraries), **{name: ModuleType(name) for name in empty}}
+    hidden = {name: module for name, module in given.items() if name not in sys.modules}
     sys.modules.update(hidden)  # type: ignore[arg-type]  # None: the import fails
     try:
         yield

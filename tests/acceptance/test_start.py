@@ -149,6 +149,9 @@ def test_a_command_that_looks_loads_no_sqlalchemy_and_nothing_of_pixels(tmp_path
     assert run(*looking).isdisjoint(unused | {"pydicom"})
     assert run("db check").isdisjoint(OF_CHILDREN)
     assert run("info 1CT1").isdisjoint(unused)  # pydicom has the names of what the header says
+    line = [sys.executable, "-c", COMMAND, str(tmp_path / "modules"), "info", "nobody", *root]
+    assert subprocess.run(line, cwd=PROJECT, capture_output=True, timeout=60).returncode == 2
+    assert loaded(tmp_path).isdisjoint(OF_CHILDREN | OF_COMMANDS | {"sqlalchemy"})
 
 
 def test_a_node_without_http_loads_neither_the_web_framework_nor_what_decodes_and_converts(tmp_path: Path) -> None:
