@@ -309,8 +309,10 @@ def test_times_play_and_colours_are_as_they_are(view: View) -> None:
     page.get_by_label("per second").fill("30")
     page.get_by_role("button", name="Play").click()
     expect(page.locator("#time-number")).not_to_contain_text("2 of 3")
-    alone = view(COLOUR).locator(".pane:visible").evaluate_all("panes => panes.map((one) => one.clientWidth)")
-    assert alone == [view(COLOUR).locator(".view").evaluate("one => one.clientWidth")]
+    page = view(COLOUR)
+    page.locator("#layout").select_option("three")
+    alone = page.locator(".pane:visible").evaluate_all("panes => panes.map((one) => one.clientWidth)")
+    assert alone == [page.locator(".view").evaluate("one => one.clientWidth")]
     page = view(COLOUR, size=NARROW)
     expect(page.locator("#place")).to_contain_text(re.compile(r"voxel 40, 30, 0 · value \d+, \d+, \d+$"))
     expect(page.locator("#centre")).to_be_disabled()
