@@ -91,10 +91,16 @@ def _differences(root: Root, conflicts: Sequence[int]) -> dict[int, str]:
         return {}
     with _comparing(root) as (compared, pixels):
         return {
-            conflict: "; ".join(f"{one.attribute}: {one.current}, now {one.other}" for one in found.differences)
+            conflict: "; ".join(
+                f"{one.attribute}: {_stated(one.current)}, now {_stated(one.other)}" for one in found.differences
+            )
             or ("" if found.files is None else pixels(*found.files))
             for conflict, found in ((conflict, compared(conflict)) for conflict in conflicts)
         }
+
+
+def _stated(value: Any) -> Any:
+    return "nothing" if value is None else value
 
 
 @contextmanager
@@ -139,7 +145,7 @@ def show(conflict: Number, uids: Uids = False, *, root: Root) -> Listing:
             width = max(len(one.attribute) for one in found.differences)
             for one in found.differences:
                 head = one.attribute.ljust(width)
-                current, other = f"current: {one.current}", f"in this conflict: {one.other}"
+                current, other = f"current: {_stated(one.current)}", f"in this conflict: {_stated(one.other)}"
                 print_within(f"{head}  {current}; {other}", head, current, other)
         if pixels is not None:
             print(pixels)
