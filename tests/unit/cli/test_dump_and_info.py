@@ -110,10 +110,10 @@ def test_info_says_that_it_shows_the_first_patients_only(run, tmp_path: Path, mo
 def test_the_index_is_opened_once_for_all_conflicts_that_are_compared(
     run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("A", ""):
-        [ds] = make.ct_series(1, SeriesDescription=name)
-        make.saved([ds, make.corrected(ds)], tmp_path / "scan" / name)
-    run("import", "scan", "--root", "here")
+    series = [make.ct_series(1, SeriesDescription=name)[0] for name in ("A", "")]
+    for folder, versions in {"first": series, "then": map(make.corrected, series)}.items():
+        make.saved(versions, tmp_path / folder)
+        run("import", folder, "--root", "here")
     monkeypatch.setattr("node.index.database.reading.reading", opened := Mock(wraps=reading))
     text = run("conflicts", "--root", "here")[1]
     assert (text.count(": A, now corrected"), text.count(": nothing, now corrected"), opened.call_count) == (1, 1, 1)
