@@ -149,7 +149,7 @@ MAX_MISSPELT = 64
 
 
 def near(word: str, choices: Iterable[str]) -> list[str]:
-    """Return the choices that a word may be misspelt for, or that begin as it does; the nearest first."""
+    """Return the choices that a word may be misspelt for, that it begins, or half of it is; the nearest first."""
     given = word.lower()
     letters = len(given.strip("-"))
     bound = max(min(letters - 1, 1), letters // LETTERS_FOR_AN_ERROR)
@@ -159,8 +159,8 @@ def near(word: str, choices: Iterable[str]) -> list[str]:
         distance = _misspelt(given, known) if abs(len(given) - len(known)) <= bound else bound + 1
         if distance <= bound:
             found.append((distance, choice))
-        elif min(letters, len(known.strip("-"))) > MIN_BEGINNING and (
-            known.startswith(given) or given.startswith(known)
+        elif letters > MIN_BEGINNING and (
+            known.startswith(given) or (given.startswith(known) and letters <= 2 * len(known.strip("-")))
         ):
             found.append((bound + 1, choice))
     return [choice for _, choice in sorted(found)]

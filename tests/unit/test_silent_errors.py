@@ -60,6 +60,7 @@ ACCEPTED = {
     "runtime/logs.py handleError": "the log itself fails; a line in its place says so",
     "receive/custody.py _attributes": "the comparison says that the file of the version cannot be read",
     "receive/dicom_files.py _uids": "fewer UIDs are read, and without any the file is listed as skipped",
+    "receive/ingest.py lacks_pixels": "`finish` refuses the instance, with the reason",
     "settings/load.py _network": "it looks for a hint; the value is refused without one",
     "settings/section.py _host": "what is no address is judged as a name",
     "volume/arrange/duplicates.py has_same_pixels": "no copy if it cannot be decoded; reported as different pixels",
