@@ -477,11 +477,14 @@ def record(tree: Path, outcomes: Sequence[Outcome]) -> None:
 
 
 def recorded(tree: Path) -> list[tuple[Mutant, str]]:
-    """Return the mutants of the record that the code of a tree still has, each with its test."""
+    """Return the mutants of the record that the code of a tree still has, in one place, each with its test."""
     tests = {tuple(line[:-1]): line[-1] for line in map(json.loads, (tree / RECORD).read_text().splitlines())}
     paths = sorted({path for path, *_ in tests if (tree / path).exists()})
-    found = {_key(mutant): mutant for path in paths for mutant in Sites(path, (tree / path).read_text("utf-8")).found}
-    return [(found[key], test) for key, test in sorted(tests.items()) if key in found]
+    found: defaultdict[tuple[str, ...], list[Mutant]] = defaultdict(list)
+    for path in paths:
+        for mutant in Sites(path, (tree / path).read_text("utf-8")).found:
+            found[_key(mutant)].append(mutant)
+    return [(found[key][0], test) for key, test in sorted(tests.items()) if len(found[key]) == 1]
 
 
 def tried_again(tree: Path, count: int, least: int = LEAST_RECORDED) -> list[str]:
