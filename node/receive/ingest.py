@@ -378,8 +378,10 @@ class Incoming:
             self._require_wanted(attributes)
             self._note_series(attributes)
             began = perf_counter()
-            self._keep(attributes, outcome)
-            self._ingest.metrics.sync_seconds.observe(perf_counter() - began)
+            try:
+                self._keep(attributes, outcome)
+            finally:
+                self._ingest.metrics.sync_seconds.observe(perf_counter() - began)
         except InstanceRefused:
             self.abandon()
             raise
