@@ -477,7 +477,7 @@ def record(tree: Path, outcomes: Sequence[Outcome]) -> None:
 
 
 def recorded(tree: Path) -> list[tuple[Mutant, str]]:
-    """Return the mutants of the record that the code of a tree still has, in one place, each with its test."""
+    """Return the mutants of the record that stand in exactly one place of a tree's code, each with its test."""
     tests = {tuple(line[:-1]): line[-1] for line in map(json.loads, (tree / RECORD).read_text().splitlines())}
     paths = sorted({path for path, *_ in tests if (tree / path).exists()})
     found: defaultdict[tuple[str, ...], list[Mutant]] = defaultdict(list)

@@ -149,7 +149,10 @@ MAX_MISSPELT = 64
 
 
 def near(word: str, choices: Iterable[str]) -> list[str]:
-    """Return the choices that a word may be misspelt for, that it begins, or half of it is; the nearest first."""
+    """Return the choices for which a word may be misspelt, that begin with it, or that are its first half or more.
+
+    The nearest choice comes first.
+    """
     given = word.lower()
     letters = len(given.strip("-"))
     bound = max(min(letters - 1, 1), letters // LETTERS_FOR_AN_ERROR)

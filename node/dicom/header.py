@@ -144,7 +144,7 @@ def read_header(
 
 
 class Walked(NamedTuple):
-    """Elements of a data set as `read_header` returns them, and the offset of the first one that was not read."""
+    """Elements of a data set as `read_header` returns them, and the offset of the first element behind them."""
 
     elements: dict[int, bytes]
     at: int
@@ -384,7 +384,7 @@ def cut_pixels(
     That it should have any, its header says: the elements without which there is no image (PS3.3 C.7.6.3).
 
     `read`: reads from the data set, of `length` bytes. None for a deflated one: see `require_inflatable`.
-    `walked`: what was read of it, at least `OF_PIXELS`.
+    `walked`: what a reader that looked for `OF_PIXELS` has read of the data set: the walk goes on behind it.
     """
     if transfer_syntax_uid == DEFLATED_LITTLE_ENDIAN:
         return None

@@ -56,9 +56,11 @@ from node.runtime.metrics import Metrics
 log = structlog.get_logger()
 
 MAX_BATCH = 512
-"""Records of one transaction: other work for the index waits for it."""
+"""Records of one transaction: other work for the index waits until it is committed."""
 
 MAX_GATHERED = 2048
+"""Records that wait for senders at most; then all of them are applied, in several transactions."""
+
 MAX_BATCH_BYTES = 32 << 20
 GATHER_SECONDS = 0.05
 """Time between the last append and the batch that applies it, while nobody waits for it: others join it meanwhile.
@@ -66,11 +68,11 @@ Where senders wait, a batch waits for those that were answered last, as long as 
 long."""
 
 YIELD_SECONDS = 4.0
-"""How long a record waits at most for such a batch while others follow it: senders have the interpreter until then."""
+"""How long a record waits at most while others follow it: until then, senders have the interpreter."""
 
 READ_SECONDS = 10.0
-"""How long after somebody has waited for the index batches wait no longer than `GATHER_SECONDS`: only the first of
-several who read meets a whole batch."""
+"""After somebody has waited for the index, no record waits longer than `GATHER_SECONDS` for so long: of several who
+read, only the first waits for as many records as `MAX_GATHERED`."""
 
 CATCH_UP_SECONDS = 10.0
 """Longest wait of a query for the instances that were acknowledged before it."""
@@ -106,7 +108,7 @@ class Applier(BackgroundService, Ahead):
         self._is_awaited = is_awaited
         self._gathered, self._gathers_since = 0, 0.0  # bytes, and since when, for the next batch
         self._wanted, self._read_at = 0, -inf  # the last record that somebody waits for, and when somebody read
-        self._gathered_until = 0  # the last record that batches no longer wait with
+        self._gathered_until = 0  # the last record of those that are applied without a further wait
         self._batch_seconds = 0.0  # of the last one
         self._company = 1  # senders that wait at the same time
         self._audit = audit
@@ -188,7 +190,7 @@ class Applier(BackgroundService, Ahead):
     def may_bring(self, sop_instance_uid: str) -> bool:
         """Return whether an instance with this UID may be ahead of the index.
 
-        Each call looks at all that is ahead: as for somebody who reads, batches do not wait.
+        Each call looks at all that is ahead. Records therefore wait no longer than while somebody reads.
         """
         self._read_at = monotonic()
         ahead = self._journal.known(self._applied)
@@ -226,7 +228,7 @@ class Applier(BackgroundService, Ahead):
             self._seen_at, self._seen = monotonic(), self._journal.last
 
     def require_caught_up(self, *, reads: bool = True) -> None:
-        """As `catch_up`. `reads`: for somebody who will probably ask again.
+        """As `catch_up`. `reads`: the caller will probably ask again: see `READ_SECONDS`.
 
         Raises QueryRefused if the index is behind what was acknowledged.
         """

@@ -61,7 +61,7 @@ class Ahead:
     def require_caught_up(self, *, reads: bool = True) -> None:
         """Return when everything that was acknowledged before this call is indexed.
 
-        `reads`: for somebody who will probably ask again.
+        `reads`: the caller will probably ask again, and should not wait as long then.
 
         Raises QueryRefused if that takes too long.
         """
