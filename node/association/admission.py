@@ -6,9 +6,10 @@ import re
 import shlex
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
 from ipaddress import IPv4Address, IPv6Address
 from itertools import count
+from operator import and_
 from typing import Literal, Protocol, cast, get_args
 
 from node.association.request import ReceivedRequest
@@ -21,16 +22,18 @@ from node.runtime.budget import Budget, Claim, Holder, Limits, Stage, Standing
 from node.runtime.logs import LinesOfAddresses
 from node.runtime.metrics import Metrics
 from node.runtime.network import plain_address
-from node.settings.peers import Dicom, Peer, Verb
+from node.settings.peers import FINGERPRINT, Dicom, Peer, Verb
 
 _PLAIN_TITLE = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]*")
 """An AE title that a person may copy into a shell within quotes; whoever calls chooses it."""
 
 
-def add_peer(calling_ae_title: str, address: str, names: Collection[str]) -> str:
+def add_peer(calling_ae_title: str, address: str, names: Collection[str], shown: PeerCertificate | None = None) -> str:
     """Return the remedy for a sender that is no peer: a command, under a name that is not in `names`.
 
-    A title with other characters than most have is left out of it: nothing of a stranger does more than name the peer.
+    The peer must show the certificate that the sender has shown; else whoever has its address could call as this peer
+    without TLS. A title with other characters than most have is left out of it: nothing of a stranger does more than
+    name the peer.
     """
     name, title, network = "NAME", "AET", "ADDRESS"
     if _PLAIN_TITLE.fullmatch(calling_ae_title):
@@ -39,6 +42,7 @@ def add_peer(calling_ae_title: str, address: str, names: Collection[str]) -> str
         name = next(name for name in free if name not in names)
         title, network = calling_ae_title, str(plain_address(address))
     key = shlex.quote(f"ae_title={title}")
+    network += f" certificate={FINGERPRINT}{shown.sha256}" if shown is not None else ""
     return f"add the sender to [peers]: `voxelnode peers set {name} {key} networks={network} may=echo,store,commit`"
 
 
@@ -55,7 +59,7 @@ class Rejection:
 
 @dataclass(frozen=True, slots=True)
 class Rights:
-    """What an application entity may do, by all its names in [peers].
+    """What an application entity may do: what each of its names in [peers] permits.
 
     Without configured peers a client on this machine may use every service, and other clients may store and verify
     only: an unknown client must not read patient data.
@@ -65,7 +69,7 @@ class Rights:
     permitted: frozenset[Verb]
     """The services that it may use (`Peer.may`)."""
     takes: frozenset[str] | None
-    """The SOP classes that the node takes from it, by all names that may store; None: all."""
+    """The SOP classes that the node takes from it; None: all."""
     scope: Scope | None
     """What it sees of the index; None: all."""
     releases: bool
@@ -193,7 +197,7 @@ class Admission:
         if rejection is None:
             proving = self._proved(connection.address, requested)
             connection.caller = requested.calling_ae_title if proving else ""
-            connection.share = max((peer.associations or 0 for peer in proving), default=0)
+            connection.share = min((peer.associations for peer in proving if peer.associations), default=0)
             connection.standing = Standing.PROVEN if connection.caller else Standing.STRANGER
             rule = self._budget.enter(connection)
             rejection = Rejection(2, 3, 2, *_RULES[rule]) if rule is not None else None
@@ -207,14 +211,14 @@ class Admission:
         named = _matching(known, address, requested)
         peers = named.values()
         of_stranger = EVERY_VERB if plain_address(address).is_loopback else STRANGER_VERBS
-        taken = [peer.taken_classes for peer in peers if "store" in peer.may]
-        limits = [peer.projects for peer in peers if peer.projects is not None or {"query", "retrieve"} & set(peer.may)]
-        is_limited = bool(limits) and None not in limits
+        permitted = [frozenset(peer.may) for peer in peers]
+        taken = [peer.taken_classes for peer in peers if peer.taken_classes is not None]
+        limits = [frozenset(peer.projects) for peer in peers if peer.projects is not None]
         return Rights(
             tuple(named),
-            frozenset(verb for peer in peers for verb in peer.may) if known else of_stranger,
-            frozenset().union(*filter(None, taken)) if taken and None not in taken else None,
-            Scope(projects=tuple(sorted(set().union(*filter(None, limits))))) if is_limited else None,
+            reduce(and_, permitted, EVERY_VERB if permitted else frozenset()) if known else of_stranger,
+            reduce(and_, taken) if taken else None,
+            Scope(projects=tuple(sorted(reduce(and_, limits)))) if limits else None,
             all(peer.releases for peer in peers),
         )
 
@@ -267,14 +271,17 @@ class Admission:
             )
         peers = self._peers()
         same_title = _with_title(peers, requested.calling_ae_title)
+        added = add_peer(requested.calling_ae_title, address, peers, requested.certificate)
         if peers and not same_title:
-            return Rejection(1, 1, 3, "calling AE title", add_peer(requested.calling_ae_title, address, peers))
+            return Rejection(1, 1, 3, "calling AE title", added)
         plain = plain_address(address)
         of_address = {
             name: peer for name, peer in same_title.items() if peer.networks is None or _in_networks(plain, peer)
         }
         if same_title and not of_address:
-            remedy = f"add its address to networks of [peers.{next(iter(same_title))}] if it is that peer"
+            name, peer = next(iter(same_title.items()))
+            is_proof = requested.certificate is not None and peer.certificate is None
+            remedy = added if is_proof else f"add its address to networks of [peers.{name}] if it is that peer"
             return Rejection(1, 1, 3, "peer address", remedy)
         if of_address and not any(_is(peer, plain, requested) for peer in of_address.values()):
             remedy = self._certificate_remedy(next(iter(of_address)), requested.certificate)

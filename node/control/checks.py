@@ -13,12 +13,16 @@ from itertools import combinations
 from socket import AF_INET, AF_INET6, SOCK_DGRAM, gethostname, socket
 from urllib.parse import urlsplit
 
+import structlog
+
 from node.errors import UsageError, VoxelnodeError, counted
 from node.registry import audit_copy_of, enabled, has_sign_ins, sign_ins_of
 from node.runtime.network import is_loopback
 from node.settings.core import Route, Web
 from node.settings.model import Settings
 from node.settings.peers import Peer
+
+log = structlog.get_logger()
 
 _EVERY_ADDRESS = ("0.0.0.0", "::")
 
@@ -112,11 +116,6 @@ def warnings(settings: Settings) -> list[str]:
     """Return what `serve` accepts, and is probably not meant."""
     found = []
     for (one, first), (other, second) in combinations(settings.peers.items(), 2):
-        if _overlap(first, second):
-            found.append(
-                f"[peers.{one}] and [peers.{other}] have one AE title and addresses in common: who matches both may "
-                "use the services of either; give them other networks or certificates, or remove one"
-            )
         if first.ae_title == second.ae_title and first.host is not None and second.host is not None:
             found.append(
                 f"[peers.{one}] and [peers.{other}] have one AE title and two addresses: C-MOVE and commitment reports "
@@ -127,6 +126,14 @@ def warnings(settings: Settings) -> list[str]:
             found += _warnings_of_route(name, to, route, settings)
     for extension in enabled(settings):
         found += extension.warnings(settings)
+    return found
+
+
+def warn(settings: Settings) -> list[str]:
+    """Log the warnings about what comes into force, and return them."""
+    found = warnings(settings)
+    for warning in found:
+        log.warning("configuration_doubtful", detail=warning)
     return found
 
 
@@ -250,16 +257,3 @@ def _check_hook(name: str, settings: Settings) -> None:
     from node.notify.channel import hook_channel
 
     hook_channel(settings, name).close()
-
-
-def _overlap(one: Peer, other: Peer) -> bool:
-    """Return whether a caller may be both peers."""
-    if one.ae_title != other.ae_title:
-        return False
-    if one.certificate is not None and other.certificate is not None and one.certificate != other.certificate:
-        return False
-    return (
-        not one.networks
-        or not other.networks
-        or any(a.version == b.version and a.overlaps(b) for a in one.networks for b in other.networks)
-    )

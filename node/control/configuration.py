@@ -240,6 +240,8 @@ class ConfigurationChanges:
         restart = list(changed.loaded_from.restart)
         log.info("configuration_in_force", detail=", ".join(names) or "no change", restart=restart)
         done: dict[str, Any] = {"changed": names, "restart": restart}
+        if found := checks.warn(changed):
+            done["warnings"] = found
         return done | {"senders": checks.senders(changed)} if any(name.startswith("peers.") for name in names) else done
 
     def _order(self, who: str, what: str, action: AuditAction) -> AuditMessage:

@@ -31,7 +31,7 @@ from node.audit.audit_log import (
 )
 from node.children.confinement import described, offered
 from node.children.decoder import Decoder
-from node.control.checks import before_root, missing_account
+from node.control.checks import before_root, missing_account, warn
 from node.control.control_socket import ControlServer
 from node.control.repository import Repository
 from node.control.root import require_root
@@ -145,6 +145,7 @@ class Node:
 
     def start(self) -> Endpoints:
         """Start every service of the roles of this host; return the addresses of the listeners."""
+        warn(self._settings)
         self._warn_of_standbys()
         if self._membership is not None:
             self._membership.start()

@@ -28,7 +28,7 @@ from node.registry import (
     sections_of,
 )
 from node.settings import core
-from node.settings.peers import Dicom, Peer
+from node.settings.peers import Dicom, Peer, contradictions
 from node.settings.section import Convert, HookName, SettingsSection, table_of
 
 DROP_INS = "conf.d"
@@ -206,6 +206,7 @@ class Settings(SettingsSection):
         if self.journal.acknowledge == "object" and self.storage.url is None:
             yield 'journal: acknowledge = "object" needs an object store: set [storage] url, or use "index"'
         yield from self._switched_off()
+        yield from contradictions(self.peers)
         yield from self._mistakes_of_destinations()
         for name, route in self.routes.items():
             for mistake in self._mistakes_of_otherwise(name, route):

@@ -1,11 +1,12 @@
 """[dicom] and [peers]: the listener, and who may call it or is called."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from ipaddress import IPv4Network, IPv6Network
+from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 from pydantic import Field
 
@@ -22,6 +23,9 @@ READING_VERBS: frozenset[Verb] = frozenset({"echo", "query", "retrieve"})
 
 FINGERPRINT = "sha256:"
 """Prefix of the fingerprint of a certificate."""
+
+NO_RIGHT = "no right"
+"""The mark of a key of a peer that gives a caller nothing and keeps it from nothing; any other is a restriction."""
 
 
 class Dicom(SettingsSection):
@@ -91,14 +95,16 @@ class Dicom(SettingsSection):
 class Peer(SettingsSection):
     """[peers.NAME]: an application entity that may call us, or that we call. Once there is one, others are rejected."""
 
-    ae_title: PeerTitle = Field(description="AE title of the peer, as caller and when called.", examples=["CT1"])
+    ae_title: Annotated[PeerTitle, NO_RIGHT] = Field(
+        description="AE title of the peer, as caller and when called.", examples=["CT1"]
+    )
     networks: tuple[IPv4Network | IPv6Network, ...] | None = Field(
         None, description='Networks that it may call from, such as ["10.1.2.0/24"]; unset: any.'
     )
-    host: Host | None = Field(
+    host: Annotated[Host | None, NO_RIGHT] = Field(
         None, description="Address where it listens, for C-MOVE to it, commitment reports, routes and commands."
     )
-    port: int = Field(104, ge=1, le=65535, description="TCP port where it listens.")
+    port: Annotated[int, NO_RIGHT] = Field(104, ge=1, le=65535, description="TCP port where it listens.")
     may: tuple[Verb, ...] = Field(get_args(Verb), description="Services that it may use")
     takes: tuple[str, ...] | None = Field(
         None,
@@ -108,8 +114,10 @@ class Peer(SettingsSection):
     projects: tuple[str, ...] | None = Field(
         None, description="Projects whose series it may query and retrieve; unset: the whole index."
     )
-    tls: bool = Field(False, description="Call it over TLS, with [dicom] tls_certificate as client certificate.")
-    tls_ca: Path | None = Field(
+    tls: Annotated[bool, NO_RIGHT] = Field(
+        False, description="Call it over TLS, with [dicom] tls_certificate as client certificate."
+    )
+    tls_ca: Annotated[Path | None, NO_RIGHT] = Field(
         None, description="PEM file of the CAs for its certificate; unset: those of the system."
     )
     certificate: str | None = Field(
@@ -120,7 +128,7 @@ class Peer(SettingsSection):
         "[dicom] tls_client_ca.",
         examples=["ct1.example.org"],
     )
-    confirm_by_find: bool | None = Field(
+    confirm_by_find: Annotated[bool | None, NO_RIGHT] = Field(
         None,
         description="Ask it by C-FIND how many instances its series have; unset: before a conversion, if it has a "
         "host; true: also while a series waits.",
@@ -134,7 +142,7 @@ class Peer(SettingsSection):
         "address need; unset: 16 of an address, 32 of a peer. Needs networks or a certificate.",
         examples=[40],
     )
-    releases: bool = Field(
+    releases: Annotated[bool, NO_RIGHT] = Field(
         True,
         description="false: it never releases its associations, so their end says nothing about its series; for others "
         "the node learns that.",
@@ -146,6 +154,20 @@ class Peer(SettingsSection):
         from node.dicom.uids import storage_class  # here and below: most commands need no pydicom
 
         return frozenset(map(storage_class, self.takes)) if self.takes is not None else None
+
+    @property
+    def shown(self) -> str | None:
+        """The certificate that it must show; a fingerprint has many spellings."""
+        named = self.certificate or ""
+        return named.replace(":", "").lower() if named.startswith(FINGERPRINT) else self.certificate
+
+    def may_be(self, other: "Peer") -> bool:
+        """Return whether one caller may be both peers."""
+        if self.ae_title != other.ae_title or (self.certificate and other.certificate and self.shown != other.shown):
+            return False
+        pairs = ((one, another) for one in self.networks or () for another in other.networks or ())
+        overlaps = any(one.version == another.version and one.overlaps(another) for one, another in pairs)
+        return not self.networks or not other.networks or overlaps
 
     @property
     def is_asked(self) -> bool:
@@ -170,3 +192,22 @@ class Peer(SettingsSection):
         if self.projects and (others := set(self.may) - READING_VERBS):
             others_named = ", ".join(sorted(others))
             yield f"a peer with projects only reads: take {others_named} out of may, or give them to another AE title"
+
+
+RESTRICTIONS = tuple(key for key, field in Peer.model_fields.items() if NO_RIGHT not in field.metadata)
+"""The keys of a peer that say who is this peer, and what it may."""
+
+
+def contradictions(peers: Mapping[str, Peer]) -> Iterator[str]:
+    """Yield the pairs of peers that one caller may be, and of which each would lift what the other restricts."""
+    for (one, first), (other, second) in combinations(peers.items(), 2):
+        if first.may_be(second) and (keys := [key for key in RESTRICTIONS if _says(first, key) != _says(second, key)]):
+            yield (
+                f"peers.{other}: has the AE title of [peers.{one}] and may be the same caller, but differs in "
+                f"{', '.join(keys)}: give both the same, or networks or certificates by which they differ"
+            )
+
+
+def _says(peer: Peer, key: str) -> object:
+    value = {"certificate": peer.shown, "takes": peer.taken_classes}.get(key, getattr(peer, key))
+    return frozenset(value) if isinstance(value, tuple) else value

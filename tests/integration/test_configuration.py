@@ -109,6 +109,10 @@ def test_files_that_are_read_again_are_in_force_at_once_and_a_mistake_anywhere_c
             ({"routes": {"r": {"to": ["pacs"], "deidentify": "no"}}}, "deidentify"),
             ({"hooks": {"h": {"kind": "command", "on": STORED, "command": ["/nope"]}}}, "/nope"),
             ({"hooks": {"h": {"kind": "npzdir", "on": STORED}}}, "none of .*if an extension adds it, .* and restart"),
+            (
+                {"peers": {**peers, "twin": {"ae_title": "PACS", "may": ["query"]}}},
+                r"peers\.twin: has the AE title of \[peers\.pacs\] and may be the same caller, but differs in may:",
+            ),
             ({"peers": {}, "routes": {}}, r"without \[peers\], the node accepts every sender"),
             (
                 {"destinations": {"d": {"kind": "folder", "folder": "/nope"}}, "routes": {"r": {"to": ["d"]}}},
@@ -145,6 +149,11 @@ def test_what_is_set_stands_in_a_drop_in_and_is_in_force_without_a_restart(tmp_p
         assert here.settings.loaded_from.file_of("peers.new") == pages_file(here.root)
         workers = {worker.lane: worker for worker in here.node._router.workers}
         assert put(here, "peers.ct9", {"ae_title": "CT9"})["changed"] == ["peers.ct9"]
+        with pytest.raises(UsageError, match=r"has the AE title of \[peers\.ct9\] .* but differs in takes:"):
+            put(here, "peers.twin", {"ae_title": "CT9", "takes": ["CTImageStorage"]})
+        [doubt] = put(here, "peers.twin", {"ae_title": "PACS", "host": "127.0.0.1"})["warnings"]
+        assert doubt.startswith("[peers.new] and [peers.twin] have one AE title and two addresses")
+        here.act("remove-table", table="peers.twin", who="chief")
         assert {worker.lane: worker for worker in here.node._router.workers} == workers, "the others stay"
         for table, words in (
             ("peers.modality", "is changed there"),

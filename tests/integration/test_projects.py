@@ -2,6 +2,7 @@
 
 import datetime as dt
 import json
+from itertools import product
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -15,11 +16,13 @@ from node.audit.audit_log import Audit, AuditFailed
 from node.extensions.labels.marks import MarkRepository, Target
 from node.extensions.projects.rows import ProjectRepository
 from node.extensions.projects.rules import ProjectRules, actions, apply_rules
+from node.extensions.shares.rows import ShareRepository
 from node.index.engine.extension_tables import every_table, extension_tables
 from node.index.engine.narrowed import RULES
 from node.index.engine.scope import NOBODY, OutOfScope, Scope, become, current_scope, within
 from node.index.engine.views import views
 from node.index.nouns.projects import Content
+from node.index.nouns.records import Share
 from node.index.nouns.study_search import StudyFilter
 from tests import make
 from tests.integration.conftest import Root
@@ -335,3 +338,30 @@ def test_a_rule_follows_what_comes_and_goes_beside_a_series_in_its_study(three: 
     three.take(make.instance(study_uid="1.5", series_uid="1.5.1", PatientID="P1.5"))
     rules.step()
     assert seen(three) == {"1.5.1"}, "a row id that was of another series before is looked at"
+
+
+@pytest.mark.parametrize("limited", ["oidc:anna", "group:bern"])
+@pytest.mark.parametrize("signs_in_again", [False, True])
+def test_what_limits_an_account_by_any_of_its_names_ends_its_links_and_no_name_lifts_it(
+    root: Root, limited: str, signs_in_again: bool
+) -> None:
+    accounts, shares, now = root.index.accounts, root.index.repository(ShareRepository), root.clock()
+    root.take(make.instance(study_uid="1.2", series_uid="1.2.1"))
+    groups = () if signs_in_again else ("group:bern", "group:rest")
+    accounts.set("oidc:anna", Role.WRITE, None, now, groups)
+    for name, role in (("oidc:anna", Role.WRITE), ("oidc:bea", Role.WRITE), ("oidc:cleo", Role.ADMIN)):
+        accounts.set(name, role, None, now, groups if name != "oidc:bea" else ("group:rest",))
+        shares.make(name, Share(0, "1.2", "", True, None, name, now, now + dt.timedelta(days=1), 0, None))
+    projects(root).set("trial", "test", now)
+    projects(root).set_member("trial", limited, "write")
+    if signs_in_again:
+        accounts.set("oidc:anna", Role.WRITE, None, now, ("group:bern", "group:rest"))
+    left = [name for name in ("oidc:anna", "oidc:bea", "oidc:cleo") if shares.by_token(name, now)]
+    assert left == ["oidc:bea", "oidc:cleo"]
+    for role, project in product((None, Role.READ, Role.WRITE), (None, "trial")):
+        label = f"{role} {project}"
+        accounts.add_token("oidc:anna", label, label, None, now, role=role, project=project)
+        token = accounts.by_token(label, now)
+        assert token is not None
+        assert token.account.is_limited
+        assert (token.role, token.project) == (Role.READ if role is Role.READ else Role.WRITE, project)

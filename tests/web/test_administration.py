@@ -172,7 +172,11 @@ def test_peers_routes_and_hooks_are_shown_paused_and_tried_again(start_site: Sta
     site = start_site(
         authentication="always",
         tables={
-            "peers": {"pacs": {"ae_title": "PACS", "host": "127.0.0.1", "port": 1}, "ct": {"ae_title": "CT1"}},
+            "peers": {
+                "pacs": {"ae_title": "PACS", "host": "127.0.0.1", "port": 1},
+                "mirror": {"ae_title": "PACS", "host": "127.0.0.1", "port": 2},
+                "ct": {"ae_title": "CT1"},
+            },
             "routes": {"night": {"to": ["pacs"], "where": "modality == 'CT'"}},
             "hooks": {
                 "bell": {"kind": "command", "on": ["instance-stored"], "command": ["/bin/true"]},
@@ -188,6 +192,7 @@ def test_peers_routes_and_hooks_are_shown_paused_and_tried_again(start_site: Sta
     for reported in (
         "PACS",
         "127.0.0.1:1",
+        "[peers.pacs] and [peers.mirror] have one AE title and two addresses",
         "the node never calls it",
         "modality == &#39;CT&#39;",
         "/bin/true",

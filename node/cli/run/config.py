@@ -183,6 +183,7 @@ def in_force(done: Mapping[str, Any], *more: str) -> Answer:
         lines.append(f"{one['key']} was {_written(one['was'])}, now the default: {_written(one['default'])}")
     lines += more
     lines += [done["senders"]] if done.get("senders") else []
+    lines += [f"warning: {printable(warning)}" for warning in done.get("warnings", ())]
     lines += [f"{counted(done['dropped'], 'message')} that waited: dropped"] if done.get("dropped") else []
     return Answer(dict(done), "\n".join(lines))
 

@@ -167,6 +167,13 @@ def _python(_: Site) -> Iterator[Said]:
     yield ("broken", f"{version}, with -O") if sys.flags.optimize else ("ok", version)
 
 
+@check("configuration", warning="correct it; `voxelnode config check` lists this, too")
+def _configuration(site: Site) -> Iterator[Said]:
+    from node.control.checks import warnings
+
+    yield from (("warning", warning) for warning in warnings(site.settings))
+
+
 @check("sqlite", note="let no other program write to the index; the node by itself is safe")
 def _sqlite(_: Site) -> Iterator[Said]:
     is_right, version = sqlite3.sqlite_version_info >= SQLITE_WITHOUT_WAL_RESET_BUG, sqlite3.sqlite_version

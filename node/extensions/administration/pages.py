@@ -16,6 +16,7 @@ from fastapi.responses import RedirectResponse
 
 from node.audit.audit_files import audit_files
 from node.audit.audit_log import AuditAction, AuditEvent, EventType
+from node.control import checks
 from node.errors import VoxelnodeError
 from node.index.nouns.views import outstanding
 from node.lifecycle.expired import SPARED, due_now
@@ -78,6 +79,7 @@ def connections(call: CurrentCall) -> Response:
     values["forms"] = {
         table: {name: keys_of(settings, f"{table}.{name}") for name in ("", *own[table])} for table in TABLES
     }
+    values |= {"doubts": checks.warnings(settings)}
     values |= {"wheres": {name: _text(route.where) for name, route in settings.routes.items()}}
     return page(call, "connections.html", part="connections", alone=not settings.shares_index, **values)
 

@@ -273,9 +273,11 @@ def _derive(connection: Connection, project: int, study: str) -> None:
 
 
 def _limit(connection: Connection, account: str) -> None:
-    """Let an account see its projects only; its links end, for they show what it may see no more."""
-    if connection.scalar(select(AccountRow.role).where(AccountRow.name == account)) != "admin":
-        shares().end_shares(connection, account)
+    """Let an account, or those of a group, see their projects only; links end that show what is seen no more."""
+    known = connection.execute(select(AccountRow.name, AccountRow.groups).where(AccountRow.role != "admin")).all()
+    for name, groups in known:
+        if account in (name, *(groups or ())):
+            shares().end_shares(connection, name)
     connection.execute(insert(LimitedAccountRow).values(account=account).on_conflict_do_nothing())
 
 

@@ -245,7 +245,7 @@ class AccountRepository(IndexRepository):
         Returns whether the account is new.
         """
         values = {"role": role.name.lower(), "password_hash": password_hash, "groups": list(groups) or None}
-        _end_shares(connection, name, role)
+        _end_shares(connection, name, role, groups)
         known = _by_name(connection, name)
         if known is None:
             connection.execute(insert(AccountRow).values(name=name, created_at=now, **values))
@@ -259,7 +259,7 @@ class AccountRepository(IndexRepository):
     def set_role(self, connection: Connection, name: str, role: Role) -> None:
         """Change the role of an account, effective from its next request; its links end below ``write``."""
         known = _require(connection, name)
-        _end_shares(connection, name, role)
+        _end_shares(connection, name, role, known.groups)
         _change(connection, known.id, role=role.name.lower())
 
     @on_writer
@@ -438,9 +438,9 @@ def _project(connection: Connection, account: KnownAccount, name: str) -> int:
     return int(project)
 
 
-def _end_shares(connection: Connection, name: str, role: Role | None) -> None:
-    """Revoke the links of an account, unless it may make some in a role."""
-    if role is None or role < Role.WRITE or (role != Role.ADMIN and _is_limited(connection, [name])):
+def _end_shares(connection: Connection, name: str, role: Role | None, groups: Sequence[str] = ()) -> None:
+    """Revoke the links of an account, unless it may make some in a role; `groups` are those that it has now."""
+    if role is None or role < Role.WRITE or (role != Role.ADMIN and _is_limited(connection, [name, *groups])):
         shares().end_shares(connection, name)
 
 

@@ -1,19 +1,25 @@
 """Who is let in, without a socket."""
 
 import shlex
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
 from ipaddress import ip_network
+from itertools import combinations, product
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from node.association import admission as module
-from node.association.admission import EVERY_VERB, Admission, add_peer
+from node.association.admission import EVERY_VERB, Admission, Rights, add_peer
 from node.association.request import ProposedContext, ReceivedRequest
+from node.association.tls import PeerCertificate
 from node.cli.run.config import table_of
 from node.index.engine.scope import Scope
 from node.index.nouns.records import Refused
 from node.runtime.metrics import Metrics
-from node.settings.peers import Dicom, Peer
+from node.settings.peers import RESTRICTIONS, Dicom, Peer, contradictions
 
 
 class Thread:
@@ -162,12 +168,75 @@ def test_what_a_peer_may_do_is_reported_by_its_title_and_address() -> None:
     assert doorkeeper.rights("10.3.2.3", asking("ANY")).permitted == EVERY_VERB
 
 
-def test_who_reads_by_two_names_sees_what_either_of_them_sees() -> None:
-    beside = {None: ("query",), Scope(projects=("alpha",)): ("store",)}
-    for scope, may in beside.items():
-        one = Peer(ae_title="CT1", may=("query",), projects=("alpha",))
-        rights = admission({"one": one, "other": Peer(ae_title="CT1", may=may)}).rights("10.1.2.3", asking())
-        assert rights.scope == scope
+VALUES: dict[str, tuple[Any, ...]] = {
+    "networks": (None, ["10.1.0.0/16"], ["10.1.2.0/24", "fd00::/8"]),
+    "may": (["query", "echo"], ["retrieve", "query"], ["store", "echo"]),
+    "takes": (None, ["CTImageStorage"], ["MRImageStorage", "CTImageStorage"]),
+    "projects": (None, ["alpha"], ["beta", "alpha"]),
+    "certificate": (None, "a", f"sha256:{'AB:' * 31}AB"),
+    "associations": (None, 4, 40),
+}
+CERTIFICATES = (None, PeerCertificate("ab" * 32, ("a", "b")), PeerCertificate("cd" * 32, ("a",)))
+
+
+def entries() -> Iterator[Peer]:
+    """Each value of each restriction, with each network and certificate."""
+    for key, values in VALUES.items():
+        for value, networks, shown in product(values, VALUES["networks"], VALUES["certificate"]):
+            keys = {"networks": networks, "certificate": shown, key: value}
+            with suppress(ValidationError):  # a peer with projects stores nothing; associations need a proof
+                yield Peer(ae_title="CT1", **{name: one for name, one in keys.items() if one is not None})
+                if key == "projects" and value:
+                    yield Peer(ae_title="CT1", may=("query",), **{name: one for name, one in keys.items() if one})
+
+
+def test_no_second_entry_of_a_title_lifts_what_the_first_restricts() -> None:
+    assert VALUES.keys() == set(RESTRICTIONS)
+    refused = several = 0
+    held: dict[str, Peer] = {}
+    doorkeeper = Admission(Dicom(), lambda: held, Metrics())
+
+    def rights_of(peers: dict[str, Peer], address: str, shown: PeerCertificate | None) -> Rights:
+        held.clear()
+        held.update(peers)
+        return doorkeeper.rights(address, replace(asking(), certificate=shown))
+
+    for one, other in combinations(dict.fromkeys(entries()), 2):
+        if list(contradictions({"one": one, "other": other})):
+            refused += 1
+            continue
+        for address, shown in product(("10.1.2.3", "10.3.0.1"), CERTIFICATES):
+            alone = [rights_of({"it": peer}, address, shown) for peer in (one, other)]
+            both = rights_of({"one": one, "other": other}, address, shown)
+            named = [rights for rights in alone if rights.names]
+            assert len(both.names) == len(named)
+            several += len(named) == 2
+            for rights in named:
+                assert both.permitted <= rights.permitted
+                assert rights.takes is None or (both.takes is not None and both.takes <= rights.takes)
+                seen = set(rights.scope.projects) if rights.scope else None
+                assert seen is None or (both.scope is not None and set(both.scope.projects) <= seen)
+            assert len(named) != 1 or not one.may_be(other), "who is one of two that are alike is both"
+    assert min(refused, several) > 100
+
+
+def test_what_a_certificate_names_twice_is_what_both_entries_permit() -> None:
+    peers = {
+        "one": Peer(ae_title="CT1", certificate="a", may=("query", "retrieve"), projects=("alpha",)),
+        "other": Peer(ae_title="CT1", certificate=f"sha256:{'ab' * 32}", may=("query", "store"), associations=3),
+    }
+    rights = admission(peers).rights("10.1.2.3", replace(asking(), certificate=CERTIFICATES[1]))
+    assert (rights.permitted, rights.scope) == ({"query"}, Scope(projects=("alpha",)))
+
+
+def test_the_remedy_for_who_showed_a_certificate_asks_for_it() -> None:
+    elsewhere = {"ct": Peer(ae_title="CT1", networks=(ip_network("10.9.0.0/16"),))}
+    for peers in ({"other": Peer(ae_title="OTHER")}, elsewhere):
+        doorkeeper = admission(peers)
+        request = replace(asking(), certificate=CERTIFICATES[1])
+        rejection = doorkeeper.judge(doorkeeper.connected(Thread(), "10.1.2.3"), request)
+        assert rejection is not None
+        assert f"networks=10.1.2.3 certificate=sha256:{'ab' * 32} may=" in rejection.remedy
 
 
 def test_without_peers_strangers_may_store_and_not_read() -> None:
