@@ -208,6 +208,7 @@ if TYPE_CHECKING:
     from node.web.access import Call as Call
     from node.web.access import CurrentCall as CurrentCall
     from node.web.access import allow as allow
+    from node.web.api.models import Decision as Decision
     from node.web.api.models import Moment as Moment
     from node.web.api.models import PatientResource as PatientResource
     from node.web.api.models import Resource as Resource
@@ -271,7 +272,7 @@ PLACES = {
     "node.cli.run.serve": "Sitting browse remove_left sitting stop_at_end temporary_root",
     # REST and pages
     "node.web.access": "ADMINS ANYBODY MEMBERS READERS WRITERS WRITING_MEMBERS Call CurrentCall allow",
-    "node.web.api.models": "Moment PatientResource Resource RowId",
+    "node.web.api.models": "Decision Moment PatientResource Resource RowId",
     "node.web.api.resources": "StudyOrSeries StudyUid",
     "node.web.api.routing": "Change OF_CHANGES api_router only_row problems single tagged",
     "node.web.audit_trail": "of_study",

@@ -135,6 +135,7 @@ def _levels() -> None:
         sa.Column("merged_into", sa.Integer(), sa.ForeignKey("patients.id"), index=True),
         sa.Column("merged_first_into", sa.Integer()),
         sa.Column("is_corrected", sa.Boolean(), nullable=False, server_default=sa.false()),
+        sa.Column("decided_by", sa.Text()),
     )
     op.create_table(
         "studies",
@@ -142,6 +143,7 @@ def _levels() -> None:
         sa.Column("patient_id", sa.Integer(), sa.ForeignKey("patients.id"), nullable=False, index=True),
         sa.Column("named_patient_id", sa.Integer()),
         sa.Column("corrected_patient_id", sa.Integer()),
+        sa.Column("decided_by", sa.Text()),
         sa.Column("identified_at", sa.DateTime()),
         sa.Column("study_instance_uid", sa.String(64), nullable=False, unique=True),
         sa.Column("study_date", sa.Date(), index=True),
@@ -664,6 +666,8 @@ def _work() -> None:
         sa.Column("sha256", sa.String(64), nullable=False),
         sa.Column("sop_class_uid", sa.String(64), nullable=False),
         sa.Column("sop_instance_uid", sa.String(64), nullable=False),
+        sa.Column("patient_id", sa.Text()),
+        sa.Column("identified_at", sa.DateTime()),
         sa.Column("state", sa.String(16), nullable=False),
         sa.Column("sent_at", sa.DateTime(), nullable=False),
         sa.Column("transaction_uid", sa.String(64), index=True),

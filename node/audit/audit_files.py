@@ -8,7 +8,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
@@ -72,20 +72,32 @@ class Taker:
     last_at: str
 
 
-def takers_of(folder: Path, study_instance_uid: str, copies: Iterable[bytes] = ()) -> list[Taker]:
-    """Return who has what was sent of a study, as far as the audit log tells; each once, in the order of the first.
+@dataclass(frozen=True, slots=True)
+class Holder(Taker):
+    """Who has something of a study.
+
+    `patient_id`: as whose it was sent; None: nobody has recorded that. `remedy`: the line that mends it there.
+    """
+
+    patient_id: str | None = None
+    study_instance_uid: str = ""
+    remedy: str = ""
+
+
+def takers_of(folder: Path, studies: Collection[str], copies: Iterable[bytes] = ()) -> list[Holder]:
+    """Return who has what was sent of studies, as far as the audit log tells; each once, in the order of the first.
 
     Commands that take everything out of a root, such as backups, name no study: they may have it.
 
     `copies`: lines of the logs of other hosts.
     """
-    takers: dict[tuple[str, str], Taker] = {}
-    of_study = json.dumps(study_instance_uid).encode()
+    takers: dict[Hashable, Holder] = {}
+    of_studies = re.compile(b"|".join(re.escape(json.dumps(uid).encode()) for uid in studies) or rb"(?!)")
     for line in chain(_lines(folder), copies):
-        if of_study in line or (_OF_EXPORT in line and b'"objects": []' in line):
-            for taker in _takers_in(line, study_instance_uid):
-                known = takers.get((taker.who, taker.how), taker)
-                takers[taker.who, taker.how] = max(known, taker, key=lambda one: one.last_at)
+        if of_studies.search(line) or (_OF_EXPORT in line and b'"objects": []' in line):
+            for taker in _takers_in(line, studies):
+                key = taker.who, taker.how, taker.patient_id, taker.study_instance_uid
+                takers[key] = max(takers.get(key, taker), taker, key=lambda one: one.last_at)
     return list(takers.values())
 
 
@@ -121,19 +133,19 @@ def _lines(folder: Path) -> Iterator[bytes]:
             yield from file
 
 
-def _takers_in(text: bytes, study_instance_uid: str) -> Iterator[Taker]:
+def _takers_in(text: bytes, studies: Collection[str]) -> Iterator[Holder]:
     try:
         line = json.loads(text)
-        named = {each.get("study_instance_uid") for each in line["objects"]}
+        named = [(each.get("patient_id"), each.get("study_instance_uid")) for each in line["objects"]]
         if line["event"]["code"] not in _LEAVING or line["action"] != "R" or line["outcome"] > _MINOR_FAILURE:
             return
-        if named and study_instance_uid not in named:
-            return
+        how = line["event"]["meaning"] if named else re.sub(r": (begun|done, .*|broken off)$", "", line["detail"])
         people = line["participants"]
         for one in [each for each in people if each["role"] == _DESTINATION] or people:
             who = f"{one['user']} {one['address']}".strip()
-            how = line["event"]["meaning"] if named else re.sub(r": (begun|done, .*|broken off)$", "", line["detail"])
-            yield Taker(who, how, line["at"])
+            for patient_id, study in named or [(None, "")]:
+                if study in studies or not named:
+                    yield Holder(who, how, line["at"], patient_id, study)
     except (ValueError, TypeError, KeyError, AttributeError):  # torn by a power cut, or of another version
         return
 

@@ -40,7 +40,7 @@ _UNUSUAL = re.compile(r"[^\n -~]")
 class Answer:
     """What a command answers.
 
-    `data`: what ``--json`` prints.
+    `data`: what ``--json`` prints. People read its ``holders`` as well: who else has what was decided about.
     `text`: what people read, a function that prints it, or an error, which they read as that of any command.
     `failed`: whether the exit status is 1, or 2 for a usage error.
     """
@@ -59,6 +59,10 @@ class Answer:
             self.text()
         else:
             print(self.text)
+        for one in self.data.get("holders", ()) if isinstance(self.data, dict) and not as_json else ():
+            named = f" as {one['patient_id']}" if one["patient_id"] else ""
+            what = f"{one['how']}, last {one['last_at'][:19]}; {one['remedy']}"
+            print(printable(f"  {one['who']} has it{named}: {what}"))
         self._exit_if_failed()
 
     def _exit_if_failed(self) -> None:

@@ -9,11 +9,13 @@ import datetime as dt
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
+from functools import wraps
 from typing import Any
 
 from node.association.added import OpenedRoot
 from node.association.client.addresses import address_of
 from node.association.client.association import verify
+from node.audit.audit_files import Holder
 from node.audit.audit_log import Audit, AuditAction, AuditEvent, AuditMessage, EventType, Result
 from node.control import import_beside
 from node.control.configuration import ConfigurationChanges
@@ -29,6 +31,7 @@ from node.index.work.routes import lane_to
 from node.index.work.states import Kind
 from node.lifecycle.deletion import Order, delete, empty, restore, resume_deletions
 from node.lifecycle.erasure import Erasing, Object
+from node.lifecycle.holders import GONE, SUBJECTS, holders
 from node.lifecycle.retention import confirm, trash_until, uptime
 from node.receive.accounting import write_off
 from node.receive.apply import Applier
@@ -62,8 +65,7 @@ class Actions:
         self._ingest, self._applier, self._archive, self._index = ingest, applier, ingest.archive, ingest.index
         accounts = AccountAdministration(self._index.accounts, audit)
         quarantine = Quarantine(ingest, audit)
-        node, has_store = (settings.dicom.ae_title, settings.cluster.name or ""), settings.storage.url is not None
-        self.erasing = Erasing(self._archive, self._index, audit, applier, node, has_store=has_store)
+        self.erasing = Erasing(self._archive, self._index, audit, applier, settings)
         conflicts = Conflicts(ingest, audit, quarantine)
         configuration = ConfigurationChanges(settings, self._index, audit)
         self.by_name = _ByName(
@@ -103,10 +105,34 @@ class Actions:
         for extension in enabled(settings):
             if extension.actions:
                 self.by_name.update(resolve(extension.actions)(OpenedRoot(settings, ingest, audit)))
+        self.by_name.update((name, self._telling(name, action)) for name, action in [*self.by_name.items()])
+
+    def _telling(self, name: str, action: RootAction) -> RootAction:
+        """Return an action that answers, as ``holders``, who else has the studies that it has decided about.
+
+        A deletion takes the rows of what was sent along: the studies that the arguments name are looked at before.
+        """
+        studies_of = SUBJECTS.get(name)
+
+        @wraps(action)
+        def act(**arguments: Any) -> Mapping[str, Any]:
+            found: list[Holder] = []
+            if studies_of is not None:
+                with self._index.reading() as index:
+                    studies = studies_of(index, self._archive.root, arguments)
+                    found = holders(index, self._settings, studies, is_gone=name in GONE)
+            done = action(**arguments)
+            if "studies" in done:
+                with self._index.reading() as index:
+                    found = holders(index, self._settings, done["studies"])
+            return {**done, "holders": [asdict(one) for one in found]} if found else done
+
+        return act
 
     def _and_files(self, action: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
         """Return an action that also deletes the volumes of an instance that has left its series."""
 
+        @wraps(action)
         def act(**arguments: Any) -> dict[str, Any]:
             self._archive.intake.require_here()
             try:

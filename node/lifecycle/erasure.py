@@ -22,23 +22,22 @@ from typing import Any
 import structlog
 
 from node.archive.filesystem import DOWNLOAD, Archive
-from node.archive.proof import last_proof
-from node.audit.audit_files import Taker, takers_of
+from node.audit.audit_files import Taker
 from node.audit.audit_log import Audit
 from node.errors import UsageError, VoxelnodeError
 from node.index.database.index import Index
-from node.index.database.reading import ReadIndex
 from node.index.nouns.deletions import NotThere
 from node.index.nouns.records import UIDS, DeletionPlan, Level
 from node.index.nouns.trash import NotInTrash
 from node.index.work.ledger import Ended
 from node.index.work.states import Erasure
 from node.lifecycle.deletion import Order, delete, empty
+from node.lifecycle.holders import holders
 from node.receive.apply import Applier
 from node.receive.aside import FOLDER
 from node.receive.custody import NotInQuarantine, examined
-from node.registry import shares
 from node.runtime.failpoints import reached
+from node.settings.model import Settings
 from node.version import __version__
 
 log = structlog.get_logger()
@@ -115,15 +114,12 @@ class Certificate:
 class Erasing:
     """Erases what a root has.
 
-    `ae_title`: of the node; `host`: its name among hosts that share an index, or empty; `has_store`: there is an object
-    store, whose objects are removed by a service of their own.
+    With an object store, its objects are removed by a service of their own.
     """
 
-    def __init__(
-        self, archive: Archive, index: Index, audit: Audit, applier: Applier, node: tuple[str, str], *, has_store: bool
-    ) -> None:
+    def __init__(self, archive: Archive, index: Index, audit: Audit, applier: Applier, settings: Settings) -> None:
         self._archive, self._index, self._audit, self._applier = archive, index, audit, applier
-        (self._ae_title, self._host), self._has_store = node, has_store
+        self._settings, self._host = settings, settings.cluster.name or ""
         self._lock = threading.Lock()  # what is resumed is under way in no other thread
 
     def erase(self, objects: Sequence[Object], trash: Sequence[int], order: Order) -> Certificate:
@@ -173,13 +169,13 @@ class Erasing:
         all_objects = dict.fromkeys([*((plan.level, plan.uid, plan.study_instance_uid) for plan in plans), *gone])
         studies = list(dict.fromkeys(study for _, _, study in all_objects))
         now = f"{self._index.now():%FT%TZ}"
-        sent_to = sorted({name for plan in plans for name in plan.sent_to})
         with self._index.reading() as view:
             others = sorted(set(view.audit_lines.hosts()) - {self._host})
-            takers, jobs = takers_and_jobs(view, self._archive.root, self._host, studies)
+            found = holders(view, self._settings, studies, is_gone=True)
+            of_jobs = [view.work.page(None, MAX_NAMED, kind="job", study_instance_uid=study) for study in studies]
         certificate = Certificate(
             erased_at=now,
-            node=self._ae_title,
+            node=self._settings.dicom.ae_title,
             version=__version__,
             uids_sha256=[hashlib.sha256(uid.encode()).hexdigest() for uid in dict.fromkeys(o[1] for o in all_objects)],
             series=sum(plan.series for plan in plans),
@@ -189,12 +185,12 @@ class Erasing:
             downloads=0,
             trash=len(entries),
             index_overwritten=False,
-            takers=[*(Taker(name, "route", now) for name in sent_to), *takers],
+            takers=list(dict.fromkeys(Taker(one.who, one.how, one.last_at) for one in found)),  # it names no patient
             stays=[
                 STAYING,
-                *([IN_STORE] if self._has_store else []),
+                *([IN_STORE] if self._settings.storage.url is not None else []),
                 *([f"journals and files in quarantine of {', '.join(others)}"] if others else []),
-                *(f"the row of job {job}, with UIDs" for job in jobs),
+                *(f"the row of job {row['key']}, with UIDs" for rows in of_jobs for row in rows),
             ],
         )
         return Erasure(tuple(all_objects), 0, tuple(numbers), certificate.as_json())
@@ -253,29 +249,6 @@ class Erasing:
 def certificate_of(fields: Mapping[str, Any]) -> Certificate:
     """Return the certificate that a row of the ledger has."""
     return Certificate(**{**fields, "takers": [Taker(**taker) for taker in fields["takers"]]})
-
-
-def takers_and_jobs(index: ReadIndex, root: Path, host: str, studies: Sequence[str]) -> tuple[list[Taker], list[str]]:
-    """Return who may have studies, by the index, the audit logs and the last proof of a backup; and their jobs."""
-    others = [name for name in index.audit_lines.hosts() if name != host]
-    takers: dict[tuple[str, str], Taker] = {}
-    jobs: list[str] = []
-    for study in studies:
-        copies = (line for name in others for _, line in index.audit_lines.of_host(name))
-        for taker in takers_of(root, study, copies):
-            known = takers.get((taker.who, taker.how), taker)
-            takers[taker.who, taker.how] = max(known, taker, key=lambda each: each.last_at)
-        for link in index.repository(shares().ReadShares).listed(study):
-            if link.used_at is not None:
-                how = f"link, used {link.uses} times" + (", with downloads" if link.may_download else "")
-                takers[f"link {link.id}", how] = Taker(
-                    f"link {link.id} of {link.made_by}", how, f"{link.used_at:%FT%T}"
-                )
-        jobs += [row["key"] for row in index.work.page(None, MAX_NAMED, kind="job", study_instance_uid=study)]
-    proof = last_proof(root)
-    if proof is not None and proof.succeeded_at is not None:
-        takers[proof.backup, "backup"] = Taker(proof.backup, "backup that was proved", proof.succeeded_at)
-    return list(takers.values()), jobs
 
 
 def remove_prepared(archive: Archive) -> int:

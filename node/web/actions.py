@@ -113,7 +113,7 @@ def delete(
     terms: Terms | None = None,
     *,
     erase: bool = False,
-) -> None:
+) -> Mapping[str, Any]:
     """Delete an object, into the trash unless `erase`; `node.lifecycle.deletion` writes the audit log."""
     whose = {"level": level, "uid": uid, "study_instance_uid": study_instance_uid}
-    call.act("delete", **whose, reason="by HTTP", terms=terms, erase=erase)
+    return call.act("delete", **whose, reason="by HTTP", terms=terms, erase=erase)

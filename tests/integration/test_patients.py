@@ -8,8 +8,13 @@ from typing import Any
 import pytest
 
 from node.api import Audit, PersonRepository, UsageError
+from node.children.pseudonyms import made_key
 from node.dicom.keys import Level, QueryModel
 from node.dicom.matching import read_query
+from node.extensions.bids.export import Exporter
+from node.extensions.bids.rules import read_rules
+from node.extensions.bids.sources import IndexSource
+from node.extensions.bids.subjects import Pseudonyms
 from node.index.nouns.person_plans import Correction, NoSuchPatient, PatientLink, Person
 from node.index.nouns.study_search import StudyFilter
 from node.lifecycle.deletion import empty
@@ -389,3 +394,53 @@ def test_what_was_decided_while_a_study_was_in_the_trash_holds_for_it(
         DECISIONS[decision](root)
         bring_back(root, audit, gone)
         assert found_ids(root)[uid][0] == "NEW"
+
+
+def test_a_decision_is_taken_back_by_what_the_screen_shows(root: Root) -> None:
+    study = take(root, "OLD")
+    persons(root).correct(number(root, "OLD"), Correction("NEW"), root.clock(), who="anna")
+    [shown] = root.rows("SELECT stored_patient_id, decided_by, decided_at FROM v_studies")
+    assert (shown["stored_patient_id"], shown["decided_by"]) == ("OLD", "anna")
+    assert shown["decided_at"]
+    later = take(root, "OLD")
+    assert {row["decided_by"] for row in root.rows("SELECT decided_by FROM v_studies")} == {"anna"}
+    assert set(persons(root).separate(number(root, "NEW"), root.clock()).studies) == {study, later}
+    persons(root).correct(number(root, "OLD"), Correction("NEW"), root.clock(), study, who="bert")
+    assert owners(root) == {study: "NEW", later: "OLD"}
+    persons(root).separate(number(root, "NEW"), root.clock())
+    assert owners(root) == {study: "OLD", later: "OLD"}
+    assert {row["decided_by"] for row in root.rows("SELECT decided_by FROM v_studies")} == {None}
+
+
+def test_of_several_decisions_a_person_chooses_the_one_that_is_taken_back(root: Root) -> None:
+    studies = [take(root, one) for one in ("A", "B", "INTO")]
+    for one in ("A", "B"):
+        persons(root).merge(number(root, one), number(root, "INTO"), root.clock())
+    with pytest.raises(UsageError, match=r"choose one: #1 .A., #2 .B."):
+        persons(root).separate(number(root, "INTO"), root.clock())
+    assert set(owners(root).values()) == {"INTO"}
+    assert persons(root).separate(number(root, "A"), root.clock()).studies == (studies[0],)
+
+
+@pytest.mark.slow
+def test_a_data_set_reports_the_subject_that_had_a_study_until_its_correction_was_undone(
+    root: Root, tmp_path: Path
+) -> None:
+    series = make.mr_series(5, SeriesDescription="t1_mprage", PatientID="OLD")
+    root.take_all(series)
+    root.convert_due()
+    rules, key = read_rules(None), Pseudonyms(made_key(tmp_path / "key"))
+
+    def left() -> list[str]:
+        with root.index.reading() as index:
+            exporter = Exporter(IndexSource(index, lambda file: root.folder / file.key), rules, key)
+            return [one.path.partition("/")[0] for one in exporter.export(tmp_path / "out", study).left]
+
+    study = str(series[0].StudyInstanceUID)
+    assert left() == []
+    [former] = (path.name for path in (tmp_path / "out").glob("sub-*"))
+    persons(root).correct(number(root, "OLD"), Correction("NEW"), root.clock())
+    assert left() == [former]
+    [wrong] = {path.name for path in (tmp_path / "out").glob("sub-*")} - {former}
+    persons(root).separate(number(root, "NEW"), root.clock())
+    assert left() == left() == [wrong]

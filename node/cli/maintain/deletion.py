@@ -51,7 +51,8 @@ def delete(
     Rows, volumes and thumbnails are removed. DICOM files stay in the trash for [retention] trash_days, and
     `voxelnode trash restore` brings them back. If a node runs on this root, the node does it.
     """
-    from node.lifecycle.erasure import certificate_of, takers_and_jobs  # here: a second of imports
+    from node.lifecycle.erasure import certificate_of  # here: a second of imports
+    from node.lifecycle.holders import holders
 
     if certificate is not None and not (erase and certificate.suffix == ".json" and certificate.parent.is_dir()):
         raise UsageError("--certificate is for --erase, and names a .json file in a folder that exists")
@@ -60,7 +61,7 @@ def delete(
         of_trash = (str(row["study_instance_uid"]) for row in trash)
         studies = dict.fromkeys([*(plan.study_instance_uid for plan in plans), *of_trash])
         owed = index.studies.owed().intersection(studies)
-        takers, _ = takers_and_jobs(index, root.folder, root.settings.cluster.name or "", list(studies))
+        found = holders(index, root.settings, list(studies), is_gone=True)
     if not json:
         for plan in plans:
             _print(plan)
@@ -70,7 +71,7 @@ def delete(
             print(line)
     one = [{name: value for name, value in asdict(plan).items() if not name.startswith("patient_")} for plan in plans]
     fields: dict[str, Any] = dict(one[0]) if uid is not None else {"studies": one, "trash": len(trash)}
-    fields["taken_by"] = [asdict(taker) for taker in takers]
+    fields["holders"] = [asdict(one) for one in found]
     if dry_run:
         return Answer({**fields, "deleted": False, "trash_until": None}, "nothing was deleted: --dry-run")
     keeps = root.settings.retention.trash_days > 0 and not erase
@@ -122,14 +123,8 @@ def _chosen(
 
 
 def _erased(certificate: Certificate) -> str:
-    """Say who keeps what was erased, as far as the node knows them: by its index, and by its audit log."""
-    sent = [taker.who for taker in certificate.takers if taker.how == "route"]
-    by_route = f" ({', '.join(sent)})" if sent else ", none of which has taken it by a route,"
-    proved = next((taker.who for taker in certificate.takers if taker.how == "backup that was proved"), None)
-    known = f", such as {proved}," if proved is not None else ""
-    lines = f"erased; backups{known} destinations{by_route} receivers of hooks and the audit log keep what they have"
-    others = [taker for taker in certificate.takers if taker.who not in (*sent, proved)]
-    lines += "".join(f"\n  {taker.who} may have it: {taker.how}, last {taker.last_at[:19]}" for taker in others)
+    """Say what keeps something of what was erased; the answer has who does."""
+    lines = "erased; backups, destinations, receivers of hooks and the audit log keep what they have"
     lines += "".join(f"\n  stays: {what}" for what in certificate.stays)
     if not certificate.index_overwritten:
         lines += "\n  the index keeps deleted rows until its write-ahead log is reused, or the server vacuums"
@@ -211,8 +206,11 @@ def restore(
             f"nothing in the trash has the number {', '.join(map(str, gone))}: `voxelnode trash` lists all{others}"
         )
     done: Counter[str] = Counter()
+    found: list[Any] = []
     for number in wanted:
-        done.update(root.order("restore-trash", number=number))
+        one = root.order("restore-trash", number=number)
+        found += one.pop("holders", ())
+        done.update(one)
     parts = [f"{counted(done['instances'], 'instance')} brought back", f"{done['repeated']} had come again"]
     parts += [f"{done['conflicts']} have other bytes by now"] if done["conflicts"] else []
     lost = counted(done["lost"], "file is", "files are")
@@ -221,7 +219,8 @@ def restore(
         f"{counted(done['unread'], 'file')} cannot be read now: check the disk; its host tries again when it starts"
     )
     parts += [unread] if done["unread"] else []
-    return Answer(done, "; ".join(parts), failed=bool(done["lost"] or done["unread"]))
+    data = {**done, "holders": found}
+    return Answer(data, "; ".join(parts), failed=bool(done["lost"] or done["unread"]))
 
 
 @trash_app.command()
@@ -241,9 +240,8 @@ def empty(
             numbers = [row["number"] for row in index.trash.all()]
     if numbers:
         confirm("emptying the trash", f"Permanently delete the files of {counted(len(numbers), 'deletion')}?", yes)
-    for one in numbers:
-        root.order("empty-trash", number=one)
-    return Answer({"emptied": numbers}, f"emptied: {counted(len(numbers), 'deletion')}")
+    found = [one for each in numbers for one in root.order("empty-trash", number=each).get("holders", ())]
+    return Answer({"emptied": numbers, "holders": found}, f"emptied: {counted(len(numbers), 'deletion')}")
 
 
 EXPIRED: Columns = {

@@ -311,10 +311,11 @@ def read_only(out: Path) -> Iterator[Dataset]:
 def _subjects_of(
     dataset: Dataset, by_subject: Mapping[str, Sequence[int]], patient: int | None, study: str
 ) -> list[str]:
-    """Return the subjects that have a study, by its mark, or had it before its deletion or a merge of patients."""
+    """Return the subjects that have a study, by its mark, or had it before its deletion or a merge of patients.
+
+    One that had it between a correction and its end still has the volumes of it.
+    """
     found = [name for name, patients in by_subject.items() if patient in patients]
-    if any(_has_study(dataset, name, study) for name in found):
-        return found
     return found + [name for name in dataset.subjects() if name not in found and _has_study(dataset, name, study)]
 
 

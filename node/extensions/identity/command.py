@@ -116,7 +116,7 @@ def separate(
         number = _number(index, patient)
     done = root.order("separate-patient", patient=number, issuer=issuer, study=study, dry_run=dry_run)
     moved = "would move" if dry_run else "moved"
-    text = f"{counted(len(done['studies']), 'study', 'studies')} {moved} back to patient #{number}"
+    text = f"{counted(len(done['studies']), 'study', 'studies')} {moved} back to whom its files name"
     return Answer({"patient": number, "dry_run": dry_run, **done}, text)
 
 
@@ -127,6 +127,7 @@ def _number(index: ReadIndex, wanted: str) -> int:
     rows = index.patients.with_patient_id(wanted)
     if not rows:
         raise UsageError(f"no patient has the ID {wanted!r}; `voxelnode patient list` lists them")
+    rows = [row for row in rows if row["merged_into"] is None] or rows
     if len(rows) > 1:
         known = ", ".join(
             f"#{row['id']} ({row['patient_name'] or 'no name'}, issuer {row['issuer_of_patient_id'] or 'none'})"

@@ -11,9 +11,9 @@ from node.api import (
     OF_CHANGES,
     Change,
     CurrentCall,
+    Decision,
     PatientResource,
     ReadIndex,
-    Resource,
     RowId,
     api_router,
     only_row,
@@ -60,7 +60,7 @@ class SeparateRequest(BaseModel):
     study: StudyUid = None
 
 
-class MergeResult(Resource):
+class MergeResult(Decision):
     """The studies that were moved, or would be in a dry run."""
 
     studies: list[str]

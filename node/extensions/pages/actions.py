@@ -9,6 +9,7 @@ from fastapi import APIRouter, Form, Response
 from fastapi.responses import RedirectResponse
 
 from node.archive.filesystem import DOWNLOAD_KEPT_SECONDS
+from node.lifecycle.holders import holders
 from node.web import actions
 from node.web.access import ADMINS, MEMBERS, WRITERS, WRITING_MEMBERS, Call, CurrentCall, background_request
 from node.web.api.models import RowId
@@ -64,8 +65,19 @@ def ask_to_delete(call: CurrentCall, wanted: Wanted) -> Response:
             "study" if series is None else "series", wanted.series or wanted.study, wanted.study
         )
         files = index.volumes.totals(*wanted)
+        found = holders(index, call.node.settings, [wanted.study], is_gone=True)
     call.audit.accessed([of_study(wanted.study, study["patient_id"])], "pages")
-    return page(call, "delete.html", plan=plan, study=study, series=series, volumes=files)
+    return page(call, "delete.html", plan=plan, study=study, series=series, volumes=files, holders=found)
+
+
+@router.get(f"{STUDY}/holders", dependencies=ADMINS)
+def who_has_it(call: CurrentCall, wanted: Wanted) -> Response:
+    """Who else has a study, each with the identity that it was sent with, and what mends it there."""
+    with call.node.index.reading() as index:
+        study, _ = wanted.rows(index)
+        found = holders(index, call.node.settings, [wanted.study])
+    call.audit.accessed([of_study(wanted.study, study["patient_id"])], "pages")
+    return fragment(call, "holders.html", holders=found)
 
 
 @router.post(f"{STUDY}/delete", dependencies=ADMINS)
@@ -93,10 +105,11 @@ def ask_to_delete_selected(call: CurrentCall, selected: Selected) -> Response:
     """Ask before the studies are deleted."""
     with call.node.index.reading() as index:
         rows = [row for uid in selected.studies if (row := index.studies.row(uid)) is not None]
+        found = holders(index, call.node.settings, selected.studies, is_gone=True)
     if not rows:
         raise ResourceNotFound("study")
     call.audit.accessed([of_study(row["study_instance_uid"], row["patient_id"]) for row in rows], "pages")
-    return page(call, "delete_selected.html", studies=rows)
+    return page(call, "delete_selected.html", studies=rows, holders=found)
 
 
 @router.post("/selected/delete/confirmed", dependencies=ADMINS)

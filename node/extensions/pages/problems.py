@@ -14,6 +14,7 @@ from node.index.database.reading import ReadIndex
 from node.index.nouns.person_plans import MAX_ISSUER_CHARACTERS, SHARED
 from node.index.nouns.persons import PersonRepository
 from node.index.nouns.problems import SeriesProblem
+from node.lifecycle.holders import holders
 from node.receive.aside import quarantined, with_strangers
 from node.receive.custody import compared
 from node.web import actions
@@ -421,7 +422,10 @@ def plan_correction(call: CurrentCall, wrong: Annotated[Wrong, Query()]) -> Resp
     """Ask who a patient is, or whose a study; a study that was corrected can be given back."""
     [person] = _shown(call, [wrong.source])
     study = next((one for one in person["studies"] if one["study_instance_uid"] == wrong.study), None)
-    return page(call, "person_correct.html", person=person, study=study, wrong=wrong)
+    studies = [one["study_instance_uid"] for one in person["studies"]] if study is None else [wrong.study]
+    with call.node.index.reading() as index:
+        found = holders(index, call.node.settings, studies)
+    return page(call, "person_correct.html", person=person, study=study, wrong=wrong, holders=found)
 
 
 @router.post("/patients/correct", dependencies=ADMINS)

@@ -396,11 +396,12 @@ def _take_over_series(connection: Connection, row: Mapping[str, Any], old_id: in
 
 def _take_over_studies(connection: Connection, old: OldIndex) -> None:
     """Take over when studies became quiet, of those that have no open series now, and their own corrections."""
-    decided = ("study_instance_uid", "corrected_patient_id", "identified_at")
+    decided = ("study_instance_uid", "corrected_patient_id", "identified_at", "decided_by")
     of_study = "WHERE study_instance_uid = :study_instance_uid AND"
     corrected = (
         "UPDATE studies SET named_patient_id = coalesce(named_patient_id, patient_id), corrected_patient_id = "
-        ":corrected_patient_id, patient_id = (SELECT coalesce(merged_into, id) FROM patients WHERE id = "
+        ":corrected_patient_id, decided_by = :decided_by, "
+        "patient_id = (SELECT coalesce(merged_into, id) FROM patients WHERE id = "
         f":corrected_patient_id) {of_study} EXISTS (SELECT 1 FROM patients WHERE id = :corrected_patient_id)"
     )
     is_decided = "(identified_at IS NOT NULL OR named_patient_id IS NOT NULL)"

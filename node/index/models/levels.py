@@ -111,6 +111,7 @@ class PatientRow(Numbered):
     merged_into: Mapped[int | None] = mapped_column(ForeignKey("patients.id"), index=True)  # decided by a person
     merged_first_into: Mapped[int | None] = mapped_column(Integer)  # that decision, if that patient was merged as well
     is_corrected: Mapped[bool] = mapped_column(default=False, server_default=false())  # it says that this row is wrong
+    decided_by: Mapped[str | None] = mapped_column(Text)  # who that person is
 
 
 class StudyRow(Numbered):
@@ -124,6 +125,7 @@ class StudyRow(Numbered):
     patient_id: Mapped[int] = mapped_column(ForeignKey("patients.id"), index=True)
     named_patient_id: Mapped[int | None] = mapped_column(Integer)  # who its files name, if that is another person
     corrected_patient_id: Mapped[int | None] = mapped_column(Integer)  # who a person has said this study alone is of
+    decided_by: Mapped[str | None] = mapped_column(Text)  # who has said that
     identified_at: Mapped[dt.datetime | None] = mapped_column(Utc)  # None: nobody decided, and copies are as stored
     study_instance_uid: Mapped[str] = mapped_column(String(64), unique=True)
     study_date: Mapped[dt.date | None] = mapped_column(Date, index=True)

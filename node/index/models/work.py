@@ -182,6 +182,8 @@ class SentInstanceRow(Base):
     sha256: Mapped[str] = mapped_column(String(64))  # of the stored data set; another one is sent again
     sop_class_uid: Mapped[str] = mapped_column(String(64))  # as sent
     sop_instance_uid: Mapped[str] = mapped_column(String(64))  # as sent
+    patient_id: Mapped[str | None] = mapped_column(Text)  # of whom it was when it was sent, before pseudonyms
+    identified_at: Mapped[dt.datetime | None] = mapped_column(Utc)  # the decision by which it was sent so
     state: Mapped[str] = mapped_column(String(16))
     sent_at: Mapped[dt.datetime] = mapped_column(Utc)
     transaction_uid: Mapped[str | None] = mapped_column(String(64), index=True)  # of the last request for commitment

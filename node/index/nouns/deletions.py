@@ -31,7 +31,7 @@ from node.index.models.history import (
     VolumeRow,
 )
 from node.index.models.levels import ImageRow, PatientRow, SeriesRow, StudyRow
-from node.index.models.work import OwedEventRow, OwedImageRow, ResultRow, SentInstanceRow, WorkRow
+from node.index.models.work import OwedEventRow, OwedImageRow, ResultRow, WorkRow
 from node.index.nouns.emptied import add_tombstone, conversions_holding, delete_series_rows, drop_volumes_of
 from node.index.nouns.events import forget_images, record_event
 from node.index.nouns.instance_files import folders_of, owe_removals
@@ -102,7 +102,6 @@ def plan_deletion(
     if study_instance_uid is not None:
         query = query.where(StudyRow.study_instance_uid == study_instance_uid)
     rows = connection.execute(query).all()
-    sent = query.with_only_columns(SentInstanceRow.destination).distinct().order_by(SentInstanceRow.destination)
     if not rows:
         raise NotThere(f"no {level} {uid} in the index: it may have been deleted; `voxelnode series --uids` lists all")
     if len({row.study for row in rows}) > 1:
@@ -112,7 +111,6 @@ def plan_deletion(
     return DeletionPlan(
         level, uid, rows[0].study_instance_uid, **known,
         series=len({row.series for row in rows}), instances=len(rows), bytes=sum(row.bytes for row in rows),
-        sent_to=tuple(connection.scalars(sent.join(SentInstanceRow, SentInstanceRow.image_id == ImageRow.id))),
     )  # fmt: skip
 
 

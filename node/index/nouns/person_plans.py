@@ -228,6 +228,23 @@ def uncorrecting(connection: Connection, patient: int, study: str) -> tuple[Move
     return Moved(tuple(ids), (study,)), row.named_patient_id, row.corrected_patient_id
 
 
+def shown_as(connection: Connection, patient: int, issuer: str | None, study: str | None) -> tuple[int, str | None]:
+    """Return of whom a decision is taken back, and of which study: `patient` may be who it is by that decision.
+
+    Raises UsageError if several decisions have made the patient who it is.
+    """
+    if issuer is not None or study is not None or person_row(connection, patient).merged_into is not None:
+        return patient, study
+    into = select(PatientRow.id, PatientRow.patient_id).where(listed_in(CHOSEN, [patient])).order_by(PatientRow.id)
+    corrected = StudyRow.corrected_patient_id == patient
+    persons = connection.execute(into).all()
+    studies = connection.scalars(select(StudyRow.study_instance_uid).where(corrected).order_by(StudyRow.id)).all()
+    if len(persons) + len(studies) > 1:
+        known = [f"#{row.id} ({row.patient_id or 'no ID'})" for row in persons] + [f"--study {uid}" for uid in studies]
+        raise UsageError(f"several decisions have made patient #{patient}: choose one: {', '.join(known)}")
+    return (persons[0].id if persons else patient), (studies[0] if studies else None)
+
+
 def separating(connection: Connection, patient: int, issuer: str | None) -> tuple[Moved, set[int]]:
     """Return what a separation moves or names anew, and the persons who leave with this one."""
     row = person_row(connection, patient)

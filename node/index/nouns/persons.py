@@ -40,7 +40,7 @@ HELD = "merged: holds for what comes with the prior Patient ID"
 
 _SHOWN: Select[Any] = select(literal_column("*")).select_from(table("v_patients"))
 
-APART = {"merged_into": None, "merged_first_into": None, "is_corrected": False}
+APART = {"merged_into": None, "merged_first_into": None, "is_corrected": False, "decided_by": None}
 _UNDECIDED = {"decision": None, "decided_at": None, "decided_by": None}
 
 
@@ -114,6 +114,7 @@ class PersonRepository(IndexRepository):
             return _merge(connection, patient, target, now, who, is_correction=True)
         of_study = StudyRow.study_instance_uid == study
         here = {"named_patient_id": plans.NAMED, "corrected_patient_id": target, "patient_id": target}
+        here |= {"decided_by": who}
         connection.execute(update(StudyRow).where(of_study).values(here))
         note_decided(connection, moved.studies, now)
         _record(connection, "patient-corrected", moved.studies, f"the study is of patient #{target}", now)
@@ -126,6 +127,7 @@ class PersonRepository(IndexRepository):
         self, connection: Connection, patient: int, issuer: str | None = None, study: str | None = None
     ) -> Moved:
         """Return what `separate` would do, or raise as it would."""
+        patient, study = plans.shown_as(connection, patient, issuer, study)
         if study is not None:
             return plans.uncorrecting(connection, patient, study)[0]
         return plans.separating(connection, patient, issuer)[0]
@@ -146,9 +148,10 @@ class PersonRepository(IndexRepository):
         The studies whose files name this person, or somebody who was merged into this person before, become this
         patient's again. Conflicts that the merge had decided are open again.
 
-        `patient`: `id` of `v_patients`. `issuer`: the namespace of the Patient ID; empty: the one in the files. Raises
-        UsageError if there is nothing to separate.
+        `patient`: `id` of `v_patients`, of that person, or of who it is by the one decision that made it so. `issuer`:
+        the namespace of the Patient ID; empty: the one in the files. Raises UsageError if there is nothing to separate.
         """
+        patient, study = plans.shown_as(connection, patient, issuer, study)
         if study is not None:
             return self._uncorrect(connection, patient, study, now, terms)
         return self._separate(connection, patient, now, issuer, terms)
@@ -200,7 +203,7 @@ class PersonRepository(IndexRepository):
         back = person.merged_into or named
         values = {"patient_id": back, "named_patient_id": named if back != named else None}
         of_study = update(StudyRow).where(StudyRow.study_instance_uid == study)
-        connection.execute(of_study.values(values | {"corrected_patient_id": None}))
+        connection.execute(of_study.values(values | {"corrected_patient_id": None, "decided_by": None}))
         note_decided(connection, moved.studies, now)
         _record(connection, "patient-separated", moved.studies, f"the study is of patient #{back} again", now)
         _unsettle(connection, moved.studies, _SETTLED)
@@ -375,7 +378,7 @@ def _merge(
     moved = plans.merging(connection, source, target)
     of_source = PatientRow.merged_into == source
     connection.execute(update(PatientRow).where(of_source).values(merged_first_into=plans.CHOSEN, merged_into=target))
-    merged = {"merged_into": target, "is_corrected": is_correction}
+    merged = {"merged_into": target, "is_corrected": is_correction, "decided_by": who}
     connection.execute(update(PatientRow).where(PatientRow.id == source).values(merged))
     named = {"named_patient_id": plans.NAMED, "patient_id": target}
     connection.execute(update(StudyRow).where(StudyRow.patient_id == source).values(named))

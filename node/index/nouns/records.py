@@ -299,10 +299,7 @@ UIDS: Mapping[Level, str] = {one: f"{'sop' if one == 'instance' else one}_instan
 
 @dataclass(frozen=True, slots=True)
 class DeletionPlan:
-    """What a deletion would remove; Patient ID, name and Accession Number are only for the audit log.
-
-    `sent_to`: destinations that have taken some of it and keep it.
-    """
+    """What a deletion would remove; Patient ID, name and Accession Number are only for the audit log."""
 
     level: Level
     uid: str
@@ -313,7 +310,6 @@ class DeletionPlan:
     series: int
     instances: int
     bytes: int
-    sent_to: tuple[str, ...] = ()
 
 
 def removes_instances(paths: Collection[str]) -> bool:

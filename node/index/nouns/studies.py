@@ -21,7 +21,7 @@ from sqlalchemy import (
     text,
     update,
 )
-from sqlalchemy.orm import join
+from sqlalchemy.orm import aliased, join
 
 from node.completeness import Certainty, certainty
 from node.index.engine.rows import (
@@ -84,6 +84,9 @@ def _is_open() -> ColumnElement[bool]:
 _FIRST_CLOSED_AT = select(func.min(StudyRow.closed_at)).where(StudyRow.closed_at.is_not(None), ~_is_open())
 
 
+_NAMED = aliased(PatientRow)
+"""The person whom the files of a study name, if that is another one."""
+
 DERIVED_MODALITIES = ("SEG", "RTSTRUCT", "RTDOSE")
 """Their pictures show a study only if no image does."""
 
@@ -111,6 +114,7 @@ class ListedStudy:
     `incomplete`: number of series that are incomplete or suspect.
     `certainties`: number of converted series of each certainty, and of others that are incomplete or suspect.
     `labels`: labels of the study.
+    `stored_patient_id`: the Patient ID of the files, if a person has decided otherwise, or who the patient is.
     """
 
     cursor: StudyCursor
@@ -124,6 +128,9 @@ class ListedStudy:
     study_time: dt.time | None
     accession_number: str | None
     study_description: str | None
+    stored_patient_id: str | None
+    decided_by: str | None
+    decided_at: dt.datetime | None
     series: int = 0
     instances: int = 0
     modalities: tuple[str, ...] = ()
@@ -164,8 +171,12 @@ class ReadStudies(ReadRepository, StudyViews):
                 StudyRow.study_time,
                 StudyRow.accession_number,
                 StudyRow.study_description,
+                _NAMED.patient_id.label("stored_patient_id"),
+                func.coalesce(StudyRow.decided_by, _NAMED.decided_by),
+                StudyRow.identified_at,
             )
             .join(PatientRow, SAME_PATIENT)
+            .outerjoin(_NAMED, _NAMED.id == StudyRow.named_patient_id)
             .where(listed_in(StudyRow.id, study_ids))
         )
         rows = {row.id: row for row in self._connection.execute(query).all()}

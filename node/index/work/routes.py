@@ -90,11 +90,11 @@ class RouteState:
 
 SENT_AS_IT_LEAVES = and_(
     SentInstanceRow.sha256 == ImageRow.sha256,
-    ~exists()
+    exists()
     .where(
         SeriesRow.id == ImageRow.series_id,
         StudyRow.id == SeriesRow.study_id,
-        StudyRow.identified_at > SentInstanceRow.sent_at,
+        StudyRow.identified_at.is_not_distinct_from(SentInstanceRow.identified_at),
     )
     .correlate(ImageRow, SentInstanceRow),
 )
@@ -165,23 +165,23 @@ class RouteRepository(IndexRepository):
     def record_sent(self, connection: Connection, lane: Lane, sent: Sequence[SentInstance], now: dt.datetime) -> None:
         """Record what a destination has taken."""
         ids = [one.due.image_id for one in sent]
-        of_images = select(ImageRow.id, StudyRow.identified_at).select_from(join(ImageRow, SeriesRow).join(StudyRow))
-        there = dict(connection.execute(of_images.where(listed_in(ImageRow.id, ids))).all())
+        there = set(connection.scalars(select(ImageRow.id).where(listed_in(ImageRow.id, ids))))
         rows = [
             {
                 "image_id": one.due.image_id, "route": lane.name, "destination": lane.destination,
-                "sha256": one.due.sha256,
+                "sha256": one.due.sha256, "patient_id": one.due.patient_id,
+                "identified_at": one.due.identity and one.due.identity.decided_at,
                 "sop_class_uid": one.sop_class_uid, "sop_instance_uid": one.sop_instance_uid, "state": one.state,
                 "sent_at": now, "asks": 0, "confirmed_at": now if one.state == "confirmed" else None,
             }
             for one in sent
-            # Others were deleted meanwhile, or their patient is another one since.
-            if there.get(one.due.image_id, False) == (one.due.identity and one.due.identity.decided_at)
+            if one.due.image_id in there  # others were deleted meanwhile
         ]  # fmt: skip
         if not rows:
             return
         statement = insert(SentInstanceRow)
-        names = ("sha256", "sop_class_uid", "sop_instance_uid", "state", "sent_at", "confirmed_at")
+        names = ("sha256", "patient_id", "identified_at", "sop_class_uid", "sop_instance_uid", "state", "sent_at",
+                 "confirmed_at")  # fmt: skip
         new = {column: statement.excluded[column] for column in names} | {"transaction_uid": None}
         connection.execute(statement.on_conflict_do_update(index_elements=_KEY, set_=new), rows)
 
@@ -405,6 +405,17 @@ class ReadRoutes(ReadRepository, RouteViews):
             newest=NEWEST_SENT,
             limit=limit,
         )
+
+    def takers(self, studies: Collection[str]) -> list[Row]:
+        """Return what destinations have taken of studies and keep: of whom it was then, how much, and when the last."""
+        taken = SentInstanceRow.route, SentInstanceRow.destination, SentInstanceRow.patient_id
+        columns = (*taken, StudyRow.study_instance_uid)
+        query = (
+            select(*columns, func.count().label("instances"), func.max(SentInstanceRow.sent_at).label("last_at"))
+            .select_from(join(SentInstanceRow, ImageRow).join(SeriesRow).join(StudyRow))
+            .where(listed_in(StudyRow.study_instance_uid, list(studies)), _IS_KEPT)
+        )
+        return self._plain(self._connection.execute(query.group_by(*columns).order_by(*columns)))
 
     def deletable(self, lanes: Collection[Lane]) -> list[SeriesKey]:
         """Return the series that all destinations of a route have confirmed, and that nobody waits for any more.

@@ -15,7 +15,7 @@ from node.index.nouns.records import Level
 from node.receive.aside import FOLDER, quarantined
 from node.receive.custody import compared, examined, quarantined_file
 from node.web.access import ADMINS, READERS, CurrentCall
-from node.web.api.models import Moment, Resource
+from node.web.api.models import Decision, Moment, Resource
 from node.web.api.routing import (
     OF_CHANGES,
     After,
@@ -83,7 +83,7 @@ class ComparedConflict(Resource):
     other: VersionResource | None
 
 
-class ConflictDecision(Resource):
+class ConflictDecision(Decision):
     """Numbers of the conflicts that were decided."""
 
     accepted: list[int] = Field([])
@@ -119,7 +119,7 @@ class ExaminedFileResource(Resource):
     current_sha256: str | None
 
 
-class ReleaseResult(Resource):
+class ReleaseResult(Decision):
     """The instance that is in the archive again."""
 
     released: str
@@ -151,7 +151,7 @@ class TrashResource(Resource):
     bytes: int
 
 
-class RestoreResult(Resource):
+class RestoreResult(Decision):
     """How many instances came back; how many did not, because they had come again or their files are gone."""
 
     instances: int
@@ -160,7 +160,7 @@ class RestoreResult(Resource):
     lost: int
 
 
-class EmptiedTrash(Resource):
+class EmptiedTrash(Decision):
     """The number of the deletion that is permanent now."""
 
     emptied: int

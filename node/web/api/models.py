@@ -76,7 +76,10 @@ class DescribedStudy(Resource):
 
 
 class StudyResource(DescribedStudy):
-    """A study, with its number of series in each state; `patient` is the `id` of its patient."""
+    """A study, with its number of series in each state; `patient` is the `id` of its patient.
+
+    `decided_at`: somebody has said then who that is; the files name `stored_patient_id`, if that is another person.
+    """
 
     patient: int
     patient_age: float | None
@@ -87,6 +90,9 @@ class StudyResource(DescribedStudy):
     certainties: dict[Certainty, int]
     last_received_at: Moment | None
     labels: list[str]
+    stored_patient_id: str | None
+    decided_by: str | None
+    decided_at: Moment | None
 
 
 class SeriesResource(ResourceOfSeries):
@@ -219,7 +225,24 @@ class ReconvertResult(Resource):
     owed: int
 
 
-class DeletionResult(Resource):
+class HolderResource(Resource):
+    """Who has, or may have, something of a study; `patient_id`: as whose; `remedy`: what mends it there."""
+
+    who: str
+    how: str
+    last_at: str
+    patient_id: str | None
+    study_instance_uid: str
+    remedy: str
+
+
+class Decision(Resource):
+    """What became of a decision, and who else has what it changes."""
+
+    holders: list[HolderResource] = Field([])
+
+
+class DeletionResult(Decision):
     """What was deleted, or would be deleted in a dry run."""
 
     level: Level

@@ -350,5 +350,6 @@ def _delete(
             [{"study_instance_uid": plan.study_instance_uid}], f"{counted(plan.instances, 'instance')} to delete"
         )
     else:
-        actions.delete(call, level, uid, plan.study_instance_uid, terms, erase=erase)
+        done = actions.delete(call, level, uid, plan.study_instance_uid, terms, erase=erase)
+        result.holders = [models.HolderResource.of(one) for one in done.get("holders", ())]
     return result

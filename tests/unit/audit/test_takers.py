@@ -56,7 +56,7 @@ def written(tmp_path: Path) -> Path:
 
 
 def test_everybody_who_was_sent_a_study_or_took_it_is_named_once(written: Path) -> None:
-    assert [(taker.who, taker.how) for taker in takers_of(written, STUDY)] == [
+    assert [(taker.who, taker.how) for taker in takers_of(written, [STUDY])] == [
         ("PACS", "DICOM Instances Transferred"),
         ("hook triage 10.0.0.7", "Export"),
         ("anna 10.0.0.9", "DICOM Instances Transferred"),
@@ -65,7 +65,7 @@ def test_everybody_who_was_sent_a_study_or_took_it_is_named_once(written: Path) 
 
 
 def test_lines_of_other_hosts_count_and_the_last_time_stands(written: Path, tmp_path: Path) -> None:
-    own = {taker.who: taker for taker in takers_of(written, STUDY)}
+    own = {taker.who: taker for taker in takers_of(written, [STUDY])}
     own_at = dt.datetime.fromisoformat(own["PACS"].last_at)
     until(lambda: dt.datetime.now(dt.UTC) >= own_at + dt.timedelta(milliseconds=1), 10, "the next time of a line")
     other = tmp_path / "other"
@@ -74,18 +74,18 @@ def test_lines_of_other_hosts_count_and_the_last_time_stands(written: Path, tmp_
         audit.note(line(AuditEvent.EXPORT, NODE, Participant("carl", DESTINATION)))
         audit.note(line(AuditEvent.INSTANCES_TRANSFERRED, NODE, Participant("PACS", DESTINATION)))
     copies = (other / FILE_NAME).read_bytes().splitlines(keepends=True)
-    everybody = {taker.who: taker for taker in takers_of(written, STUDY, copies)}
+    everybody = {taker.who: taker for taker in takers_of(written, [STUDY], copies)}
     assert everybody.keys() == {*own, "carl"}
     assert everybody["PACS"].last_at > own["PACS"].last_at
     elsewhere = (written / "audit-000001.jsonl").read_bytes().splitlines(keepends=True)
-    assert everybody["PACS"] in takers_of(other, STUDY, elsewhere), "whichever host looks"
+    assert everybody["PACS"] in takers_of(other, [STUDY], elsewhere), "whichever host looks"
 
 
 def test_a_torn_line_hides_no_other(written: Path) -> None:
     with (written / FILE_NAME).open("ab") as file:
         file.write(b'{"event": {"code": "110106"}, "objects": [], "study": "1.2.840.1"\n[]\n')
-    assert len(takers_of(written, STUDY)) == 4
+    assert len(takers_of(written, [STUDY])) == 4
 
 
 def test_a_root_without_an_audit_log_names_nobody(tmp_path: Path) -> None:
-    assert takers_of(tmp_path, STUDY) == []
+    assert takers_of(tmp_path, [STUDY]) == []

@@ -1,0 +1,100 @@
+"""Who has taken what of studies: destinations, hooks, people, links, backups; each with the identity that it has.
+
+A decision changes nothing elsewhere. So every decision about studies answers with this list: what destinations have
+taken is in rows, and all else that has left is in the audit log, also that of other hosts.
+"""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from node.archive.proof import last_proof
+from node.audit.audit_files import Holder, takers_of
+from node.errors import counted
+from node.index.database.reading import ReadIndex
+from node.receive.custody import examined
+from node.registry import shares
+from node.settings.model import Settings
+
+
+def holders(index: ReadIndex, settings: Settings, studies: Collection[str], *, is_gone: bool = False) -> list[Holder]:
+    """Return who has studies, or may have them, each once for each identity that was sent.
+
+    `is_gone`: the studies, or a part of them, will not be here any more: nothing can be sent again.
+    """
+    root, own = settings.storage.root.absolute(), settings.cluster.name or ""
+    found = []
+    for row in index.routes.takers(studies) if studies else ():
+        by = f"route {row['route']}" if row["route"] else "sent by hand"
+        how = f"{by}, {counted(row['instances'], 'instance')}"
+        patient_id, study = row["patient_id"] or "", row["study_instance_uid"]
+        found.append(Holder(row["destination"], how, f"{row['last_at']:%FT%T}", patient_id, study))
+    known = {(one.who, one.patient_id, one.study_instance_uid) for one in found}
+    copies = (line for name in index.audit_lines.hosts() if name != own for _, line in index.audit_lines.of_host(name))
+    logged = takers_of(root, studies, copies)
+    found += [one for one in logged if (one.who, one.patient_id, one.study_instance_uid) not in known]
+    for link in (link for study in studies for link in index.repository(shares().ReadShares).listed(study)):
+        if link.used_at is not None:
+            how = f"link, used {link.uses} times" + (", with downloads" if link.may_download else "")
+            who = f"link {link.id} of {link.made_by}"
+            found.append(Holder(who, how, f"{link.used_at:%FT%T}", study_instance_uid=link.study))
+    proof = last_proof(root)
+    if proof is not None and proof.succeeded_at is not None:
+        found.append(Holder(proof.backup, "backup that was proved", proof.succeeded_at, remedy="`voxelnode backup`"))
+    return [one if one.remedy else replace(one, remedy=_remedy(index, settings, one, is_gone)) for one in found]
+
+
+def _remedy(index: ReadIndex, settings: Settings, holder: Holder, is_gone: bool) -> str:
+    """Return the line that mends what somebody has of a study."""
+    uid, name = holder.study_instance_uid, holder.who.removeprefix("hook ").partition(" ")[0]
+    where = f"--where 'study_instance_uid == \"{uid}\"'"
+    if name in settings.destinations and (own := settings.destinations[name].mended_by):
+        return own
+    if is_gone or not uid:
+        return "have it deleted there"
+    is_hook = holder.who.startswith("hook ")
+    routes = [key for key, route in settings.routes.items() if name in route.to]
+    if is_hook and name in settings.hooks:
+        return f"`voxelnode hooks replay {name} --again {where}`"
+    if is_hook or name not in settings.receivers:
+        return "have it taken again"
+    again = f"routes replay {routes[0]}/{name} {where}" if routes else f"peers send {uid} --to {name}"
+    former = holder.patient_id not in (None, index.studies.patient_id(uid))
+    return f"`voxelnode {again}`" + (f", and have what is of {holder.patient_id} deleted there" if former else "")
+
+
+def _of_conflict(index: ReadIndex, root: Path, named: Mapping[str, Any]) -> set[str]:
+    row = index.conflicts.one(named["conflict"]) or {}
+    current = index.instances.row(row.get("sop_instance_uid") or "") or {}
+    return {uid for one in (row, current) if (uid := one.get("study_instance_uid"))}
+
+
+def _of_quarantined(index: ReadIndex, root: Path, named: Mapping[str, Any]) -> set[str]:
+    file = examined(root, index, named["name"])
+    current = index.instances.row(file.sop_instance_uid or "") or {}
+    return {uid for uid in (file.study_instance_uid, current.get("study_instance_uid")) if uid}
+
+
+def _of_trash(index: ReadIndex, root: Path, named: Mapping[str, Any]) -> set[str]:
+    numbers = named["trash"] if "trash" in named else [named["number"]]
+    return {row["study_instance_uid"] for number in numbers for row in index.trash.entries(number)}
+
+
+def _of_deleted(index: ReadIndex, root: Path, named: Mapping[str, Any]) -> set[str]:
+    plan = index.deletions.plan(named["level"], named["uid"], named["study_instance_uid"])
+    return {plan.study_instance_uid}
+
+
+def _of_erased(index: ReadIndex, root: Path, named: Mapping[str, Any]) -> set[str]:
+    return {study for _, _, study in named["objects"]} | _of_trash(index, root, named)
+
+
+SUBJECTS: Mapping[str, Callable[[ReadIndex, Path, Mapping[str, Any]], Collection[str]]] = {
+    "accept-conflict": _of_conflict, "release-quarantined": _of_quarantined, "delete": _of_deleted,
+    "erase": _of_erased, "restore-trash": _of_trash, "empty-trash": _of_trash,
+}  # fmt: skip
+"""The studies that a decision is about, by its arguments; other decisions answer with their ``studies``."""
+
+GONE = frozenset({"delete", "erase", "empty-trash"})
+"""Decisions after which there is nothing that could be sent again."""

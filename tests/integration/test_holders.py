@@ -1,0 +1,154 @@
+"""Every decision about a study says who else has it, as whose, and what mends it there."""
+
+from collections.abc import Callable, Iterator
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from node.api import AuditAction, AuditEvent, AuditMessage, DueInstance, Settings
+from node.audit.audit_log import DESTINATION, SOURCE, Participant, Result
+from node.control.repository import Repository
+from node.extensions.bids.settings import DatasetSettings
+from node.extensions.channels.settings import WebhookSettings
+from node.index.work.ledger import Lane
+from node.index.work.messages import PendingEvent
+from node.index.work.routes import SentInstance, lane_to
+from node.receive.ingest import Announced, Origin
+from node.settings.core import RetentionSettings, Route
+from node.settings.peers import Peer
+from tests import make
+from tests.ingest import indexed
+from tests.integration.conftest import data_set_bytes
+from tests.rows import view_rows
+
+NOBODY_ELSE = {
+    *("set-account", "set-role", "remove-account", "add-token", "remove-token", "end-sessions", "remove-factor"),
+    *("set-table", "remove-table", "reload", "test-hook", "drain-host", "forget-host", "confirm-retention"),
+    *("set-project", "remove-project", "set-project-member", "remove-project-member", "limit-account"),
+    *("set-labels", "change-labels", "comment", "remove-comment", "change-project-contents"),
+    *("make-share", "revoke-share", "retrieve", "cancel-work", "retry-work", "cancel-job", "note-export"),
+    *("keep-conflict", "reopen-conflict", "purge-quarantined", "write-off-lost"),
+}
+"""Decisions that change nothing of what anybody was sent."""
+
+
+class Desk:
+    """A root with one study of two instances that a peer, a hook, a data set and a person have."""
+
+    def __init__(self, repository: Repository) -> None:
+        self.repository, self.index = repository, repository.index
+        self.series = make.ct_series(2, PatientID="OLD", PatientName="Old^Name")
+        self.study = str(self.series[0].StudyInstanceUID)
+        self.take(*self.series, *make.ct_series(1, PatientID="NEW"))
+        self.send()
+        for who, action in (("hook mail", AuditEvent.EXPORT), ("DATASET", AuditEvent.EXPORT), ("anna", None)):
+            people = [Participant("VOXELNODE", SOURCE, is_requestor=True), Participant(who, DESTINATION)]
+            event = action or AuditEvent.INSTANCES_TRANSFERRED
+            people = people if action is not None else [Participant(who, "", "10.0.0.9", is_requestor=True)]
+            objects = [{"study_instance_uid": self.study, "patient_id": "OLD"}]
+            repository.audit.note(AuditMessage(event, AuditAction.READ, Result.SUCCESS, people, objects))
+
+    def take(self, *instances: Any) -> None:
+        for ds in instances:
+            said = Announced(ds.SOPClassUID, ds.SOPInstanceUID, ds.file_meta.TransferSyntaxUID)
+            incoming = self.repository.ingest.begin(said, Origin("dicom", "CT1", "VOXELNODE", "127.0.0.1:1"))
+            incoming.take_fragment(data_set_bytes(ds))
+            indexed(incoming)
+
+    def due(self) -> list[DueInstance]:
+        pending = PendingEvent("1", "replay", self.index.now(), self.study)
+        return self.index.routes.due(lane_to("all", "PACS"), [pending])["1"]
+
+    def send(self) -> None:
+        """Let the peer take what it has not taken as it leaves now."""
+        sent = [SentInstance(one, one.sop_class_uid, one.sop_instance_uid, "sent") for one in self.due()]
+        self.index.routes.record_sent(lane_to("all", "PACS"), sent, self.index.now())
+
+    def act(self, action: str, **arguments: Any) -> dict[str, Any]:
+        return dict(self.repository.actions.by_name[action](who="test", **arguments))
+
+    def patient(self, patient_id: str) -> int:
+        [row] = view_rows(self.repository.archive.root, "SELECT id FROM v_patients WHERE patient_id = :i", i=patient_id)
+        return int(row["id"])
+
+    def correct(self, **more: Any) -> dict[str, Any]:
+        return self.act("correct-patient", patient=self.patient("OLD"), correction={"patient_id": "RIGHT"}, **more)
+
+    def other_version(self) -> dict[str, Any]:
+        """Take another version of an instance; return its conflict."""
+        self.series[0].PatientComments = "other"
+        self.take(self.series[0])
+        return view_rows(self.repository.archive.root, "SELECT id, path FROM v_conflicts WHERE path IS NOT NULL")[0]
+
+    def delete(self) -> int:
+        self.act("delete", level="study", uid=self.study, study_instance_uid=None)
+        with self.index.reading() as index:
+            return int(index.trash.all()[0]["number"])
+
+
+@pytest.fixture
+def desk(settings: Settings, tmp_path: Path) -> Iterator[Desk]:
+    more: dict[str, Any] = {
+        "peers": {"PACS": Peer(ae_title="PACS", host="127.0.0.1", port=1)},
+        "destinations": {"DATASET": DatasetSettings(bids=tmp_path)},
+        "hooks": {"mail": WebhookSettings(kind="webhook", on=("study-quiet",), url="http://127.0.0.1:1")},
+        "routes": {"all": Route(to=("PACS",)), "bids": Route(to=("DATASET",), when="study-quiet")},
+        "retention": RetentionSettings(trash_days=7),
+    }
+    with Repository(settings.model_copy(update=more)) as repository:
+        repository.index.deliveries.begin("route", {lane_to("all", "PACS"): ["series-complete"]})
+        repository.index.deliveries.begin("hook", {Lane("hook", "mail"): ["study-quiet"]})
+        yield Desk(repository)
+
+
+DECISIONS: dict[str, Callable[[Desk], dict[str, Any]]] = {
+    "correct-patient": Desk.correct,
+    "merge-patients": lambda d: d.act("merge-patients", source=d.patient("OLD"), target=d.patient("NEW")),
+    "separate-patient": lambda d: d.correct() and d.act("separate-patient", patient=d.patient("OLD")),
+    "delete": lambda d: d.act("delete", level="instance", uid=d.series[0].SOPInstanceUID, study_instance_uid=None),
+    "erase": lambda d: d.act("erase", objects=[("study", d.study, d.study)], trash=[]),
+    "restore-trash": lambda d: d.act("restore-trash", number=d.delete()),
+    "empty-trash": lambda d: d.act("empty-trash", number=d.delete()),
+    "accept-conflict": lambda d: d.act("accept-conflict", conflict=d.other_version()["id"]),
+    "release-quarantined": lambda d: d.act(
+        "release-quarantined", name=Path(d.other_version()["path"]).name, replace=True
+    ),
+}
+
+
+def test_each_decision_that_the_node_knows_is_tried_or_changes_nothing_elsewhere(desk: Desk) -> None:
+    actions = desk.repository.actions.by_name
+    ordered = {name for name, action in actions.items() if "who" in signature(action).parameters}
+    others = ordered ^ (NOBODY_ELSE | DECISIONS.keys())
+    assert not others, sorted(others)
+
+
+@pytest.mark.parametrize("name", DECISIONS)
+def test_a_decision_names_who_has_the_study_as_whom_and_what_mends_it(desk: Desk, name: str) -> None:
+    found = {one["who"]: one for one in DECISIONS[name](desk)["holders"]}
+    named = {"hook mail", "DATASET", "anna 10.0.0.9"}
+    assert found.keys() - {"PACS"} == named
+    assert ("PACS" in found) == (name not in ("restore-trash", "empty-trash")), "its rows went with the study"
+    assert {one["patient_id"] for one in found.values()} == {"OLD"}
+    assert "voxelnode bids" in found["DATASET"]["remedy"]
+    if name in ("delete", "erase", "empty-trash"):
+        assert {one["remedy"] for who, one in found.items() if who != "DATASET"} == {"have it deleted there"}
+    elif "PACS" in found:
+        replayed = f"`voxelnode routes replay all/PACS --where 'study_instance_uid == \"{desk.study}\"'`"
+        assert found["PACS"]["remedy"].startswith(replayed)
+        assert found["PACS"]["remedy"].endswith("of OLD deleted there") == (
+            name in ("correct-patient", "merge-patients")
+        )
+        assert "hooks replay mail --again" in found["hook mail"]["remedy"]
+
+
+def test_what_was_sent_again_is_known_by_both_identities_and_an_undo_sends_it_once_more(desk: Desk) -> None:
+    desk.correct()
+    assert not any(one.is_sent for one in desk.due())
+    desk.send()
+    assert all(one.is_sent for one in desk.due())
+    undone = desk.act("separate-patient", patient=desk.patient("OLD"))
+    assert [one["patient_id"] for one in undone["holders"] if one["who"] == "PACS"] == ["RIGHT"]
+    assert not any(one.is_sent for one in desk.due()), "the peer has the study as the corrected person's"
