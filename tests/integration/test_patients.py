@@ -314,7 +314,8 @@ def test_a_merge_that_was_decided_before_its_first_file_holds_for_it(root: Root)
     kept = take(root, "C-1")
     prior, remaining = (Person(one, "", "", None, "") for one in ("C-7", "C-1"))
     persons(root).link([PatientLink(True, prior, remaining)], root.clock())
-    later, stranger = take(root, "C-7", PatientName="Ann^A"), take(root, "C-7", PatientName="Bob^B")
+    later = take(root, "C-7", PatientName="Ann^A", PatientBirthDate="19700101")
+    stranger = take(root, "C-7", PatientName="Bob^B", PatientBirthDate="19800101")
     assert owners(root) == {kept: "C-1", later: "C-1", stranger: "C-7"}
     assert found_ids(root)[later] == found_ids(root)[kept]
 

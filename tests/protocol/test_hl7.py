@@ -241,6 +241,7 @@ ONE, TWO, NONE, OTHER = (("A1", "S1", ""),), (("A1", "", ""), ("A2", "", "")), (
         ((("NW|P", NONE), ("SC|P", (("A1", "", "c"),))), "AA", {"A1": "completed"}),
         ((("CA|P", NONE), ("NW|P", NONE)), "AA", {"A1": "scheduled"}),  # it is ordered again
         ((("NW|P", NONE), ("HD|P", ()), ("RL|P", ())), "AA", {"A1": "scheduled"}),
+        ((("NW|P", NONE), ("SC|P|||CM", ()), ("CA|P", ()), ("NW|P", NONE)), "AA", {"A1": "completed"}),
         ((("NW|P", NONE), ("DC|P", ()), ("CA|P\rORC|CA|ELSE", ())), "AE", {"A1": "discontinued"}),
     ],
 )  # fmt: skip
@@ -252,6 +253,57 @@ def test_what_is_said_of_an_order_is_done_to_its_entries_and_no_others(
             answer = sender.send(written((MSH, PID, f"ORC|{order}", *(OBR.format(*step) for step in steps))))
     assert answer[1] == verdict
     assert {row["accession_number"]: row["state"] for row in rows_of(listening)} == expected
+
+
+@pytest.mark.parametrize(
+    ("pid", "verdict"),
+    [
+        ("P1", "AA"), ("P1^^^HOSPITAL", "AA"), ("", "AA"), ("9^^^GOV^SS~P1^^^HOSPITAL^MR", "AA"), ("P2", "AE"),
+        ("P1^^^OTHER", "AE"), ("P2^^^HOSPITAL^MR~P1^^^HOSPITAL^AN", "AE"), ("0P1", "AE"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("control", ["CA", "HD", "DC", "SC|PL-1|||CM"])
+def test_what_ends_or_holds_an_order_is_of_its_patient(listening: Any, control: str, pid: str, verdict: str) -> None:
+    order = control if "|" in control else f"{control}|PL-1"
+    with Sender(listening()) as sender:
+        assert sender.send(written())[1] == "AA"
+        assert sender.send(written((MSH, f"PID|1||{pid}", f"ORC|{order}")))[1] == verdict
+    [row] = rows_of(listening)
+    assert (row["state"] == "scheduled") is (verdict == "AE")
+
+
+NAMES = "Yamada^Tarou^^^^^L^A", "山田^太郎^^^^^L^I", "ﾔﾏﾀﾞ^ﾀﾛｳ^^^^^L^P"
+
+
+@pytest.mark.sample(4)
+@pytest.mark.parametrize(
+    ("pid", "expected"),
+    [
+        ("PID|||P1||" + "~".join(NAMES), ("P1", "", "Yamada^Tarou=山田^太郎=ﾔﾏﾀﾞ^ﾀﾛｳ", "")),
+        ("PID|||P1||" + "~".join(reversed(NAMES)), ("P1", "", "Yamada^Tarou=山田^太郎=ﾔﾏﾀﾞ^ﾀﾛｳ", "")),
+        (f"PID|||P1||{NAMES[1]}", ("P1", "", "=山田^太郎", "")),
+        ("PID|||P1||Maid^Ann^^^^^M~Wed^Ann^^^^^L", ("P1", "", "Wed^Ann", "")),
+        ("PID|||P1||Doe^Jane~Roe^Ann", ("P1", "", "Doe^Jane", "")),
+        ("PID|||P1||Doe^Jane^^^^^L^S", ("P1", "", "Doe^Jane", "")),
+        ("PID|||P1||Doe^Jane||1970", ("P1", "", "Doe^Jane", "")),
+        ("PID|||P1||Doe^Jane||197002", ("P1", "", "Doe^Jane", "")),
+        ("PID|||P1||Doe^Jane||197002031530+0100", ("P1", "", "Doe^Jane", "19700203")),
+        ("PID|||9^^^GOV^SS~~P1^^^A^MR||Doe^Jane", ("P1", "A", "Doe^Jane", "")),
+        ("PID|||77^^^A^AN~P1^^^A||Doe^Jane", ("P1", "A", "Doe^Jane", "")),
+        ("PID|||P2^^^B^PI~P1^^^A^MR||Doe^Jane", ("P1", "A", "Doe^Jane", "")),
+        ("PID|||9^^^GOV^NH||Doe^Jane", ("9", "GOV", "Doe^Jane", "")),
+        ("PID|||P1^^^A&1.2.3&ISO||Doe^Jane", ("P1", "A", "Doe^Jane", "")),
+        ("PID|||P1^^^&1.2.3&ISO||Doe^Jane", ("P1", "1.2.3", "Doe^Jane", "")),
+    ],
+)  # fmt: skip
+def test_a_patient_is_read_by_types_and_representations(
+    listening: Any, pid: str, expected: tuple[str, str, str, str]
+) -> None:
+    with Sender(listening()) as sender:
+        assert sender.send(written((MSH, pid, *ORM[2:])))[1] == "AA"
+    [row] = entries(listening).values()
+    keywords = "PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate"
+    assert tuple(entry_text(row["attributes"], one) or "" for one in keywords) == expected
 
 
 def test_what_a_modality_has_done_stays_done(listening: Any) -> None:
@@ -504,7 +556,7 @@ def test_any_bytes_are_parsed_or_refused() -> None:
 
 
 def test_what_an_order_says_is_kept_whole_and_what_is_too_long_is_refused(listening: Any) -> None:
-    accession, patient, text = "HOSPITAL-2024-0000001", "f" * 128, "T" * 100
+    accession, patient, text = "HOSPITAL-24-0001", "f" * 128, "T" * 100
 
     def order(number: str) -> bytes:
         segments = [segment.replace("A100", accession) for segment in ORM]
@@ -517,7 +569,9 @@ def test_what_an_order_says_is_kept_whole_and_what_is_too_long_is_refused(listen
         assert sender.send(order("1" * 300 + "B").replace(b"SPS1", b"SPS2"))[1] == "AA"
         assert len(entries(listening)) == 2
         refusals = [sender.send(order("9" * 1025)), sender.send(written(name="N" * 1100))]
+        refusals += [sender.send(order("2").replace(accession.encode(), b"HOSPITAL-2024-0000001"))]
     assert (row["accession_number"], row["patient_id"], row["description"]) == (accession, patient, text)
     assert row["attributes"]["00080050"]["Value"] == [accession]
-    assert [refusal[1] for refusal in refusals] == ["AE", "AE"]
+    assert [refusal[1] for refusal in refusals] == ["AE"] * 3
     assert "longer than 1024 bytes" in refusals[1][3]
+    assert "AccessionNumber (0008,0050): must not be longer than 16 characters" in refusals[2][3]

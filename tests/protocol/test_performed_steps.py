@@ -237,7 +237,23 @@ def test_the_scheduled_step_follows_the_performed_one(node: Running) -> None:
         assert modality.create(begun("1.2.1")).Status == 0
         assert ids(node, keys({"ScheduledProcedureStepStatus": "STARTED"})) == ["P1"]
         assert modality.set(over("COMPLETED", *make.ct_series(1))).Status == 0
-    assert ids(node, keys()) == ["P2"]
+        assert modality.create(begun("1.2.1"), "1.2.826.0.1.98").Status == 0
+        assert modality.set(over("DISCONTINUED"), "1.2.826.0.1.98").Status == 0
+    assert ids(node, keys()) == ["P2"], "a completed step stays completed"
+
+
+@pytest.mark.parametrize(("accession", "started"), [("A1", ["P1"]), ("A2", ["P2"]), ("", []), ("A9", []), (None, [])])
+def test_a_step_without_an_id_is_the_one_of_its_study_and_accession_number(
+    node: Running, accession: str | None, started: list[str]
+) -> None:
+    plan(node, entry(1), entry(2, StudyInstanceUID="1.2.1"), entry(3))
+    for study in ("1.2.1", "1.2.3", "1.2.9"):
+        step = begun(study)
+        scheduled = step.ScheduledStepAttributesSequence[0]
+        scheduled.ScheduledProcedureStepID, scheduled.AccessionNumber = None, accession if study == "1.2.1" else None
+        with Modality(node) as modality:
+            assert modality.create(step, f"{STEP}.{study}").Status == 0
+    assert sorted(ids(node, keys({"ScheduledProcedureStepStatus": "STARTED"}))) == [*started, "P3"]
 
 
 def test_what_a_modality_reports_is_audited(start_node: StartNode, tmp_path: Path) -> None:

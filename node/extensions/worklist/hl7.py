@@ -75,6 +75,10 @@ RESULT_STATUS = {**dict.fromkeys(("", *"OISAPR")), "X": "canceled", "F": "comple
 """HL7 table 0123: order canceled, final results, correction. Those before leave it to the order, as OBR-25 without a
 value does; Y and Z, no order or no patient on record, are refused."""
 
+PATIENT_TYPES = ("MR", "PI", "PT", "", "U", "MRT")
+"""HL7 table 0203: medical record number, internal and external identifiers of patients, without a type, unspecified,
+temporary medical record number."""
+
 _SEXES = {"": "", "F": "F", "M": "M", "O": "O", "A": "O", "N": "", "U": ""}
 """HL7 table 0001: female, male, other, ambiguous, not applicable, unknown."""
 
@@ -125,18 +129,34 @@ class Hl7Message:
         texts = segment[field].split(self.repetition) if len(segment) > field else []
         return [(*segment[:field], text, *segment[field + 1 :]) for text in texts if text] or [segment]
 
+    def of_patient(self, segment: tuple[str, ...], field: int) -> list[tuple[str, ...]]:
+        """Return a segment once for each identifier of a patient in a field (CX), those of medical records first.
+
+        Numbers of another type (CX-5), such as an account, a visit or a social security number, name the patient only
+        if no other does.
+        """
+        given = [(self.value(one, field, 5).upper(), one) for one in self.repeated(segment, field)]
+        given = [(kind, one) for kind, one in given if self.value(one, field)]
+        own = [one for known in PATIENT_TYPES for kind, one in given if kind == known]
+        return own or [one for _, one in given] or [segment]
+
+    def authority(self, segment: tuple[str, ...], field: int) -> str:
+        """Return the assigning authority of an identifier (CX-4, HD): its namespace, else its universal ID."""
+        return self.value(segment, field, 4) or self.value(segment, field, 4, 2)
+
     def identifier(self, segment: tuple[str, ...], field: int) -> str:
         """Return an entity identifier with its namespace (EI); empty if it has no number."""
         parts = [self.value(segment, field, part) for part in range(1, 5)]
         return "^".join(parts).rstrip("^") if parts[0] else ""
 
-    def value(self, segment: tuple[str, ...], field: int, component: int = 1) -> str:
-        """Return a component of the first repetition of a field, without escapes; empty if there is none."""
+    def value(self, segment: tuple[str, ...], field: int, component: int = 1, part: int = 1) -> str:
+        """Return a subcomponent of the first repetition of a field, without escapes; empty if there is none."""
         if len(segment) <= field:
             return ""
         parts = segment[field].split(self.repetition)[0].split(self.component)
         text = parts[component - 1] if len(parts) >= component else ""
-        return self._plain(text.split(self.subcomponent)[0] if self.subcomponent else text)
+        texts = text.split(self.subcomponent) if self.subcomponent else [text]
+        return self._plain(texts[part - 1] if len(texts) >= part else "")
 
     def _plain(self, text: str) -> str:
         if text == '""':  # HL7's null: delete the value
@@ -194,7 +214,7 @@ def orders_of(message: Hl7Message, stations: Mapping[str, str]) -> list[OrderedS
     `stations` has the AE title of the station for a modality, if an order names none.
     """
     if type_of(message) not in ("ORM^O01", "OMI^O23"):
-        raise MessageRefused("AR", "only ORM^O01, OMI^O23, ADT^A08, ADT^A37 and ADT^A40 are accepted", 200)
+        raise MessageRefused("AR", "only ORM^O01, OMI^O23 and ADT^A08, A31, A37, A40, A47 are accepted", 200)
     for name in ("MSH", "PID"):
         message.only(name)
     found = [order for group in _groups(message) for order in _orders(message, group, stations)]
@@ -226,6 +246,8 @@ def _orders(message: Hl7Message, group: _Group, stations: Mapping[str, str]) -> 
     placer, filler = (message.identifier(order, field) for field in (2, 3))
     if not placer and not filler:
         raise MessageRefused("AE", "ORC-2 or ORC-3 must have the number of the order", 101)
+    patient = message.of_patient(message.named("PID"), 3)[0]
+    whose = value(patient, 3), message.authority(patient, 3)
     steps = _steps(group)
     for position, (request, step) in enumerate(steps):
         state = state_of(value(order, 1), value(order, 5), value(request, 25))
@@ -242,7 +264,7 @@ def _orders(message: Hl7Message, group: _Group, stations: Mapping[str, str]) -> 
                 if state not in ENDED:
                     raise MessageRefused("AE", lacks) from error
         is_whole = not step_id and len(steps) == 1
-        yield OrderedStep(placer, filler, step_id, position, is_whole, state, entry, lacks, make)
+        yield OrderedStep(placer, filler, step_id, position, is_whole, state, entry, lacks, make, *whose)
 
 
 def state_of(control: str, status: str, result: str = "") -> str | None:
@@ -285,15 +307,15 @@ def _step(
 
     Identifiers that the message lacks are those that are `kept`, else made up.
     """
-    value, patient = message.value, message.named("PID")
+    value, patient = message.value, message.of_patient(message.named("PID"), 3)[0]
     date, time = _start(message, group, request)
     modality = value(step, 5) or value(request, 24)
     made_up = f"2.25.{uuid.uuid5(_NAMESPACE, number).int}"  # the same for each message about an order (PS3.5 B.2)
     short = number if len(number) <= 16 else f"S{uuid.uuid5(_NAMESPACE, number).hex[:15].upper()}"
     fields = {
         "patient_id": value(patient, 3),
-        "patient_name": name_of(message, patient, 5, first=1),
-        "patient_birth_date": value(patient, 7)[:8],
+        "patient_name": patient_name_of(message, patient),
+        "patient_birth_date": birth_date_of(message, patient),
         "patient_sex": sex_of(message, patient),
         "accession_number": value(step, 1) or value(request, 18),
         "referring_physician_name": name_of(message, message.named("PV1"), 8, first=2),
@@ -309,7 +331,7 @@ def _step(
         "description": value(step, 6, 2) or value(request, 4, 2),
     }
     further = {
-        "IssuerOfPatientID": value(patient, 3, 4),
+        "IssuerOfPatientID": message.authority(patient, 3),
         "PlacerOrderNumberImagingServiceRequest": value(group["ORC"][0], 2),
         "FillerOrderNumberImagingServiceRequest": value(group["ORC"][0], 3),
     }
@@ -333,6 +355,22 @@ def sex_of(message: Hl7Message, segment: tuple[str, ...]) -> str:
     if code not in _SEXES:
         raise MessageRefused("AE", f"PID-8 must be empty or one of {', '.join(filter(None, _SEXES))}", 103)
     return _SEXES[code]
+
+
+def birth_date_of(message: Hl7Message, segment: tuple[str, ...]) -> str:
+    """Return the date of PID-7; empty if it is only a year, or a year and a month, which a DA cannot say."""
+    date = message.value(segment, 7)[:8]
+    return "" if re.fullmatch(r"\d{4}(\d\d)?", date) else date
+
+
+def patient_name_of(message: Hl7Message, segment: tuple[str, ...]) -> str:
+    """Return PID-5 as a PN of three groups: alphabetic, ideographic, phonetic (XPN-8); of several, the legal name."""
+    named, groups = message.repeated(segment, 5), []
+    for codes in ("A", ""), ("I",), ("P",):
+        its = [one for one in named if message.value(one, 5, 8).upper() in codes]
+        best = min(its, key=lambda one: {"L": 0, "D": 1, "": 1}.get(message.value(one, 5, 7).upper(), 2), default=None)
+        groups.append("" if best is None else name_of(message, best, 5, first=1))
+    return "=".join(groups).rstrip("=") or name_of(message, segment, 5, first=1)
 
 
 def name_of(message: Hl7Message, segment: tuple[str, ...], field: int, *, first: int) -> str:

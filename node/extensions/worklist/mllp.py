@@ -30,10 +30,11 @@ from node.extensions.worklist.hl7 import (
     MessageRefused,
     Verdict,
     acknowledgment,
+    birth_date_of,
     heading,
-    name_of,
     orders_of,
     parse,
+    patient_name_of,
     sex_of,
     type_of,
 )
@@ -193,9 +194,8 @@ class MllpListener:
             message = heading(data)
             message = parse(data)
             if (update := update_of(message)) is not None:
-                patients = [update.patient_id]
-                count = update.make(self._steps, self._now())
-                reason = f"{count} worklist entries updated; stored studies keep what their files say"
+                patients = [update.person.patient_id]
+                reason = self._updated(update, host)
             elif self._patients is not None and (changes := changes_of(message)) is not None:
                 reason = ", ".join(make_changes(self._patients, changes, f"HL7 {host}"))
             else:
@@ -217,6 +217,16 @@ class MllpListener:
         remedy = "correct it at the sender, which must send the message again"
         self._on_refusal(Refused("hl7", ERRORS[error], reason, remedy, host, offered=type_of(message)))
         return acknowledgment(message, verdict, reason, self._ae_title, self._now(), error)
+
+    def _updated(self, update: PatientUpdate, host: str) -> str:
+        """Change the entries of a patient, and correct what is stored; return what was done."""
+        correction = PatientLink(False, update.person, update.person, is_correction=True)
+        index = self._patients.ingest.index if self._patients is not None else None
+        differs = index is not None and index.repository(PersonRepository).planned_update(update.person)[0]
+        reason = f"{update.make(self._steps, self._now())} worklist entries updated"
+        if differs and self._patients is not None:
+            reason += f"; stored: {make_changes(self._patients, [correction], f'HL7 {host}')[0]}"
+        return reason
 
     def _note(self, host: str, orders: list[OrderedStep], patients: list[str], verdict: Verdict, reason: str) -> None:
         """Record the message, about orders or patients, in the audit log (PS3.15 A.5.3.9)."""
@@ -321,15 +331,15 @@ class _Peer:
             self._data += chunk
 
 
-MERGE, UNLINK, UPDATE = "ADT^A40", "ADT^A37", "ADT^A08"
+MERGE, UNLINK, RENAME = "ADT^A40", "ADT^A37", "ADT^A47"
+UPDATES = ("ADT^A08", "ADT^A31")
 
 
 @dataclass(frozen=True, slots=True)
 class PatientUpdate:
     """A patient, and the fields of worklist entries (`entries.FIELDS`) that have new values."""
 
-    patient_id: str
-    issuer: str
+    person: Person
     fields: Mapping[str, str]
 
     def make(self, steps: ScheduledStepRepository, now: dt.datetime) -> int:
@@ -339,8 +349,9 @@ class PatientUpdate:
         a rule.
         """
 
+        whose = self.person.patient_id, self.person.issuer_of_patient_id
         try:
-            return steps.update_patient(self.patient_id, self.issuer, partial(step_of, self.fields), now)
+            return steps.update_patient(*whose, partial(step_of, self.fields), now)
         except UsageError as error:
             raise MessageRefused("AE", str(error)) from error
 
@@ -350,23 +361,21 @@ def update_of(message: Hl7Message) -> PatientUpdate | None:
 
     A field that is empty or the null of HL7 changes nothing.
     """
-    if type_of(message) != UPDATE:
+    if type_of(message) not in UPDATES:
         return None
-    patient = message.only("PID")
+    patient = message.of_patient(message.only("PID"), 3)[0]
     values = {
-        "patient_name": name_of(message, patient, 5, first=1),
-        "patient_birth_date": message.value(patient, 7)[:8],
+        "patient_name": patient_name_of(message, patient),
+        "patient_birth_date": birth_date_of(message, patient),
         "patient_sex": sex_of(message, patient),
     }
-    update = PatientUpdate(
-        message.value(patient, 3), message.value(patient, 3, 4), {name: text for name, text in values.items() if text}
-    )
-    _require_id(Person(update.patient_id, update.issuer, "", None, ""), "PID-3")
+    update = PatientUpdate(_person(message, patient, 3).person, {name: text for name, text in values.items() if text})
+    _require_id(update.person, "PID-3")
     return update
 
 
 def _require_id(person: Person, fields: str) -> None:
-    texts = person.patient_id, person.issuer, person.patient_name, person.patient_sex
+    texts = person.patient_id, person.issuer_of_patient_id, person.patient_name, person.patient_sex
     if not person.patient_id or not all(map(is_short, texts)):
         raise MessageRefused("AE", f"{fields} must have a Patient ID, and no text of more than {MAX_TEXT_BYTES} bytes")
 
@@ -374,20 +383,21 @@ def _require_id(person: Person, fields: str) -> None:
 def changes_of(message: Hl7Message) -> list[PatientLink] | None:
     """Return what a message about patients asks for; None if it is of another type. Raises MessageRefused."""
     kind = type_of(message)
-    if kind not in (MERGE, UNLINK):
+    if kind not in (MERGE, UNLINK, RENAME):
         return None
     found: list[PatientLink] = []
     last: list[_Named] = []
     for segment in message.segments:
         if segment[0] == "PID":
-            people = [_person(message, one, 3) for one in message.repeated(segment, 3)]
+            people = [_person(message, one, 3) for one in message.of_patient(segment, 3)]
             if kind == UNLINK and last:
                 found.append(PatientLink(False, last[0].person, people[0].person))
             last = people
-        elif segment[0] == "MRG" and kind == MERGE and last:
-            found += _merges([_person(message, one, 1) for one in message.repeated(segment, 1)], last)
+        elif segment[0] == "MRG" and kind != UNLINK and last:
+            priors = [_person(message, one, 1) for one in message.of_patient(segment, 1)]
+            found += _merges(priors, last, is_correction=kind == RENAME)
     if not found:
-        raise MessageRefused("AE", "ADT^A40 needs PID and MRG segments, ADT^A37 two PID segments")
+        raise MessageRefused("AE", "ADT^A40 and A47 need PID and MRG segments, ADT^A37 two PID segments")
     for one in (person for change in found for person in (change.one, change.other)):
         _require_id(one, "PID and MRG-1")
     return found
@@ -402,25 +412,29 @@ class _Named:
 
 
 def _person(message: Hl7Message, segment: tuple[str, ...], field: int) -> _Named:
-    number, issuer, kind = (message.value(segment, field, part) for part in (1, 4, 5))
+    number, kind = (message.value(segment, field, part) for part in (1, 5))
+    issuer = message.authority(segment, field)
     if segment[0] == "MRG":
         return _Named(Person(number, issuer, "", None, ""), kind)
-    name, birth_date = name_of(message, segment, 5, first=1), date_of(message.value(segment, 7)[:8])
+    name, birth_date = patient_name_of(message, segment), date_of(birth_date_of(message, segment))
     return _Named(Person(number, issuer, name, birth_date, sex_of(message, segment)), kind)
 
 
-def _merges(priors: Sequence[_Named], remaining: Sequence[_Named]) -> Iterator[PatientLink]:
+def _merges(priors: Sequence[_Named], remaining: Sequence[_Named], *, is_correction: bool) -> Iterator[PatientLink]:
     """Yield the merge of each prior identifier into that of its authority and type, else of its authority, else the
     first (HL7 v2.5.1 3.3.40). One of several that stays as it is merges nothing."""
     for prior in priors:
 
         def unlike(one: _Named, prior: _Named = prior) -> tuple[bool, bool]:
-            is_other = one.person.issuer != prior.person.issuer
+            is_other = one.person.issuer_of_patient_id != prior.person.issuer_of_patient_id
             return is_other, not is_other and one.kind != prior.kind
 
         other = min(remaining, key=unlike).person
-        if len(priors) == 1 or (prior.person.patient_id, prior.person.issuer) != (other.patient_id, other.issuer):
-            yield PatientLink(True, prior.person, other)
+        if len(priors) == 1 or (prior.person.patient_id, prior.person.issuer_of_patient_id) != (
+            other.patient_id,
+            other.issuer_of_patient_id,
+        ):
+            yield PatientLink(True, prior.person, other, is_correction)
 
 
 def make_changes(root: Root, links: Sequence[PatientLink], who: str) -> tuple[str, ...]:

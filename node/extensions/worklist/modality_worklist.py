@@ -234,12 +234,12 @@ MAX_ELEMENTS = 1000
 """Elements and items of an entry; real ones have fifty."""
 
 _WIDTHS = {
-    "AE": 16, "AS": 4, "DA": 8, "DS": 16, "DT": 26, "IS": 12, "LT": 10240, "ST": 1024, "TM": 16, "UC": 65536, "UI": 64,
-    "UR": 8192, "UT": 65536,
+    "AE": 16, "AS": 4, "DA": 8, "DS": 16, "DT": 26, "IS": 12, "LT": 10240, "SH": 16, "ST": 1024, "TM": 16, "UC": 65536,
+    "UI": 64, "UR": 8192, "UT": 65536,
 }  # fmt: skip
 """Most characters of a value, PS3.5 6.2."""
 
-_INDEXED = frozenset(("CS", "LO", "PN", "SH"))
+_INDEXED = frozenset(("CS", "LO", "PN"))
 """Texts that are compared with those of instances, and as long as theirs may be."""
 
 _NUMBERS = frozenset(("FD", "FL", "SL", "SS", "UL", "US"))

@@ -32,8 +32,8 @@ from node.index.engine.extension_tables import IndexTables
 from node.index.engine.hot_statements import PreparedStatement
 from node.index.models.history import ConflictRow
 from node.index.models.levels import NAMES, PatientRow, Utc
-from node.index.nouns.levels import Imaged, folded_name
-from node.index.nouns.person_plans import remaining_patient
+from node.index.nouns.identifiers import decided_patient, folded_name
+from node.index.nouns.levels import Imaged
 
 
 class Base(DeclarativeBase):
@@ -90,7 +90,7 @@ def identified(connection: Connection, attributes: Json) -> dict[str, Any]:
     """Return the columns that say whose a step is: as it was ordered, unless that patient is another one by now."""
     named: dict[str, Any] = {column: entry_text(attributes, keyword) for keyword, column in _PATIENT.items()}
     named["patient_birth_date"] = date_of(named["patient_birth_date"] or "")
-    patient = remaining_patient(connection, named)
+    patient = decided_patient(connection, named)
     found: Json | None = None
     if patient is not None:
         named |= {column: value for column in _PATIENT.values() if (value := getattr(patient, column))}

@@ -117,7 +117,8 @@ def changed(sop_instance_uid: str, before: Json, modification: Dataset) -> Perfo
 def _step(sop_instance_uid: str, model: Json) -> PerformedStep:
     scheduled = _items(model, SCHEDULED)
     studies = dict.fromkeys(entry_text(item, "StudyInstanceUID") or "" for item in scheduled)
-    steps = [(entry_text(item, "StudyInstanceUID"), entry_text(item, "ScheduledProcedureStepID")) for item in scheduled]
+    keywords = "StudyInstanceUID", "ScheduledProcedureStepID", "AccessionNumber"
+    steps = (tuple(entry_text(item, keyword) or "" for keyword in keywords) for item in scheduled)
     state: State = next(known for known in ("IN PROGRESS", *FINAL) if known == entry_text(model, STATUS))
     return PerformedStep(
         sop_instance_uid=sop_instance_uid,
@@ -128,7 +129,7 @@ def _step(sop_instance_uid: str, model: Json) -> PerformedStep:
         performed_procedure_step_id=_column(model, "PerformedProcedureStepID"),
         modality=_column(model, "Modality"),
         station_ae_title=_column(model, "PerformedStationAETitle"),
-        scheduled=tuple((study, step) for study, step in steps if study and step),
+        scheduled=tuple(step for step in steps if step[0]),
         series=tuple(_listed(model)),
         attributes=model,
     )
@@ -351,8 +352,8 @@ class ListedSeries:
 class PerformedStep:
     """A performed procedure step.
 
-    `scheduled`: Study Instance UID and Scheduled Procedure Step ID of the steps that were performed. `attributes`: all
-    its attributes in the DICOM JSON Model.
+    `scheduled`: Study Instance UID, Scheduled Procedure Step ID and Accession Number of the steps that were performed.
+    `attributes`: all its attributes in the DICOM JSON Model.
     """
 
     sop_instance_uid: str
@@ -363,7 +364,7 @@ class PerformedStep:
     performed_procedure_step_id: str | None
     modality: str | None
     station_ae_title: str | None
-    scheduled: tuple[tuple[str, str], ...]
+    scheduled: tuple[tuple[str, ...], ...]
     series: tuple[ListedSeries, ...]
     attributes: Json
 
@@ -428,8 +429,8 @@ class PerformedStepRepository(IndexRepository):
 
 
 def _note_scheduled(connection: Connection, step: PerformedStep) -> None:
-    for study_instance_uid, scheduled_procedure_step_id in step.scheduled:
-        set_state(connection, study_instance_uid, scheduled_procedure_step_id, _STATE_OF_SCHEDULED[step.state])
+    for scheduled in step.scheduled:
+        set_state(connection, *scheduled, state=_STATE_OF_SCHEDULED[step.state])
 
 
 def _note_lists(connection: Connection, id: int, step: PerformedStep, now: dt.datetime) -> None:

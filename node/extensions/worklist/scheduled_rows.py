@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, and_, delete, func, insert, or_, select, update
 from sqlalchemy.orm import join
 
-from node.dicom.json_model import Json, entry_text
+from node.dicom.json_model import Json, entry_text, text_element
 from node.dicom.key_values import Match
 from node.dicom.values import standard_tag
 from node.errors import UsageError
@@ -22,10 +22,11 @@ from node.index.nouns.retention import old_before
 from node.index.search.conditions import condition_on
 
 PAGE = 500
-SCHEDULED, IN_PROGRESS, HELD = "scheduled", "in-progress", "held"
-ENDED = ("completed", "discontinued", "canceled")
+SCHEDULED, IN_PROGRESS, HELD, COMPLETED = "scheduled", "in-progress", "held", "completed"
+ENDED = (COMPLETED, "discontinued", "canceled")
 """States of a step that is over: modalities are not given it any more, nor one that is held."""
 
+_ISSUER = PATIENT_TAGS["IssuerOfPatientID"]
 _FILLER = f"{standard_tag('FillerOrderNumberImagingServiceRequest'):08X}"
 
 
@@ -62,6 +63,7 @@ class OrderedStep:
     `state`: None: as it is; of a new entry, scheduled.
     `step`: None if the message makes no entry, for what it `lacks`.
     `make`: makes the entry with identifiers that the message lacks.
+    `patient_id`, `issuer`: of the patient whom the message names; empty: none.
     """
 
     placer: str
@@ -73,6 +75,8 @@ class OrderedStep:
     step: ScheduledStep | None
     lacks: str
     make: Callable[[Mapping[str, str]], ScheduledStep]
+    patient_id: str = ""
+    issuer: str = ""
 
     @property
     def number(self) -> str:
@@ -106,8 +110,9 @@ class ScheduledStepRepository(IndexRepository):
         """Add or change the entries of an order message, and their states.
 
         What holds or ends an order changes no other value of its entries; an entry that is not there is added in its
-        state. Raises UsageError, with nothing changed: an order is not there, and the message makes no entry, or it
-        does not say which of several is meant.
+        state. A completed step stays completed. Raises UsageError, with nothing changed: an order is not there, and the
+        message makes no entry, it does not say which of several is meant, or what it holds or ends is of another
+        patient.
         """
         row = ScheduledStepRow
         for order in orders:
@@ -115,18 +120,21 @@ class ScheduledStepRepository(IndexRepository):
             mine = _of_step(order, found)
             if not mine and order.step is None:
                 raise UsageError(f"no entry has the number of this order, and {order.lacks}")
+            if order.state in (HELD, *ENDED):
+                _require_patient(connection, order, mine)
             if not mine or (order.step is not None and order.state not in (HELD, *ENDED)):
                 mine = [_put_order(connection, order, mine, now)]
             if order.state is None:
                 continue
             changed = update(row).where(row.id.in_([one.id for one in mine])).values(state=order.state, changed_at=now)
-            performed = select(PerformedStepRow.id).where(
-                PerformedStepRow.study_instance_uid == row.study_instance_uid,
-                PerformedStepRow.state.in_(("IN PROGRESS", "COMPLETED")),
-            )
-            # What a modality has done, and what it works on, unless the order ends: its word counts more.
-            kept = ("completed",) if order.state in ENDED else (IN_PROGRESS, "completed")
-            connection.execute(changed.where(~(row.state.in_(kept) & performed.exists())))
+            changed = changed.where(row.state != COMPLETED)
+            if order.state not in ENDED:  # what a modality works on: its word counts more
+                performed = select(PerformedStepRow.id).where(
+                    PerformedStepRow.study_instance_uid == row.study_instance_uid,
+                    PerformedStepRow.state == "IN PROGRESS",
+                )
+                changed = changed.where(~((row.state == IN_PROGRESS) & performed.exists()))
+            connection.execute(changed)
 
     @on_writer
     def change(self, connection: Connection, id: int, step: ScheduledStep, now: dt.datetime) -> None:
@@ -282,7 +290,8 @@ def _of_order(connection: Connection, order: OrderedStep) -> list[Any]:
     """
     row = ScheduledStepRow
     columns = row.source_key, row.scheduled_procedure_step_id, row.study_instance_uid, row.requested_procedure_id
-    query = select(row.id, *columns).where(row.source == "hl7").order_by(row.id)
+    issuer = row.attributes[(_ISSUER, "Value", 0)].as_string().label("issuer")
+    query = select(row.id, row.patient_id, issuer, *columns).where(row.source == "hl7").order_by(row.id)
     for number in filter(None, (order.placer, order.filler and f"\\{order.filler}")):
         bare, _, namespace = number.partition("^")
         for start in (f"{number}\\", f"{bare}\\" if namespace else f"{bare}^"):
@@ -293,6 +302,17 @@ def _of_order(connection: Connection, order: OrderedStep) -> list[Any]:
         return []
     filled = row.attributes[(_FILLER, "Value", 0)].as_string() == order.filler.partition("^")[0]
     return _of_one_order(list(connection.execute(query.where(filled)).all()))
+
+
+def _require_patient(connection: Connection, order: OrderedStep, found: Sequence[Any]) -> None:
+    """Raise UsageError if entries are of another patient than the message names."""
+    texts = {"PatientID": order.patient_id, "IssuerOfPatientID": order.issuer}
+    named = {PATIENT_TAGS[keyword]: text_element("LO", text) for keyword, text in texts.items()}
+    ids = order.patient_id, identified(connection, named)["patient_id"]
+    for entry in found:
+        is_same = entry.patient_id in ids or not order.patient_id
+        if not is_same or len({order.issuer, entry.issuer} - {"", None}) > 1:
+            raise UsageError("the order is of another patient than the one in PID-3")
 
 
 def _of_one_order(found: list[Any]) -> list[Any]:
@@ -361,11 +381,22 @@ def _change(connection: Connection, where: Any, step: ScheduledStep, now: dt.dat
     return connection.execute(changed).rowcount == 1
 
 
-def set_state(connection: Connection, study_instance_uid: str, scheduled_procedure_step_id: str, state: str) -> None:
-    """Note what a modality does with the step of a study, in the transaction of `connection`."""
+def set_state(
+    connection: Connection, study_instance_uid: str, step_id: str, accession_number: str = "", *, state: str
+) -> None:
+    """Note what a modality does with the step of a study, in the transaction of `connection`; a completed one stays so.
+
+    A step without an ID is the only one of its study, or of the Accession Number among those of the study.
+    """
     row = ScheduledStepRow
-    is_it = row.study_instance_uid == study_instance_uid, row.scheduled_procedure_step_id == scheduled_procedure_step_id
-    connection.execute(update(row).where(*is_it).values(state=state))
+    is_it = [row.study_instance_uid == study_instance_uid]
+    if step_id:
+        is_it += [row.scheduled_procedure_step_id == step_id]
+    elif accession_number:
+        is_it += [func.coalesce(row.accession_number, "").in_(("", accession_number))]
+    ids = connection.scalars(select(row.id).where(*is_it)).all()
+    if step_id or len(ids) == 1:
+        connection.execute(update(row).where(row.id.in_(ids), row.state != COMPLETED).values(state=state))
 
 
 MAX_SHOWN = 5

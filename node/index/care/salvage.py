@@ -29,7 +29,7 @@ from node.index.models.history import ConflictRow, VolumeSourceRow
 from node.index.models.levels import OPEN_STATES, STORE, ImageRow, SeriesRow, StudyRow
 from node.index.nouns.deletions import NAMING, is_deletable
 from node.index.nouns.events import EventUids, record_event, uids_of
-from node.index.nouns.levels import identity_of
+from node.index.nouns.identifiers import identity_of
 from node.index.nouns.received import DIGEST_CORRECTED
 from node.index.work.states import PAYLOADS
 

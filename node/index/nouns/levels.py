@@ -2,52 +2,38 @@
 conflicts between them."""
 
 import datetime as dt
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import structlog
-from sqlalchemy import (
-    JSON,
-    ColumnElement,
-    Connection,
-    and_,
-    bindparam,
-    delete,
-    func,
-    literal,
-    or_,
-    select,
-    true,
-    update,
-)
+from sqlalchemy import JSON, ColumnElement, Connection, and_, bindparam, delete, literal, or_, select, update
 from sqlalchemy.orm import aliased, join
 
-from node.dicom.attributes import InstanceAttributes
-from node.dicom.key_values import folded_groups
 from node.index.engine.backend import Overtaken, backend_of
 from node.index.engine.hot_statements import PreparedStatement
 from node.index.engine.sql import insert, looked_up_in
 from node.index.models.history import ConflictRow
 from node.index.models.levels import PatientRow, SeriesRow, StudyRow
 from node.index.nouns.events import EventKind, record_event, uids_of
+from node.index.nouns.identifiers import (
+    AGE_AND_SEX,
+    HAS_GIVEN_ISSUER,
+    PERSONS,
+    can_be,
+    contradict,
+    decided_patient,
+    known_person,
+    name_groups,
+    patient_identity,
+)
 from node.index.nouns.projects import Content, enter_projects
 from node.index.nouns.records import Received
 from node.registry import ORDERS, resolve
 
 log = structlog.get_logger()
 
-_AGE_AND_SEX = ("patient_birth_date", "patient_sex")
-_PERSON = ("patient_id", "patient_name", *_AGE_AND_SEX)
-
-HAS_GIVEN_ISSUER = and_(
-    PatientRow.patient_id.is_not(None),
-    PatientRow.identity != func.coalesce(PatientRow.issuer_of_patient_id, "") + "\\" + PatientRow.patient_id,
-)
-"""Whether a person has given the Patient ID of a patient another issuer than the files have."""
-
-PERSONS = select(PatientRow).where(PatientRow.identity == bindparam("identity")).order_by(PatientRow.id)
-"""Those whom an issuer and a Patient ID name: one, unless people share it."""
+_PERSON = ("patient_id", "patient_name", *AGE_AND_SEX)
 
 _FIND_SERIES = PreparedStatement(
     select(SeriesRow.id, PatientRow.identity, SeriesRow.state)
@@ -66,7 +52,7 @@ _FIND_PLACES = PreparedStatement(
 
 @dataclass(frozen=True, slots=True)
 class Imaged:
-    """A study and its patient, as the images name him or her; `patient_row` is the patient that it is one of."""
+    """A study and its patient, as the images or a decision name him or her; `patient_row` is that patient."""
 
     study_instance_uid: str
     patient_row: int
@@ -94,22 +80,10 @@ def hold_new_places(connection: Connection, batch: Sequence[Received]) -> Places
     names: set[str] = set()
     for attributes in (received.attributes for received in batch):
         if (place := (attributes.study_instance_uid, attributes.series_instance_uid)) not in places:
-            names |= {*place, patient_identity(attributes)}
+            names |= {*place, patient_identity(attributes), f"\\{attributes.patient['patient_id'] or ''}"}
     if names:
         backend_of(connection).hold(connection, names)
     return places
-
-
-def patient_identity(attributes: InstanceAttributes) -> str:
-    """Return the identity of a patient: issuer and ID. Without an ID it is the study, so that strangers never merge."""
-    return identity_of(attributes.patient, attributes.study_instance_uid)
-
-
-def identity_of(patient: Mapping[str, Any], study_instance_uid: str) -> str:
-    """Return the identity of a patient by the columns of `node.dicom.attributes.PATIENT`; see `patient_identity`."""
-    if not patient.get("patient_id"):
-        return f"study {study_instance_uid}"
-    return f"{patient.get('issuer_of_patient_id') or ''}\\{patient['patient_id']}"
 
 
 def find_series(connection: Connection, received: Received) -> Place | None:
@@ -189,13 +163,12 @@ def _study(connection: Connection, received: Received, identity: str) -> int:
         else:
             same = or_(PatientRow.merged_into == row.id, PatientRow.id == row.named_patient_id)
             merged = connection.execute(select(PatientRow.__table__).where(same))
-            _compare_persons(connection, received, [row, *merged])
+            _compare_persons(connection, received, [row, *merged], row.id)
         return int(row.study)
     known = connection.execute(PERSONS, {"identity": identity}).all()
-    retired_into = _retired_into(connection, known, received.attributes.patient)
     person_id, patient_id = _person(connection, received.attributes.patient, identity)
-    if known and retired_into is None:
-        _compare_persons(connection, received, known)
+    if known:
+        _compare_persons(connection, received, known, patient_id)
     elif not known and not received.attributes.patient["patient_id"]:
         detail = "this study has no Patient ID (0010,0020); it gets a patient of its own"
         record_conflict(connection, "no-patient-id", received, detail)
@@ -207,6 +180,9 @@ def _study(connection: Connection, received: Received, identity: str) -> int:
     values = {**study, "patient_id": patient_id, "named_patient_id": named, "identified_at": identified_at}
     study_id = _inserted(connection, StudyRow, values)
     person: Mapping[str, Any] = {name: received.attributes.patient[name] for name in _PERSON}
+    if named is not None:
+        decided = select(*(getattr(PatientRow, name) for name in _PERSON)).where(PatientRow.id == patient_id)
+        person = dict(connection.execute(decided).mappings().one())
     sender, now = received.file.calling_ae_title or None, received.file.received_at
     accession_number = str(study["accession_number"] or "")
     resolve(ORDERS)(connection, Imaged(uid, patient_id, **person), accession_number, sender, now)
@@ -223,96 +199,30 @@ def _person(connection: Connection, new: Mapping[str, Any], identity: str) -> tu
     rows = connection.execute(PERSONS, {"identity": identity}).all()
     known = known_person(connection, rows, new, identity)
     if known is None:
-        into = _retired_into(connection, rows, new)
-        inserted = _inserted(connection, PatientRow, {**new, "identity": identity, "merged_into": into})
-        return inserted, into or inserted
-    added = {name: new[name] for name in _AGE_AND_SEX if new[name] and not getattr(known, name)}
+        values = {**new, "identity": identity}
+        decided = decided_patient(connection, new)
+        if decided is not None:
+            like = next((row for row in rows if row.merged_into == decided.id), decided)
+            names = "is_corrected", "decided_by"
+            values |= {"merged_into": decided.id} | {name: getattr(like, name) for name in names}
+        inserted = _inserted(connection, PatientRow, values)
+        return inserted, inserted if decided is None else int(decided.id)
+    added = {name: new[name] for name in AGE_AND_SEX if new[name] and not getattr(known, name)}
     if added:
         connection.execute(update(PatientRow).where(PatientRow.id == known.id).values(added))
     return int(known.id), int(known.merged_into or known.id)
 
 
-def known_person(connection: Connection, rows: Iterable[Any], new: Mapping[str, Any], identity: str) -> Any | None:
-    """Return the row of the person with these attributes; None: there is none. `rows`: those of `PERSONS`.
+def _compare_persons(connection: Connection, received: Received, known: Sequence[Any], patient: int) -> None:
+    """Record one conflict per study of a person who is new to the Patient ID and contradicts one whom it has named.
 
-    A merge can be decided before its first file is here: its row says no more than the Patient ID, and becomes that of
-    the first person who comes with it.
+    `patient`: the one of the study; if somebody has decided that this is who the person is, there is no conflict.
     """
-    known = same_person(rows, new)
-    if known is not None:
-        return known
-    known = _announced(connection, new)
-    if known is not None:
-        named = {name: value for name, value in new.items() if value or name == "issuer_of_patient_id"}
-        named |= {"identity": identity, **(name_groups(new["patient_name"]) if new["patient_name"] else {})}
-        connection.execute(update(PatientRow).where(PatientRow.id == known.id).values(named))
-    return known
-
-
-def same_person(known: Iterable[Any], new: Mapping[str, Any]) -> Any | None:
-    """Return which of the people whom an issuer and a Patient ID name is the one of these attributes; None: another."""
-    same = [row for row in known if _can_be(row, new)]
-    if len(same) != 1:  # a study that could be of two of them is of neither
-        same = [row for row in same if all(getattr(row, name) == new[name] for name in _AGE_AND_SEX)]
-    return same[0] if same else None
-
-
-def _announced(connection: Connection, new: Mapping[str, Any]) -> Any | None:
-    """Return the row of an order of HL7 that announced the person of a file, if there is one: no file names it yet.
-
-    What either does not say is no contradiction.
-    """
-    row, issuer = PatientRow, new["issuer_of_patient_id"]
-    of_issuer = or_(row.issuer_of_patient_id.is_(None), row.issuer_of_patient_id == issuer) if issuer else true()
-    of_group = StudyRow.patient_id.in_((row.id, row.merged_into))
-    names_it = of_group & (func.coalesce(StudyRow.named_patient_id, StudyRow.patient_id) == row.id)
-    is_corrected = StudyRow.corrected_patient_id.is_not(None) & or_(
-        StudyRow.named_patient_id == row.id, StudyRow.corrected_patient_id == row.id
-    )
-    is_used = select(StudyRow.id).where(or_(names_it, is_corrected)).exists()
-    found = connection.execute(select(row.__table__).where(row.patient_id == new["patient_id"], of_issuer, ~is_used))
-    rows = [one for one in found if not _contradict(one, new)]
-    return rows[0] if len(rows) == 1 and new["patient_id"] else None
-
-
-def _retired_into(connection: Connection, rows: Sequence[Any], new: Mapping[str, Any]) -> int | None:
-    """Return the patient into whom all persons of a Patient ID were merged, if the person of a file can be that one."""
-    into = {row.merged_into for row in rows}
-    if len(into) != 1 or None in into:
-        return None
-    remaining = connection.execute(select(PatientRow.__table__).where(PatientRow.id.in_(into))).one()
-    return int(remaining.id) if _can_be(remaining, new) else None
-
-
-def name_groups(name: object) -> dict[str, str | None]:
-    """Return the columns beside a Patient's Name that changes."""
-    names = ("patient_name_alphabetic", "patient_name_ideographic", "patient_name_phonetic")
-    return dict(zip(names, folded_groups(str(name) if name else None), strict=True))
-
-
-def _can_be(known: Any, new: Mapping[str, Any]) -> bool:
-    """Return whether a row of `patients` and the attributes of a patient can be those of one person."""
-    is_same_name = folded_name(known.patient_name) == folded_name(new["patient_name"])
-    return is_same_name and not _contradict(known, new)
-
-
-def folded_name(name: object) -> str:
-    """Return the first component group of a PN that is there (PS3.5 6.2.1), equal for different spellings of a name."""
-    groups = (" ".join(group.replace("^", " ").casefold().split()) for group in str(name or "").split("="))
-    return next(filter(None, groups), "")
-
-
-def _contradict(known: Any, new: Mapping[str, Any]) -> bool:
-    """Return whether names, birth dates or sexes differ; a missing value is no contradiction."""
-    pairs = [(getattr(known, name), new[name]) for name in _AGE_AND_SEX]
-    pairs.append((folded_name(known.patient_name), folded_name(new["patient_name"])))
-    return any(mine and theirs and mine != theirs for mine, theirs in pairs)
-
-
-def _compare_persons(connection: Connection, received: Received, known: Sequence[Any]) -> None:
-    """Record one conflict per study of a person who is new to the Patient ID and contradicts one whom it has named."""
     new = received.attributes.patient
-    if any(_can_be(row, new) for row in known) or not any(_contradict(row, new) for row in known):
+    if any(can_be(row, new) for row in known) or not any(contradict(row, new) for row in known):
+        return
+    decided = decided_patient(connection, new)
+    if decided is not None and decided.id == patient:
         return
     detail = (
         "this Patient ID was received with another name, birth date or sex; each study is listed under the person whom "
@@ -349,7 +259,8 @@ def _record_patient_conflict(connection: Connection, received: Received, identit
     merged = select(known.id).where(
         known.identity == of_study, other.identity == identity, or_(other.merged_into == known.id, other.id == named)
     )
-    if connection.execute(merged).first() is None:
+    decided = decided_patient(connection, received.attributes.patient)
+    if connection.execute(merged).first() is None and (decided is None or decided.identity != of_study):
         detail = "this study was received under another patient; it stays with the first one"
         of_series = ConflictRow.series_instance_uid == received.attributes.series_instance_uid
         _record_once(connection, "study-of-two-patients", received, detail, of_series)

@@ -16,7 +16,15 @@ from node.errors import UsageError
 from node.index.engine.sql import listed_in
 from node.index.models.history import ConflictRow
 from node.index.models.levels import PatientRow, StudyRow
-from node.index.nouns.levels import folded_name, identity_of, same_person
+from node.index.nouns.identifiers import (
+    AGE_AND_SEX,
+    NAMED,
+    folded_name,
+    identity_of,
+    people_with,
+    require_one_patient,
+    same_person,
+)
 
 
 class NoSuchPatient(UsageError):
@@ -28,9 +36,6 @@ SHARED = "shared-patient-id"
 
 MAX_ISSUER_CHARACTERS = 64
 
-NAMED = func.coalesce(StudyRow.named_patient_id, StudyRow.patient_id)
-"""The person whom the files of a study name."""
-
 MEANT = func.coalesce(StudyRow.corrected_patient_id, NAMED)
 """The person of whom a study is, before merges."""
 
@@ -38,6 +43,8 @@ _GROUP = func.coalesce(PatientRow.merged_into, PatientRow.id)
 """The patient who a person is."""
 
 CHOSEN = func.coalesce(PatientRow.merged_first_into, PatientRow.merged_into)
+
+_DESCRIBING = ("patient_name", *AGE_AND_SEX)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +64,7 @@ class Person:
     """A patient as HL7 names one; empty: unknown."""
 
     patient_id: str
-    issuer: str
+    issuer_of_patient_id: str
     patient_name: str
     patient_birth_date: dt.date | None
     patient_sex: str
@@ -65,11 +72,15 @@ class Person:
 
 @dataclass(frozen=True, slots=True)
 class PatientLink:
-    """What an order of HL7 says of two patients: `one` is merged into `other`, or the two are taken apart."""
+    """What an order of HL7 says of two patients: `one` is merged into `other`, or the two are taken apart.
+
+    `is_correction`: `one` was wrong, and is `other`; of a patient with the same Patient ID, the other values were.
+    """
 
     is_merge: bool
     one: Person
     other: Person
+    is_correction: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,33 +129,43 @@ def _is_long_string(text: str) -> bool:
     return len(text) <= MAX_ISSUER_CHARACTERS and text.isprintable() and "\\" not in text
 
 
-def people_with(connection: Connection, patient_id: str, issuer: str) -> list[Any]:
-    """Return the rows of all persons with a Patient ID, those of another issuer excepted."""
-    query = select(PatientRow.__table__).where(PatientRow.patient_id == patient_id).order_by(PatientRow.id)
-    rows = connection.execute(query).all()
-    exact = [row for row in rows if (row.issuer_of_patient_id or "") == issuer]
-    return exact or [row for row in rows if not issuer or not row.issuer_of_patient_id]
+def only_patient(connection: Connection, person: Person) -> list[Any]:
+    """Return the rows of a patient, one for each spelling. Raises UsageError if they are of several people."""
+    rows = people_with(connection, person.patient_id, person.issuer_of_patient_id)
+    require_one_patient(rows)
+    return rows
 
 
-def only_person(connection: Connection, person: Person) -> Any | None:
-    """Return the row of a patient; of several who were merged into one, the one who remains if it is among them."""
-    rows = people_with(connection, person.patient_id, person.issuer)
-    if len({row.merged_into or row.id for row in rows}) > 1:
-        raise UsageError("people share this Patient ID: decide on the page Problems, Conflicts")
-    return min(rows, key=lambda row: row.merged_into is not None, default=None)
+def described_person(connection: Connection, person: Person) -> Any | None:
+    """Return the row by which a patient is known best: that of this issuer and name, else of one who was not merged.
 
-
-def remaining_patient(connection: Connection, person: Mapping[str, Any]) -> Any | None:
-    """Return the row of the patient who somebody really is, by a merge or a correction; None: as he or she is named.
-
-    `person`: by the columns of `patients`.
+    Raises UsageError if people share the Patient ID, and not one of them is so described.
     """
-    rows = people_with(connection, person["patient_id"] or "", person["issuer_of_patient_id"] or "")
-    known = same_person(rows, person)
-    into = {row.merged_into for row in ([known] if known is not None else rows)}
-    if len(into) != 1 or None in into:
-        return None
-    return connection.execute(select(PatientRow.__table__).where(PatientRow.id.in_(into))).one()
+    rows = people_with(connection, person.patient_id, person.issuer_of_patient_id)
+    described = same_person(rows, asdict(person)) if person.patient_name else None
+    if described is None:
+        require_one_patient(rows)
+
+    def is_worse(row: Any) -> tuple[bool, bool]:
+        return (row.issuer_of_patient_id or "") != person.issuer_of_patient_id, row.merged_into is not None
+
+    return described or min(rows, key=is_worse, default=None)
+
+
+def updating(connection: Connection, person: Person) -> tuple[list[Any], Any | None, dict[str, Any]]:
+    """Return the patients who remain of a Patient ID, the row of who so described is, and the values that are new.
+
+    No patients: the ID is not known, or what is said of it is what is known. Raises UsageError: people share it.
+    """
+    rows = only_patient(connection, person)
+    given = {name: value for name in _DESCRIBING if (value := getattr(person, name))}
+    ids = {row.merged_into or row.id for row in rows}
+    query = select(PatientRow.__table__).where(PatientRow.id.in_(ids), PatientRow.patient_id == person.patient_id)
+    remaining = list(connection.execute(query))  # an ID that was merged into another one says nothing any more
+    its = [*remaining, *(row for row in rows if row.merged_into in {one.id for one in remaining})]
+    described = next((row for row in its if _is_described(row, given)), None)
+    is_known = len(remaining) == 1 and described in remaining
+    return ([] if is_known else remaining), described, given
 
 
 def person_row(connection: Connection, patient: int) -> Any:

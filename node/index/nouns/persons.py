@@ -11,7 +11,8 @@ its patient then (`node.index.search.selection.Identities`).
 """
 
 import datetime as dt
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict
 from itertools import chain, product
 from typing import Any
 
@@ -25,8 +26,17 @@ from node.index.models.history import ConflictRow
 from node.index.models.levels import ImageRow, PatientRow, SeriesRow, StudyRow, Utc
 from node.index.nouns import person_plans as plans
 from node.index.nouns.events import EventKind, record_event
+from node.index.nouns.identifiers import (
+    HAS_GIVEN_ISSUER,
+    IS_NAMED,
+    NAMED,
+    are_strangers,
+    identity_of,
+    name_groups,
+    people_with,
+)
 from node.index.nouns.level_views import PatientViews
-from node.index.nouns.levels import HAS_GIVEN_ISSUER, delete_empty_patient, name_groups
+from node.index.nouns.levels import delete_empty_patient
 from node.index.nouns.person_plans import Correction, Moved, PatientLink, Person
 from node.registry import ORDERED_PATIENTS, resolve
 
@@ -34,9 +44,9 @@ _SETTLED = (plans.SHARED, "no-patient-id", "study-of-two-patients")
 """Kinds of the conflicts that say nothing any more once somebody has decided whose a study is."""
 
 
-LEFT, MERGED, SEPARATED = "nothing to change", "merged", "separated"
+LEFT, MERGED, SEPARATED, CORRECTED = "nothing to change", "merged", "separated", "corrected"
 HELD = "merged: holds for what comes with the prior Patient ID"
-"""What a `PatientLink` comes to."""
+"""What a `PatientLink` comes to, with the number of studies."""
 
 _SHOWN: Select[Any] = select(literal_column("*")).select_from(table("v_patients"))
 
@@ -48,6 +58,7 @@ class PersonRepository(IndexRepository):
     """The decisions about the patients of an index, and what they are made from."""
 
     planned_merge = reads(plans.merging)
+    planned_update = reads(plans.updating)
 
     @on_writer
     def merge(
@@ -113,8 +124,7 @@ class PersonRepository(IndexRepository):
         if study is None:
             return _merge(connection, patient, target, now, who, is_correction=True)
         of_study = StudyRow.study_instance_uid == study
-        here = {"named_patient_id": plans.NAMED, "corrected_patient_id": target, "patient_id": target}
-        here |= {"decided_by": who}
+        here = {"named_patient_id": NAMED, "corrected_patient_id": target, "patient_id": target, "decided_by": who}
         connection.execute(update(StudyRow).where(of_study).values(here))
         note_decided(connection, moved.studies, now)
         _record(connection, "patient-corrected", moved.studies, f"the study is of patient #{target}", now)
@@ -169,7 +179,7 @@ class PersonRepository(IndexRepository):
         if former is not None:
             is_named = listed_in(plans.MEANT, group)
             is_corrected = StudyRow.corrected_patient_id.is_not(None)
-            named = case((is_corrected, StudyRow.named_patient_id), else_=func.nullif(plans.NAMED, patient))
+            named = case((is_corrected, StudyRow.named_patient_id), else_=func.nullif(NAMED, patient))
             back = {"patient_id": patient, "named_patient_id": named}
             connection.execute(update(StudyRow).where(StudyRow.patient_id == former, is_named).values(back))
             first = func.nullif(plans.CHOSEN, patient)
@@ -231,47 +241,92 @@ class PersonRepository(IndexRepository):
     ) -> Moved:
         """Merge patients or take them apart by their IDs, all of them or none; return what was done of each.
 
-        Who is not known yet has a row from now on: what comes later with that Patient ID is of it (`levels`). A merge
-        the other way round takes the earlier one back first; a repetition changes nothing. Raises UsageError if people
-        share a Patient ID, if it was merged into somebody else, or if a patient is to be merged into himself.
+        Who is not known yet has a row from now on: what comes later with that Patient ID is of it (`identifiers`). A
+        merge the other way round takes the earlier one back first; a repetition changes nothing. Raises UsageError if
+        people share a Patient ID, if it was merged into somebody else, or if a patient is to be merged into himself.
         """
         people = [person for link in links for person in (link.one, link.other)]
-        identities = {f"{issuer}\\{one.patient_id}" for one in people for issuer in ("", one.issuer)}
+        identities = {f"{issuer}\\{one.patient_id}" for one in people for issuer in ("", one.issuer_of_patient_id)}
         backend_of(connection).hold(connection, identities)
         done, studies = list[str](), list[str]()
         for link in links:
-            outcome, moved = (self._join if link.is_merge else self._part)(connection, link.one, link.other, now, who)
-            done.append(outcome)
+            outcome, moved = self._linked(connection, link, now, who)
+            count = len(set(moved))
+            done.append(f"{outcome}: {count} {'study' if count == 1 else 'studies'}" if moved else outcome)
             studies += moved
         return Moved(tuple(one.patient_id for one in people), tuple(dict.fromkeys(studies)), tuple(done))
 
-    def _join(
-        self, connection: Connection, prior: Person, remaining: Person, now: dt.datetime, who: str | None
+    def _linked(
+        self, connection: Connection, link: PatientLink, now: dt.datetime, who: str | None
     ) -> tuple[str, Sequence[str]]:
-        if (prior.patient_id, prior.issuer) == (remaining.patient_id, remaining.issuer):
-            raise UsageError("MRG-1 and PID-3 name the same patient")
-        source, target = plans.only_person(connection, prior), plans.only_person(connection, remaining)
-        is_known = source is not None
-        source = source or _added(connection, prior)
-        target = target or _added(connection, remaining)
-        into = target.merged_into or target.id
-        if source.id == target.id or source.merged_into == into:
-            return LEFT, ()
-        if source.merged_into is not None:
-            raise UsageError("the patient of MRG-1 was merged into another one: ADT^A37 takes that back")
-        if into == source.id:
-            taken_back = self._separate(connection, target.id, now, None, None).studies
-            return MERGED, (*taken_back, *self._join(connection, prior, remaining, now, who)[1])
-        moved = _merge(connection, source.id, into, now, who, is_correction=False)
-        if into != target.id:
-            chosen = {"merged_first_into": target.id}
-            connection.execute(update(PatientRow).where(PatientRow.id == source.id).values(chosen))
-        return MERGED if is_known else HELD, moved.studies
+        if link.is_merge:
+            return self._join(connection, link, now, who)
+        if link.is_correction:
+            return self._update(connection, link.other, now, who)
+        return self._part(connection, link.one, link.other, now)
 
-    def _part(
-        self, connection: Connection, one: Person, other: Person, now: dt.datetime, who: str | None
+    def _join(
+        self, connection: Connection, link: PatientLink, now: dt.datetime, who: str | None
     ) -> tuple[str, Sequence[str]]:
-        ones, others = (plans.people_with(connection, each.patient_id, each.issuer) for each in (one, other))
+        """Merge all persons of the prior Patient ID."""
+        prior, remaining = link.one, link.other
+        if (prior.patient_id, prior.issuer_of_patient_id) == (remaining.patient_id, remaining.issuer_of_patient_id):
+            raise UsageError("MRG-1 and PID-3 name the same patient")
+        sources, target = plans.only_patient(connection, prior), plans.described_person(connection, remaining)
+        known = [row for row in sources if target is None or row.id != target.id]
+        if link.is_correction and target is not None and are_strangers(known, [target]):
+            raise UsageError("PID-3 is of another person: merge by ADT^A40, or correct by hand")
+        if not sources:
+            known = [_added(connection, prior, {})]
+        target = target or _added(connection, remaining, known[0]._mapping if link.is_correction else {})
+        into = target.merged_into or target.id
+        own, ids = {row.id for row in known}, sorted({row.merged_into or row.id for row in known} - {into})
+        if into in own and target.id != into:
+            taken_back = self._separate(connection, target.id, now, None, None).studies
+            return MERGED, (*taken_back, *self._join(connection, link, now, who)[1])
+        if not own.issuperset(ids):
+            raise UsageError("the patient of MRG-1 was merged into another one: ADT^A37 takes that back")
+        moved = [_merge(connection, one, into, now, who, is_correction=link.is_correction).studies for one in ids]
+        if into != target.id:
+            chosen = update(PatientRow).where(PatientRow.id.in_(ids)).values(merged_first_into=target.id)
+            connection.execute(chosen)
+        done = CORRECTED if link.is_correction else MERGED
+        return (LEFT if not ids else done if sources else HELD), tuple(chain(*moved))
+
+    def _update(
+        self, connection: Connection, person: Person, now: dt.datetime, who: str | None
+    ) -> tuple[str, Sequence[str]]:
+        """Let all persons of a Patient ID be the one who is so described.
+
+        A row that no file names is changed, so that many messages are one correction, which is undone as one.
+        """
+        remaining, described, given = plans.updating(connection, person)
+        if not remaining:
+            return LEFT, ()
+        if described is not None and described.merged_into is not None:  # so the files are right
+            back = self._separate(connection, described.id, now, None, None).studies
+            return CORRECTED, (*back, *self._update(connection, person, now, who)[1])
+        if described is None:
+            described = remaining[0]
+            values = given | (name_groups(given["patient_name"]) if "patient_name" in given else {})
+            is_it = PatientRow.id == described.id
+            if connection.execute(select(PatientRow.id).where(is_it, ~IS_NAMED)).first() is not None:
+                connection.execute(update(PatientRow).where(is_it).values(values))
+                studies = select(StudyRow.study_instance_uid).where(StudyRow.patient_id == described.id)
+                moved = tuple(connection.scalars(studies))
+                note_decided(connection, moved, now)
+                _record(connection, "patient-corrected", moved, f"patient #{described.id} has other values", now)
+                resolve(ORDERED_PATIENTS)(connection, [person.patient_id], now)
+                if len(remaining) == 1:
+                    return CORRECTED, moved
+            else:
+                described = _added(connection, person, described._mapping)
+        others = [one.id for one in remaining if one.id != described.id]
+        done = [_merge(connection, one, described.id, now, who, is_correction=True).studies for one in others]
+        return CORRECTED, tuple(chain(*done))
+
+    def _part(self, connection: Connection, one: Person, other: Person, now: dt.datetime) -> tuple[str, Sequence[str]]:
+        ones, others = (people_with(connection, each.patient_id, each.issuer_of_patient_id) for each in (one, other))
         linked = [
             row.id
             for row, into in (*product(ones, others), *product(others, ones))
@@ -310,7 +365,7 @@ class PersonRepository(IndexRepository):
         """Return the `id` of the persons who share the Patient ID of a conflict, the one of its study first."""
         named = (
             select(PatientRow.id, PatientRow.identity)
-            .join(StudyRow, PatientRow.id == plans.NAMED)
+            .join(StudyRow, PatientRow.id == NAMED)
             .join(ConflictRow, ConflictRow.study_instance_uid == StudyRow.study_instance_uid)
             .where(ConflictRow.id == conflict, ConflictRow.kind == plans.SHARED)
         )
@@ -336,7 +391,7 @@ class PersonRepository(IndexRepository):
         )  # fmt: skip
         is_theirs = StudyRow.patient_id == (row["merged_into"] or patient)
         if row["merged_into"] is not None:
-            is_theirs &= listed_in(plans.NAMED, [patient])
+            is_theirs &= listed_in(NAMED, [patient])
         listed = select(*columns).where(is_theirs).order_by(StudyRow.id.desc()).limit(limit)
         studies = connection.execute(listed).mappings().all()
         senders = _senders(connection, [study["id"] for study in studies])
@@ -344,11 +399,10 @@ class PersonRepository(IndexRepository):
         return {**row, "studies": [{**one, "senders": senders.get(one["id"], [])} for one in studies], "count": count}
 
 
-def _added(connection: Connection, person: Person) -> Any:
-    """Insert the row of a patient of whom no file is here, and return it."""
-    names = "patient_id", "patient_name", "patient_birth_date", "patient_sex"
-    values = {name: getattr(person, name) or None for name in names}
-    values |= {"identity": f"{person.issuer}\\{person.patient_id}", "issuer_of_patient_id": person.issuer or None}
+def _added(connection: Connection, person: Person, known: Mapping[str, Any]) -> Any:
+    """Insert the row of a patient of whom no file is here, and return it; `known`: what `person` leaves out."""
+    values = {name: value or known.get(name) for name, value in asdict(person).items()}
+    values |= {"identity": identity_of(values, ""), "patient_birth_time": known.get("patient_birth_time")}
     return connection.execute(insert(PatientRow).values(values).returning(PatientRow.__table__)).one()
 
 
@@ -380,7 +434,7 @@ def _merge(
     connection.execute(update(PatientRow).where(of_source).values(merged_first_into=plans.CHOSEN, merged_into=target))
     merged = {"merged_into": target, "is_corrected": is_correction, "decided_by": who}
     connection.execute(update(PatientRow).where(PatientRow.id == source).values(merged))
-    named = {"named_patient_id": plans.NAMED, "patient_id": target}
+    named = {"named_patient_id": NAMED, "patient_id": target}
     connection.execute(update(StudyRow).where(StudyRow.patient_id == source).values(named))
     note_decided(connection, moved.studies, now)
     kind: EventKind = "patient-corrected" if is_correction else "patient-merged"

@@ -25,13 +25,13 @@ from node.index.models.levels import SPOOL, Base, ImageRow, SeriesRow, StudyRow
 from node.index.nouns.disposition import Applied, Aside, Compare, First, New, Replaces, Restores, Same, disposition
 from node.index.nouns.emptied import leave_series
 from node.index.nouns.events import owe_images
+from node.index.nouns.identifiers import patient_identity
 from node.index.nouns.instance_files import owe_removals
 from node.index.nouns.levels import (
     Places,
     correct_levels,
     find_series,
     hold_new_places,
-    patient_identity,
     record_conflict,
     record_received_event,
     series_row,

@@ -25,8 +25,9 @@ from node.index.models.levels import STORE, ImageRow, PatientRow, SeriesDocument
 from node.index.models.work import WorkRow
 from node.index.nouns.deletions import FILES, NAMING, PERSON_COLUMNS, Rows, references_of_table
 from node.index.nouns.events import record_event
+from node.index.nouns.identifiers import PERSONS, known_person
 from node.index.nouns.instance_files import HeldFile, owe_host_removals, owe_trashed, volumes_in_trash
-from node.index.nouns.levels import PERSONS, delete_empty_patient, known_person
+from node.index.nouns.levels import delete_empty_patient
 from node.index.nouns.persons import APART, note_decided
 from node.index.nouns.projects import Content, enter_projects
 from node.index.nouns.records import UIDS, Deletion, InstanceFile, Level
