@@ -12,16 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
-from pydicom.uid import ExplicitVRLittleEndian
 
 from node.dicom.reading import stored_bytes
 from node.dicom.values import items, text, texts, value, whole
 from node.errors import ConversionRefused
 from node.extensions.deidentify.deidentification import NotDeidentified, PixelRule, Rectangle, RefusalReason
-from node.extensions.deidentify.hidden import CHUNK_BYTES, padding_value, spare_bits_used, value_bits
+from node.extensions.deidentify.hidden import CHUNK_BYTES, clear_spare_bits, make_native, padding_value
 from node.volume.read.pixel_layout import HALF_SAMPLED, PIXELS, PixelLayout, pixel_layout
-from node.volume.read.transcoding import decompress
-from node.volume.read.transfer_syntaxes import NATIVE, NotTranscodable
+from node.volume.read.transfer_syntaxes import NATIVE
 
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
 _SECONDARY_CAPTURE = re.compile(re.escape(_STORAGE) + r"7(\.\d+)?")
@@ -31,10 +29,6 @@ _WHOLE_SLIDE = f"{_STORAGE}77.1.6"
 _ULTRASOUND_MODALITIES = frozenset(("US", "IVUS"))
 _CAPTURED = frozenset(("DF", "DRW", "DV", "SD", "SI", "WSD"))
 """Conversion Types (0008,0064) of digitized films, drawings, videos, scanned documents and workstations."""
-
-_OVERLAY_GROUPS = tuple(range(0x6000, 0x6100, 2))
-_OVERLAY_DATA, _OVERLAY_BITS_ALLOCATED = 0x3000, 0x0100
-_MAX_VALUE_BYTES = (1 << 32) - 2
 
 
 def risks_of(ds: Dataset) -> Iterator[tuple[RefusalReason, str]]:
@@ -95,13 +89,6 @@ def has_pixels(ds: Dataset) -> bool:
     return any(keyword in ds for keyword in PIXELS)
 
 
-def has_overlays_in_pixels(ds: Dataset) -> bool:
-    """Return whether overlays are in unused bits of the pixels (PS3.5 8.1.2, retired)."""
-    return any(
-        (group << 16 | _OVERLAY_BITS_ALLOCATED) in ds and (group << 16 | _OVERLAY_DATA) not in ds
-        for group in _OVERLAY_GROUPS
-    )
-
 
 def blank(ds: Dataset, mask: NDArray[np.bool_] | None, *, unused_bits: bool = False) -> None:
     """Blank pixels of all frames, in place; compressed frames are decoded, and are native afterwards.
@@ -114,16 +101,14 @@ def blank(ds: Dataset, mask: NDArray[np.bool_] | None, *, unused_bits: bool = Fa
     """
     try:
         if text(ds.file_meta, "TransferSyntaxUID") not in NATIVE:
-            _refuse_longer_than_a_value(pixel_layout(ds, "PixelData"))
-            decompress(ds)
-            ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+            make_native(ds)
         layout = pixel_layout(ds, "PixelData")
         if layout.bits_allocated not in (1, 8, 16, 32, 64):
             raise NotDeidentified(RefusalReason.UNDECODABLE, f"{layout.bits_allocated} bits a sample cannot be blanked")
         stored, _ = stored_bytes(ds, "PixelData")
         if stored is None or len(stored) < -(-layout.frame_bits * layout.frames // 8):
             raise NotDeidentified(RefusalReason.UNDECODABLE, "(7FE0,0010) Pixel Data is too short")
-    except (ConversionRefused, NotTranscodable) as error:
+    except ConversionRefused as error:
         raise NotDeidentified(RefusalReason.UNDECODABLE, f"the pixels cannot be cleaned: {error}") from error
     copy = BytesIO()
     for start in range(0, len(stored), CHUNK_BYTES):
@@ -131,27 +116,11 @@ def blank(ds: Dataset, mask: NDArray[np.bool_] | None, *, unused_bits: bool = Fa
     del ds.PixelData
     with copy.getbuffer() as pixels:
         if unused_bits and layout.bits_allocated > 1:
-            _clear_spare_bits(_samples(pixels, layout), layout, padding_value(ds))
+            clear_spare_bits(_samples(pixels, layout), layout, padding_value(ds))
         if mask is not None:
             _blank(pixels, layout, mask)
     vr = "OW" if layout.bits_allocated > 8 or ds.original_encoding[0] else "OB"
     ds.add_new("PixelData", vr, copy.getvalue())  # the bytes of `copy` themselves: CPython copies when either changes
-
-
-def _refuse_longer_than_a_value(layout: PixelLayout) -> None:
-    """Refuse frames before they are decoded, if native pixel data cannot hold them (PS3.5 7.1.1)."""
-    length = -(-layout.frame_bits * layout.frames // 8)
-    if length > _MAX_VALUE_BYTES:
-        detail = f"the {layout.frames} frames take {length} bytes uncompressed; the limit is {_MAX_VALUE_BYTES}"
-        raise NotDeidentified(RefusalReason.UNDECODABLE, detail)
-
-
-def _clear_spare_bits(words: NDArray[Any], layout: PixelLayout, padding: int | None) -> None:
-    used = spare_bits_used(words, layout, padding)
-    words[used] &= words.dtype.type(value_bits(layout))
-    if layout.signed and not layout.shift:  # readers that do not look at Bits Stored rely on the extension of the sign
-        negative = used & (words >> (layout.bits_stored - 1) & 1).astype(bool)
-        words[negative] |= ~words.dtype.type(value_bits(layout))
 
 
 def _samples(pixels: memoryview, layout: PixelLayout) -> NDArray[Any]:

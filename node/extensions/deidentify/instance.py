@@ -25,7 +25,7 @@ from node.children.pseudonyms import NO_KEY
 from node.dicom.reading import with_elements
 from node.dicom.values import CONVERSION_ERRORS, held_elements, items, number, text, texts
 from node.extensions.deidentify.attributes import Cleaner
-from node.extensions.deidentify.burned_in import blank, has_overlays_in_pixels, has_pixels, regions, risks_of
+from node.extensions.deidentify.burned_in import blank, has_pixels, regions, risks_of
 from node.extensions.deidentify.burned_in_text import is_examined, load, without_text
 from node.extensions.deidentify.deidentification import BurnedInText, Deidentification, NotDeidentified, RefusalReason
 from node.extensions.deidentify.elements import identities_of, patient_of
@@ -51,8 +51,9 @@ def deidentified(ds: Dataset, how: Deidentification) -> Dataset:
 
     `ds`: with its `file_meta`; not to be used afterwards.
 
-    With a `file_meta` that names its transfer syntax, which is another one only if pixels were blanked, or if `ds` was
-    big endian or deflated: then it is Explicit VR Little Endian. Large native pixels stay in the file of `ds`.
+    With a `file_meta` that names its transfer syntax. It is another one, Explicit VR Little Endian, only if pixels were
+    blanked, if `ds` was big endian or deflated, or if nothing encodes its lossless one. Large native pixels stay in the
+    file of `ds`.
 
     Raises NotDeidentified if the instance cannot be called clean; nothing of it may be passed on.
 
@@ -90,7 +91,7 @@ def _deidentified(ds: Dataset, how: Deidentification) -> Dataset:
     new = with_elements(ds, dict(held_elements(cleaned)))
     new.file_meta = _file_meta(new, text(ds.file_meta, "TransferSyntaxUID"))
     drop_hidden(new)
-    unused_bits = (has_overlays_in_pixels(ds) and "PixelData" in ds) or uses_spare_bits(new)
+    unused_bits = uses_spare_bits(new)
     if unused_bits or (mask is not None and mask.any()):
         blank(new, mask, unused_bits=unused_bits)
     new.PatientID = new.PatientName = how.key.patient(patient)

@@ -33,7 +33,7 @@ from node.volume.read.transfer_syntaxes import ENCODERS
 if TYPE_CHECKING:
     from node.volume.rendering import Picture
 
-LIBRARIES = ("node.extensions.dicomweb.encoders", *(["imagecodecs._htj2k"] if HTJ2KLossless in ENCODERS else []))
+LIBRARIES = ("node.volume.read.encoders", *(["imagecodecs._htj2k"] if HTJ2KLossless in ENCODERS else []))
 """See `node.children.decoding.LIBRARIES`."""
 
 NATIVE_SIDE = 1024
@@ -150,7 +150,7 @@ def compressed_frame(path: Path, frame_number: int, transfer_syntax_uid: str, in
 
     What is written holds the samples that are sent uncompressed.
     """
-    from node.extensions.dicomweb.encoders import encoded_frame
+    from node.volume.read.encoders import encoded_frame
 
     header, element = _opened(path)
     if element is None:

@@ -1,0 +1,111 @@
+"""Frames of JPEG are made of what their blocks use: the same frame comes out whatever lay beside the blocks."""
+
+import struct
+from collections.abc import Callable
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from node.extensions.deidentify.jpeg import NotProven, pixels_alone
+
+SMOOTH = np.add.outer(np.arange(37), np.arange(53)).astype(np.uint8)[..., None] * np.array([1, 2, 1], np.uint8)
+
+
+def jpeg(**options: Any) -> bytes:
+    stream = BytesIO()
+    Image.fromarray(SMOOTH).save(stream, "jpeg", **options)
+    return stream.getvalue()
+
+
+def segment(marker: int, content: bytes = b"Secret") -> bytes:
+    return struct.pack(">BBH", 0xFF, marker, len(content) + 2) + content
+
+
+def before(mark: bytes, inserted: bytes) -> Callable[[bytes], bytes]:
+    return lambda frame: frame.replace(mark, inserted + mark, 1)
+
+
+def in_unused_codes(frame: bytes) -> bytes:
+    """The last code of the usual table of AC coefficients, of 16 bits, is in no block of a smooth picture."""
+    at = frame.index(b"\xff\xc4\0\xb5\x10") + 2 + 0xB5
+    return frame[: at - 6] + b"Secret" + frame[at:]
+
+
+def in_unused_quantizers(frame: bytes) -> bytes:
+    at = frame.index(b"\xff\xdb") + 5 + 64
+    return frame[: at - 6] + b"Secret" + frame[at:]
+
+
+def with_other_identifiers(frame: bytes) -> bytes:
+    header, scan = frame.index(b"\xff\xc0"), frame.index(b"\xff\xda")
+    changed = bytearray(frame)
+    for index, letter in enumerate(b"Sec"):
+        changed[header + 10 + 3 * index] = changed[scan + 5 + 2 * index] = letter
+    return bytes(changed)
+
+
+HIDDEN: dict[str, Callable[[bytes], bytes]] = {
+    "nothing": bytes,
+    "behind the last block": before(b"\xff\xd9", b"Secret"),
+    "behind the end": lambda frame: frame + b"Secret\xff\xd9",
+    "a second scan": before(b"\xff\xd9", b"\xff\xda\0\x0c\3\1\0\2\x11\3\x11\0\x3f\0Secret"),
+    "a table after the scan": before(b"\xff\xd9", segment(0xDB, b"\3" + b"Secret" * 10 + b"1234")),
+    "a comment": before(b"\xff\xda", segment(0xFE)),
+    "application segments": before(b"\xff\xc0", b"".join(segment(marker) for marker in range(0xE0, 0xF0))),
+    "unknown segments": before(b"\xff\xc0", segment(0xF3) + segment(0x33)),
+    "padding of markers": before(b"\xff\xc0", b"\xff\xff\xff"),
+    "a table of codes that no component uses": before(b"\xff\xda", segment(0xC4, bytes([3, 6, *[0] * 15]) + b"Secret")),
+    "a quantization table that no component uses": before(b"\xff\xda", segment(0xDB, bytes([3, *b"Secret" * 10, *[7] * 4]))),
+    "a table that another one replaces": before(b"\xff\xdb", segment(0xDB, bytes([0, *b"Secret" * 10, *[7] * 4]))),
+    "codes that no block uses": in_unused_codes,
+    "quantizers that no block uses": in_unused_quantizers,
+    "the thumbnail and the density": lambda frame: frame.replace(frame[2:20], segment(0xE0, b"JFIF\0Sec" + b"ret\1\1\1Secret")),
+    "the spectrum of a scan": lambda frame: frame.replace(b"\3\x11\0\x3f\0", b"\3\x11Sec"),
+    "the names of components": with_other_identifiers,
+    "a restart interval of no scan": before(b"\xff\xc0", segment(0xDD, b"Se")[:6] + segment(0xDD, b"\0\0")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("where", HIDDEN)
+def test_a_frame_is_the_same_whatever_is_hidden_in_it(where: str) -> None:
+    frame = jpeg()
+    hidden = HIDDEN[where](frame)
+    assert (hidden != frame) is (where != "nothing")
+    new = pixels_alone(hidden)
+    assert new == pixels_alone(frame)
+    assert b"ecret" not in new
+    assert np.array_equal(np.asarray(Image.open(BytesIO(new))), np.asarray(Image.open(BytesIO(frame))))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"subsampling": 0}, {"subsampling": 1}, {"optimize": True}, {"keep_rgb": True}, {"restart_marker_blocks": 2}],
+    ids=str,
+)
+def test_pixels_and_colours_stay(options: dict[str, Any]) -> None:
+    frame = jpeg(quality=97, **options)
+    new = pixels_alone(frame)
+    assert np.array_equal(np.asarray(Image.open(BytesIO(new))), np.asarray(Image.open(BytesIO(frame))))
+    if "restart_marker_blocks" in options:
+        surplus = frame.replace(b"\xff\xd1", b"Secret\xff\xd1")
+        assert surplus != frame
+        assert pixels_alone(surplus) == new
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        lambda: jpeg(progressive=True),
+        lambda: jpeg().replace(b"\xff\xd9", b"")[:-40],
+        lambda: jpeg().replace(b"\xff\xc0", b"\xff\xc9"),
+        lambda: jpeg()[:300],
+        lambda: jpeg().replace(b"\xff\xda", b"\xff\xd9", 1),
+    ],
+    ids=["progressive", "blocks are missing", "arithmetic", "cut in a table", "no scan"],
+)
+def test_what_is_not_proven_is_refused(frame: Callable[[], bytes]) -> None:
+    with pytest.raises(NotProven):
+        pixels_alone(frame())
