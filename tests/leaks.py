@@ -116,7 +116,7 @@ def _searched(
         texts = [word for text in texts for word in re.findall(r"[^\W_]{3,}", text) if not is_harmless(word)]
     if vr == "UI":
         texts = [text for text in texts if not text.startswith(STANDARD_ROOT)]
-    of_shifted_date = action is AttributeAction.CLEAN and vr == "TM"
+    of_shifted_date = action is AttributeAction.CLEAN and (vr == "TM" or tag == 0x00080201)  # times, and their offset
     yield tag, vr, texts, action is AttributeAction.KEEP or of_shifted_date or (not listed and vr not in _PERSONAL)
 
 

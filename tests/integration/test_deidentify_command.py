@@ -10,7 +10,7 @@ import pytest
 from pydicom import Dataset, config, dcmread
 
 from node.audit.audit_log import Audit
-from node.children.pseudonyms import passing_key
+from node.children.pseudonyms import Patient, passing_key, read_keys
 from node.extensions.deidentify.deidentification import Deidentification
 from node.extensions.deidentify.files import deidentify_files
 from node.extensions.deidentify.profile import Option, Profile
@@ -190,3 +190,22 @@ def test_uids_that_stay_never_lead_out_of_the_folder_of_results(tmp_path: Path, 
     written = {path for path in tmp_path.rglob("*") if path.is_file()} - {victim, originals / "a.dcm"}
     assert all(path.is_relative_to(out) for path in written)
     assert len(written) == summary.written == 1
+
+
+@pytest.mark.slow
+def test_the_map_of_a_root_has_the_pseudonyms_of_corrected_patients(originals: Path, tmp_path: Path) -> None:
+    root, key = tmp_path / "root", tmp_path / "trial.key"
+    for line in (
+        ["pseudonyms", "new", key],
+        ["import", originals / "0.dcm", "--root", root],
+        ["patient", "correct", "SECRET-4711", "--id", "RIGHT-1", "--name", "Right^Name", "--root", root],
+    ):
+        run(*line, check=True)
+    for place in (root, root / "objects"):
+        mapped = run("pseudonyms", "map", key, place, check=True).stdout
+        rows = [row for row in csv.DictReader(io.StringIO(mapped)) if row["kind"] == "patient"]
+        made = read_keys(key)[0].patient(Patient("", "RIGHT-1"))
+        assert [(row["original"], row["pseudonym"] == made) for row in rows] == [
+            ("SECRET-4711", False),
+            ("RIGHT-1", True),
+        ]

@@ -89,7 +89,6 @@ def has_pixels(ds: Dataset) -> bool:
     return any(keyword in ds for keyword in PIXELS)
 
 
-
 def blank(ds: Dataset, mask: NDArray[np.bool_] | None, *, unused_bits: bool = False) -> None:
     """Blank pixels of all frames, in place; compressed frames are decoded, and are native afterwards.
 

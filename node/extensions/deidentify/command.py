@@ -5,8 +5,9 @@ from __future__ import annotations
 import signal
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
     from node.children.pseudonyms import PseudonymKey
+    from node.dicom.coercion import Identity
+    from node.settings.model import Settings
 
 _UIDS = {"study": "StudyInstanceUID", "series": "SeriesInstanceUID", "instance": "SOPInstanceUID"}
 _READ = ["SpecificCharacterSet", "PatientID", "IssuerOfPatientID", "AccessionNumber", *_UIDS.values()]
@@ -210,16 +213,19 @@ def map_(
         ),
     ],
     uids: Annotated[bool, typer.Option("--uids", help="List studies, series and instances too.")] = False,
+    *,
+    configured: Configured,
     json: Json = False,
 ) -> None:
-    """Print the pseudonyms of originals as CSV. The output is patient data."""
+    """Print the pseudonyms of originals as CSV, in a root also of corrected patients. The output is patient data."""
     from node.children.pseudonyms import read_keys
     from node.runtime import logs
     from node.web.pages.filters import csv_line
 
     logs.configure_command()  # pydicom logs values, which are patient data
     skipped: list[str] = []
-    lines = list(pseudonyms_of([source], read_keys(path), skipped, with_uids=uids))
+    decided = _decided(source, configured.settings)
+    lines = list(pseudonyms_of([source], read_keys(path), skipped, decided, with_uids=uids))
     if skipped:
         print(
             f"{counted(len(skipped), 'file')} without pseudonyms, because nothing can be read of them:", file=sys.stderr
@@ -231,6 +237,25 @@ def map_(
         return
     for line in (Line._fields, *lines):
         print(csv_line(line).decode().rstrip("\r\n"))
+
+
+def _decided(source: Path, settings: Settings) -> Mapping[str, Identity]:
+    """Return who the patients of studies are whose copies leave a root corrected; none if `source` is of no root."""
+    from node.control.root import is_root
+    from node.index.engine.backend import IndexUnusable
+    from node.index.database.reading import reading
+    from node.index.search.selection import Identities
+
+    root = next((folder for folder in (source, source.absolute().parent) if is_root(folder)), None)
+    if root is None:
+        return {}
+    url = settings.index.url if settings.storage.root.absolute() == root.absolute() else None
+    try:
+        with reading(root, url) as index:
+            return index.repository(Identities).by_study()
+    except IndexUnusable as error:
+        print(f"Pseudonyms of corrected patients are missing: {printable(str(error))}", file=sys.stderr)
+        return {}
 
 
 class Line(NamedTuple):
@@ -245,12 +270,18 @@ class Line(NamedTuple):
 
 
 def pseudonyms_of(
-    paths: Iterable[Path], keys: Sequence[PseudonymKey], skipped: list[str], *, with_uids: bool = False
+    paths: Iterable[Path],
+    keys: Sequence[PseudonymKey],
+    skipped: list[str],
+    decided: Mapping[str, Identity] = MappingProxyType({}),
+    *,
+    with_uids: bool = False,
 ) -> Iterator[Line]:
     """Yield the pseudonyms of patients, accession numbers and perhaps UIDs in files, each once for each key.
 
-    The map is computed anew from originals and keys: it is stored nowhere. The names of files that cannot be read are
-    added to `skipped`.
+    The map is computed anew from originals and keys: it is stored nowhere. `decided`: identities in which copies of
+    studies leave now, by Study Instance UID; earlier copies left in those of the files. The names of files that cannot
+    be read are added to `skipped`.
     """
     from pydicom import dcmread  # here and below, because the other commands do not need it
 
@@ -266,10 +297,12 @@ def pseudonyms_of(
             try:
                 with found.open_file() as file:
                     ds = dcmread(file, stop_before_pixels=True, force=True, specific_tags=_READ)
+                lines = [line for key in keys for line in _lines(ds, key, with_uids)]
+                if (identity := decided.get(str(ds.get("StudyInstanceUID", "")))) is not None and identity.apply(ds):
+                    lines += [line for key in keys for line in _lines(ds, key, with_uids)]
             except Exception:  # pydicom raises anything for a damaged file
                 skipped.append(found.name)
                 continue
-            lines = [line for key in keys for line in _lines(ds, key, with_uids)]
         yield from (line for line in lines if line not in seen)
         seen.update(lines)
 

@@ -2,12 +2,14 @@
 
 import re
 import struct
+import warnings
 from collections.abc import Iterator, Mapping
 from datetime import date, timedelta
 from functools import cache
 from typing import Any
 
 from pydicom import Dataset
+from pydicom.charset import convert_encodings
 from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.multival import MultiValue
@@ -15,7 +17,7 @@ from pydicom.tag import BaseTag
 
 from node.children.pseudonyms import Patient
 from node.dicom.encoding import NUMBER_CODES
-from node.dicom.values import held_elements, text
+from node.dicom.values import held_elements, text, texts
 from node.extensions.deidentify.profile import AttributeAction, Option, Profile, rows, safe_private
 from node.extensions.deidentify.text import Identities, vocabulary
 
@@ -98,7 +100,15 @@ def identities_of(ds: Dataset, profile: Profile) -> Identities:
         (value for value, is_date in found if is_date),
         uids=Option.UIDS not in profile.options,
         keeps_dates=Option.FULL_DATES in profile.options,
+        encodings=_encodings_of(ds),
     )
+
+
+def _encodings_of(ds: Dataset) -> list[str]:
+    """Return Python's names of the encodings that a data set says its texts have (PS3.3 C.12.1.1.2)."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # those that are not known quote a value
+        return convert_encodings(list(texts(ds, "SpecificCharacterSet")))
 
 
 @cache
@@ -140,8 +150,9 @@ def _identities_in(values: list[str], vr: str | None) -> Iterator[tuple[str, boo
 
 
 def _names(components: list[str]) -> Iterator[str]:
-    """Yield the parts of a name, and its first two together: alone, they may be too short to be searched for."""
+    """Yield the parts of a name, also of a double one, and its first two together: alone, they may be too short."""
     yield from components
+    yield from (part for each in components if "-" in each for part in each.split("-"))
     if len(components) > 1:
         yield " ".join(components[:2])
         yield " ".join(components[1::-1])

@@ -240,7 +240,7 @@ def _walked(stuffed: bytes, blocks: list[tuple[_Codes, _Codes, set[int]]], units
     """Return the entropy-coded data of so many units, up to the last code, and note what they use (T.81 F.2.2)."""
     data = stuffed.replace(b"\xff\0", b"\xff")
     padded = np.frombuffer(data + bytes(8), np.uint8).astype(np.uint32)
-    windows = memoryview(padded[:-2] << 16 | padded[1:-1] << 8 | padded[2:])
+    windows = (padded[:-2] << 16 | padded[1:-1] << 8 | padded[2:]).data  # 24 bits from each byte on
     tables = [(dc.entries, dc.used, ac.entries, ac.used, indices) for dc, ac, indices in blocks]
     at = 0
     for _ in range(units):

@@ -9,7 +9,7 @@ import struct
 import unicodedata
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
-from functools import cache, lru_cache
+from functools import cache
 
 from node.dicom.uids import registered_name
 
@@ -73,9 +73,24 @@ _FORMS = {
 }
 """What is an identity by its form, whomever it is of; by whether dates stay, and whether the text is cleaned."""
 
-_TOKEN = re.compile(r"[^\W_]+", re.UNICODE)
-_PARAMETER = re.compile(r"[a-z]{0,2}\d{1,4}[a-z]{0,2}")
-"""Numbers with units, slice counts, b-values: too short for the number of a patient."""
+_TOKEN = re.compile(r"(?<![\w.])\d{1,3}\.\d{1,3}[a-zA-Z]{0,2}(?![\w.])|[^\W_]+")
+_YEAR = re.compile(r"(?:19|20)\d\d")
+_NUMBER = r"(?:0|[1-9]\d{0,3})"
+_UNITS = "mm cm ms msec s sec min hz khz mhz kv kvp ma mas gy mgy ml cc deg t x iso ch channels dir dirs directions"
+_NAMED = "te tr ti fa etl nex nsa ipat grappa mb dir"
+_PARAMETER = re.compile(
+    rf"(?:{_NAMED.replace(' ', '|')}){_NUMBER}(?:ms|deg)?|{_NUMBER}(?:\.\d{{1,3}})?(?:{_UNITS.replace(' ', '|')})"
+    rf"|[prsx][1-9]|b(?:0|[1-9]0?|[1-9]\d?[05]0)|{_NUMBER}(?:x{_NUMBER}){{1,2}}(?:mm)?|[bdhit]\d\d[fhms]"
+)
+"""Numbers that name what they measure: times, numbers with a unit, acceleration, b-values, sizes, kernels."""
+
+_BARE = re.compile(rf"\d\.\d{{1,3}}|[1-9]\d\.0|{_NUMBER}")
+_BEFORE = frozenset(
+    f"{_NAMED} b bed delay dyn dynamic echo flip angle kv kvp ma mas pass phase run sense series sl slab slice slices"
+    " step thick thickness tesla vol volume".split()
+)
+_BEHIND = frozenset(f"{_UNITS} echoes phases slices views vols volumes".split())
+"""Words before and behind a number that make it a parameter: alone, it may be an age, a room or a day."""
 
 _YEAR = re.compile(r"(?:19|20)\d\d")
 _CAMEL = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
@@ -84,6 +99,15 @@ MIN_CHARACTERS = 3
 
 _SUBSTRING_CHARACTERS = 5
 """Identities of this length are removed from within longer words too."""
+
+_IN_BYTES_CHARACTERS = 4
+"""Shorter identities are among any bytes by chance."""
+
+_ENCODINGS = ("utf-8", "utf-16-le", "utf-16-be")
+"""Of texts in bytes, beside Latin-1 and what the data set says of its own texts."""
+
+_MAX_REMEMBERED_BYTES = 64
+"""Numbers are few and come often."""
 
 _MIN_DIGITS, _MAX_DIGITS = 5, 20
 """Numbers of persons are searched for among numbers from this length on: shorter ones are distances and counts."""
@@ -96,9 +120,14 @@ _MIN_IDEOGRAPHS = 2
 _FIRST_WITHOUT_SPACES = "\u0e00"
 """From Thai on, most scripts write words without spaces between them, and names of two characters."""
 
-_SPELLED_OUT = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "ø": "oe", "å": "aa", "æ": "ae", "ß": "ss"})
-_STROKES = str.maketrans("øØłŁđĐıħ", "oOlLdDih")
+_LETTERS = str.maketrans({"ø": "o", "ł": "l", "đ": "d", "ð": "d", "ı": "i", "ħ": "h", "æ": "ae", "œ": "oe", "þ": "th"})
 """How names are written where the keyboard or the character set lacks a letter; strokes are no accents in Unicode."""
+
+_MARKS = frozenset("'`\u00b4\u02b9\u02bc\u2018\u2019\u201b\u2032\uff07\u00ad")
+"""Apostrophes, primes and soft hyphens, which are one mark in a folded text, as hyphens are (category Pd)."""
+
+_SPELLED = {"a": "a[ae]?", "o": "oe?", "u": "ue?", "s": "ss?"}
+"""Letters that may be spelled as two: ä and å, ö, ü, ß."""
 
 
 @cache
@@ -117,10 +146,16 @@ def is_vocabulary(text: str) -> bool:
     return all(word.lower() in vocabulary() for word in _TOKEN.findall(text.replace("_", " ")))
 
 
-def is_harmless(word: str) -> bool:
-    """Return whether a word of a cleaned text stays."""
+def is_harmless(word: str, before: str = "", behind: str = "") -> bool:
+    """Return whether a word of a cleaned text stays, between two others.
+
+    A number stays as a parameter that is named: by letters of its own, or by a neighbour. A year never does.
+    """
     word = word.lower()
-    return word in vocabulary() or bool(_PARAMETER.fullmatch(word) and not _YEAR.fullmatch(word))
+    if word in vocabulary() or (_PARAMETER.fullmatch(word) and not _YEAR.search(word)):
+        return True
+    is_named = before.lower() in _BEFORE or behind.lower() in _BEHIND or "." in word
+    return is_named and _BARE.fullmatch(word) is not None and not _YEAR.fullmatch(word)
 
 
 def _in_32_bits(number: int) -> int:
@@ -164,18 +199,31 @@ class Numbers:
 class Identities:
     """The identities in a data set, to be removed from the text that stays.
 
+    Both are compared in one folded form: without case, accents and wide forms, and with one mark for all hyphens and
+    apostrophes.
+
     `values`: names, identifiers and addresses as the data set has them. `dates`: in the form of DA or DT. `uids`:
     remove all UIDs that are not of the standard too. `keeps_dates`: dates of which nobody knows whose they are stay.
+    `encodings`: Python's names of those that the texts of the data set have.
     """
 
     def __init__(
-        self, values: Iterable[str], dates: Iterable[str] = (), *, uids: bool = False, keeps_dates: bool = False
+        self,
+        values: Iterable[str],
+        dates: Iterable[str] = (),
+        *,
+        uids: bool = False,
+        keeps_dates: bool = False,
+        encodings: Iterable[str] = (),
     ) -> None:
         values, dates = list(values), list(dates)
-        shown = {form for value in values for form in _spellings(" ".join(value.split())) if _is_searched(form)}
+        shown = {form for value in values if _is_searched(form := _folded(" ".join(value.split()))[0])}
         patterns = [_pattern(value) for value in sorted(shown, key=lambda value: (-len(value), value))]
         patterns += sorted({_date_pattern(*parts) for parts in map(_parts, dates) if parts})
-        self._in_bytes = _compiled([_pattern(each) for each in sorted(shown) if len(each) >= _SUBSTRING_CHARACTERS])
+        long = (each for each in sorted(shown) if len(each) >= _IN_BYTES_CHARACTERS or not _has_spaces(each))
+        self._in_bytes = _compiled([_pattern(each) for each in long])
+        self._encodings = frozenset(encodings) - {"latin-1", *_ENCODINGS}
+        self._known: dict[bytes, bool] = {}
         if uids:
             patterns.insert(0, _UID)
         self._pattern = _compiled(patterns)
@@ -195,15 +243,28 @@ class Identities:
         return any(self.without(each) != each for each in texts)
 
     def are_in_bytes(self, value: bytes) -> bool:
-        """Return whether bytes have one of these identities of five characters or more, each of 8 or 16 bits."""
-        if self._in_bytes is None:
+        """Return whether bytes have one of these identities of four characters or more, in whatever encoding."""
+        if self._in_bytes is None or len(value) < _IN_BYTES_CHARACTERS:
             return False
-        return any(self._in_bytes.search(each.decode("latin-1")) for each in (value, value.replace(b"\0", b"")))
+        if len(value) > _MAX_REMEMBERED_BYTES:
+            return self._are_in_bytes(value)
+        if value not in self._known:
+            self._known[value] = self._are_in_bytes(value)
+        return self._known[value]
+
+    def _are_in_bytes(self, value: bytes) -> bool:
+        pattern = self._in_bytes
+        of_any = () if value.isascii() and b"\0" not in value else _ENCODINGS
+        return pattern is not None and any(
+            pattern.search(value[start:].decode(each, "ignore").translate(_FOLDED))
+            for each in ("latin-1", *of_any, *self._encodings)
+            for start in range(2 if each.startswith("utf-16") else 1)
+        )
 
     def _removed(self, text: str, pattern: re.Pattern[str] | None) -> str:
         if pattern is None:
             return text
-        plain, places = _plain(text)
+        plain, places = _folded(text)
         kept, end = [], 0
         for match in pattern.finditer(plain):
             if registered_name(match[0]) is not None:
@@ -217,38 +278,49 @@ class Identities:
         kept: list[str] = []
         end = 0
         without = self._removed(self.without(text), _FORMS[self._keeps_dates, True])
-        for match in _TOKEN.finditer(without):
+        found = [*_TOKEN.finditer(without)]
+        words = ["", *(match[0] for match in found), ""]
+        for match, before, behind in zip(found, words, words[2:], strict=False):
             between = without[end : match.start()]
             end = match.end()
-            if is_harmless(match[0]):
+            if is_harmless(match[0], before, behind):
                 kept += [between if kept else "", match[0]]
             elif kept and kept[-1] != " ":
                 kept.append(" ")
         return " ".join("".join(kept).split())
 
 
-def _spellings(value: str) -> tuple[str, ...]:
-    """Return an identity without accents, and as it is spelled without the letters that have them."""
-    spelled = unicodedata.normalize("NFC", value).lower().translate(_SPELLED_OUT)
-    return _plain(value)[0], _plain(spelled)[0]
+def _folded(text: str) -> tuple[str, Sequence[int]]:
+    """Return a text as names are compared, and where in `text` each of its characters is, and its end.
 
-
-def _plain(text: str) -> tuple[str, Sequence[int]]:
-    """Return a text without accents and wide forms, and where in `text` each of its characters is, and its end."""
+    Hyphens and apostrophes of all kinds are ``-``.
+    """
     if text.isascii():
-        return text, range(len(text) + 1)
+        return text.translate(_FOLDED), range(len(text) + 1)
     characters, places = [], []
     for place, character in enumerate(text):
-        for each in unicodedata.normalize("NFC", _without_marks(character)):
+        for each in _FOLDED[ord(character)]:
             characters.append(each)
             places.append(place)
     return "".join(characters), [*places, len(text)]
 
 
-@lru_cache(maxsize=4096)
-def _without_marks(character: str) -> str:
-    parts = unicodedata.normalize("NFKD", character)
-    return "".join(part for part in parts if unicodedata.category(part) != "Mn").translate(_STROKES)
+def _folded_character(character: str) -> str:
+    parts = unicodedata.normalize("NFKD", character.casefold())
+    bare = "".join(part for part in parts if unicodedata.category(part) != "Mn").translate(_LETTERS)
+    bare = "".join(chr(ord(each) - 0x60) if "\u30a1" <= each <= "\u30f6" else each for each in bare)  # to hiragana
+    is_mark = character in _MARKS or unicodedata.category(character) == "Pd"
+    return "-" if is_mark else unicodedata.normalize("NFC", bare)
+
+
+class _Folded(dict[int, str]):
+    """What `str.translate` folds characters to."""
+
+    def __missing__(self, character: int) -> str:
+        return self.setdefault(character, _folded_character(chr(character)))
+
+
+_FOLDED = _Folded()
 
 
 def _has_spaces(value: str) -> bool:
@@ -261,18 +333,23 @@ def _is_searched(value: str) -> bool:
 
 
 def _pattern(value: str) -> str:
-    """Return the regular expression of an identity, with any or no marks between its words."""
-    words = r"[\W_]*".join(_word_pattern(word) for word in value.split())
+    """Return the regular expression of a folded identity, with any or no marks between its words."""
+    words = r"[\W_]*".join(map(_word_pattern, value.replace("-", " ").split()))
     if len(value) - value.count(" ") >= _SUBSTRING_CHARACTERS or not _has_spaces(value):
         return words
     return rf"(?<![^\W_]){words}(?![^\W_])"
 
 
 def _word_pattern(word: str) -> str:
-    """Return the regular expression of a word; a number may be written in parts."""
+    """Return the regular expression of a word: a number in parts, or letters as one or two, with marks between."""
     if word.isdecimal() and len(word) > _SUBSTRING_CHARACTERS:
         return r"[\s./-]?".join(word)
-    return re.escape(word)
+    if not word.isalpha():
+        return re.escape(word)
+    letters = re.sub("a[ae]|oe|ue|ss", lambda found: found[0][0], word)
+    if len(letters) < MIN_CHARACTERS:
+        letters = word
+    return "-?".join(_SPELLED.get(each, re.escape(each)) for each in letters)
 
 
 def _compiled(patterns: Sequence[str]) -> re.Pattern[str] | None:

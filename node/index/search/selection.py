@@ -80,6 +80,11 @@ class Identities:
             )
         return self._known[identified]
 
+    def by_study(self) -> dict[str, Identity]:
+        """Return all identities that somebody has decided, by Study Instance UID."""
+        query = select(StudyRow.study_instance_uid, StudyRow.id).where(StudyRow.identified_at.is_not(None))
+        return {uid: identity for uid, row in self._connection.execute(query) if (identity := self.of(row))}
+
 
 _STORED: Select[*tuple[Any, ...]] = (
     select(*columns_of(StoredInstance, ImageRow, SeriesRow, StudyRow, identity=IDENTIFIED))

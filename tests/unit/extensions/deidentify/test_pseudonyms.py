@@ -88,6 +88,10 @@ def test_dates_move_by_whole_days() -> None:
         ("Chest CT Mr. Doe born 1962, tel 5551234", "Chest CT Mr"),
         ("CT Thorax for Dr Hinterhuber-Maier", "CT Thorax for"),
         ("ABDOMEN 4711 liver", "ABDOMEN liver"),
+        ("Thorax 1.25 mm B30f b0 b1000 p2 64dir 2x2x2", "Thorax 1.25 mm B30f b0 b1000 p2 64dir 2x2x2"),
+        ("Abdomen run 2, 3 mm, TE 30, dir16", "Abdomen run 2, 3 mm, TE 30, dir16"),
+        ("Head 97Y AB97 JD1985 b1985 0401 97 12.11 401", "Head"),
+        ("Room 12 liver 1962 TR 1962 3x1985", "Room liver TR"),
         ("", ""),
     ],
 )
