@@ -388,7 +388,7 @@ class Reports:
     def failed_connection(self, error: OSError) -> None:
         """Report a connection that failed before a request, such as by TLS."""
         reason = failure_reason(error)
-        self._log_of_address("connection_failed", reason)
+        self.log.warning("connection_failed", address=self._connection.address, reason=reason)
         if isinstance(error, ssl.SSLError):
             self._refused("connection", "TLS", f"TLS failed: {reason}", self._admission.tls_remedy)
 
@@ -401,12 +401,12 @@ class Reports:
         titles = {}
         if isinstance(violation, MalformedRequest):
             titles = {"calling_ae_title": violation.calling_ae_title, "called_ae_title": violation.called_ae_title}
-        self._log_of_address("request_not_understood", reason, **titles)
+        self.log.warning("request_not_understood", address=self._connection.address, reason=reason, **titles)
         self._refused("connection", "request", reason, remedy, **titles)
 
     def violated(self, violation: VoxelnodeError) -> None:
         """Report a violation of the protocol on an association."""
-        self._log_of_address("protocol_violated", str(violation))
+        self.log.warning("protocol_violated", address=self._connection.address, reason=str(violation))
         remedy = "report this to the vendor of the sender: it violates the protocol"
         self._refused("association", "protocol", str(violation), remedy)
 
@@ -418,12 +418,7 @@ class Reports:
         self._metrics.associations.labels(outcome=outcome).inc()
         title, now = self.store_service.origin.calling_ae_title, dt.datetime.now(dt.UTC)
         self._metrics.last_words.heard(title, self._connection.address, f"association {outcome}", now)
-        self.log.info("association_ended", state=outcome)
-
-    def _log_of_address(self, event: str, reason: str, **titles: str) -> None:
-        """Log what anybody can cause, unless the address has done so often in this minute."""
-        if self._admission.lines.is_due(event, self._connection.address):
-            self.log.warning(event, address=self._connection.address, reason=reason, **titles)
+        self.log.info("association_ended", state=outcome, is_refusal=outcome != "released")
 
     def _refused(
         self, what: Literal["connection", "association"], rule: str, reason: str, remedy: str, **titles: str

@@ -19,7 +19,6 @@ from node.errors import counted
 from node.index.engine.scope import Scope
 from node.index.nouns.records import Refused
 from node.runtime.budget import Budget, Claim, Holder, Limits, Stage, Standing
-from node.runtime.logs import LinesOfAddresses
 from node.runtime.metrics import Metrics
 from node.runtime.network import plain_address
 from node.settings.peers import FINGERPRINT, Dicom, Peer, Verb
@@ -168,7 +167,7 @@ class Admission:
         intake_refusal: Callable[[], str | None] = lambda: None,
         on_refusal: Callable[[Refused], None] = lambda refused: None,
     ) -> None:
-        self.on_refusal, self.lines = on_refusal, LinesOfAddresses()
+        self.on_refusal = on_refusal
         self._dicom, self._peers = dicom, peers
         self._intake_refusal = intake_refusal
         maximum = dicom.maximum_associations

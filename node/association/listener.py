@@ -220,8 +220,7 @@ class Listener:
         log = logger.bind(association=name, calling_ae_title=calling, called_ae_title=called, peer=peer)
         rejection = self.admission.judge(connection, request)
         if rejection is not None:
-            if self.admission.lines.is_due("association_rejected", connection.address):
-                log.warning("association_rejected", reason=rejection.rule, detail=rejection.remedy)
+            log.warning("association_rejected", reason=rejection.rule, detail=rejection.remedy)
             return rejection
         log.debug("association_accepted")
         rights = self.admission.rights(connection.address, request)

@@ -13,6 +13,7 @@ digest.
 import datetime as dt
 import hashlib
 import json
+import math
 import os
 import socket
 import threading
@@ -30,6 +31,7 @@ from node.audit.audit_files import FILE_NAME, FIRST, last_line, set_full_file_as
 from node.dicom.attributes import InstanceAttributes
 from node.errors import VoxelnodeError
 from node.files.durable import sync_folder
+from node.runtime.logs import LinesOfAddresses
 
 log = structlog.get_logger()
 
@@ -103,6 +105,17 @@ class Result(Enum):
 
 CHANGES = frozenset({AuditAction.UPDATE, AuditAction.DELETE})
 
+MOVES = frozenset(
+    {
+        AuditEvent.BEGIN_TRANSFERRING,
+        AuditEvent.INSTANCES_TRANSFERRED,
+        AuditEvent.STUDY_DELETED,
+        AuditEvent.EXPORT,
+        AuditEvent.IMPORT,
+    }
+)
+"""Events of which each line with objects counts, whatever failed: some of these may have come, gone or left."""
+
 
 @dataclass(frozen=True, slots=True)
 class Participant:
@@ -141,6 +154,13 @@ class AuditMessage:
         """Return the message that an account, or a user of this machine, did something."""
         return cls(event, action, result, [Participant(who, APPLICATION, is_requestor=True)], objects, detail, kind)
 
+    @property
+    def refused(self) -> Participant | None:
+        """The requestor whom the line says was refused, by an address; None: the line is of something else."""
+        if self.result is not Result.MINOR_FAILURE or (self.event in MOVES and self.objects):
+            return None
+        return next((one for one in self.participants if one.is_requestor and one.address), None)
+
     def __post_init__(self) -> None:
         assert self.event not in TYPED or self.type is not None, "PS3.15 A.5.3.1, A.5.3.11: of what type?"
 
@@ -178,6 +198,7 @@ class Audit:
         self._source = {"ae_title": ae_title, "host": socket.gethostname(), "pid": os.getpid()}
         self._lock = threading.Lock()
         self._copy = copy
+        self._refusals = LinesOfAddresses(report=self._note_left_out)
         try:
             last = last_line(self._path.parent)
             self._file = self._open()
@@ -198,13 +219,32 @@ class Audit:
     def note(self, message: AuditMessage) -> None:
         """Append a line about something that has happened; never raises.
 
+        Of refusals of an address, as many lines are written as in the diagnostic log, and the number of the others.
         A line that cannot be written is reported in the diagnostic log. Lines about a change or a deletion are durable;
         of all others a power cut may take the last ones.
         """
+        who = message.refused
+        is_known = message.type is EventType.RESTRICTED_FUNCTION  # others may call themselves what they like
+        reason = f"{who.user if who and is_known else ''}: {message.detail}"
+        kind = " ".join(one.value[1] for one in (message.event, message.type) if one)
+        if who is None or self._refusals.is_due(kind, who.address, reason):
+            self._try(message, durable=message.action in CHANGES and who is None)
+
+    def _try(self, message: AuditMessage, *, durable: bool) -> None:
         try:
-            self._record(message, durable=message.action in CHANGES)
+            self._record(message, durable=durable)
         except Exception:
             log.exception("not_audited", kind=message.event.value[1], count=len(message.objects))
+
+    def report_refusals(self, now: float | None = None) -> None:
+        """Write how many lines were left out in the minutes that are over."""
+        self._refusals.report_ended(now)
+
+    def _note_left_out(self, kind: str, address: str, count: int) -> None:
+        who, what = [Participant("", SOURCE, address, is_requestor=True)], EventType.RESTRICTED_FUNCTION
+        detail = f"{kind}: {count} more were refused within a minute, each without a line of its own"
+        event, action, result = AuditEvent.SECURITY_ALERT, AuditAction.EXECUTE, Result.MINOR_FAILURE
+        self._try(AuditMessage(event, action, result, who, (), detail, what), durable=False)
 
     def change(
         self, order: AuditMessage, make: Callable[[], Made], done: Callable[[Made], AuditMessage] | None = None
@@ -265,6 +305,7 @@ class Audit:
 
     def close(self) -> None:
         """Make all lines durable, and close the file."""
+        self.report_refusals(math.inf)
         os.fsync(self._file)
         os.close(self._file)
         if self._copy is not None:

@@ -48,6 +48,7 @@ from node.receive.readiness import reasons_not_ready, remove_counters, write_cou
 from node.receive.senders import Rejections
 from node.registry import MEMBERSHIP, enabled, has_sign_ins, objects_of, resolve, store_kind
 from node.routing.router import RouteWorkers
+from node.runtime import logs
 from node.runtime.background import BackgroundService, SupervisedThread
 from node.runtime.metrics import Metrics
 from node.settings.model import Settings
@@ -381,6 +382,8 @@ class Node:
         if reasons.keys() != self._reasons.keys():
             log.warning("not_ready" if reasons else "ready_again", detail="; ".join(reasons.values()))
         self._reasons = reasons
+        logs.refusals.report_ended()
+        self._repository.audit.report_refusals()
         if self._membership is None:  # else, `_Charts` waits for the server
             _note_open(self._repository.index, self._repository.metrics)
         write_counters(self._repository.metrics.snapshot(), self._root, reasons, self._facts)

@@ -23,6 +23,7 @@ from node.index.nouns.converted import SeriesKey
 from node.index.nouns.records import CountedRefusal, Refused, RefusedLevel
 from node.runtime.background import BackgroundService
 from node.runtime.metrics import Metrics
+from node.runtime.network import block_of
 from node.settings.core import QuietTime
 
 log = structlog.get_logger()
@@ -194,8 +195,8 @@ class Rejections(BackgroundService):
             del listed[oldest]
         if refused not in listed:
             level = [one for one in listed if one.what == refused.what]
-            if sum(one.peer == refused.peer for one in level) >= MAX_KINDS_OF_PEER:
-                refused = _too_many(refused.what, MAX_KINDS_OF_PEER, refused.peer)
+            if sum(block_of(one.peer) == block_of(refused.peer) for one in level) >= MAX_KINDS_OF_PEER:
+                refused = _too_many(refused.what, MAX_KINDS_OF_PEER, block_of(refused.peer))
             if len(level) >= MAX_KINDS and refused not in listed:
                 refused = _too_many(refused.what, MAX_KINDS)
         listed.pop(refused, None)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import stat
 import sys
 import threading
@@ -41,7 +42,7 @@ ALLOWED_FIELDS = frozenset(
         # events
         "status", "reason", "detail", "error", "state", "verdict", "attempt", "attempts", "exit_code", "signal", "step",
         "result", "source", "kind", "format", "warnings", "command", "pdu_type", "implementation", "limit", "action",
-        "tried_again",
+        "tried_again", "is_refusal",
         # amounts, durations, locations
         "parts", "adopted", "quarantined", "missing", "claims", "applied", "restored", "damaged", "record",
         "batch", "instances", "volumes", "refusals", "exclusions", "files", "failed",
@@ -66,9 +67,17 @@ QUIET_LIBRARIES = (
 fails.
 """
 
-MINUTE_SECONDS, LINES_OF_MINUTE, MAX_ADDRESSES = 60.0, 10, 1000
-"""Lines of one event that an address causes in a minute and that are written; and for how many addresses these are
-counted at once."""
+MINUTE_SECONDS, LINES_OF_MINUTE, KINDS_OF_MINUTE, MAX_ADDRESSES = 60.0, 10, 32, 1000
+"""Lines of one event that an address causes in a minute and that are written, kinds of which the first is written, too,
+and for how many addresses these are counted at once."""
+
+_MEASURE = re.compile(r"(?<= )\d+(\.\d+)?(?= |$)")
+
+
+def kind_of(reason: str) -> str:
+    """Return a reason of a refusal without its measures."""
+    return _MEASURE.sub("N", reason)
+
 
 KEPT_LINES = 500
 """The newest lines that a process can keep, of HTTP requests and of all else: half a megabyte of each at most."""
@@ -82,33 +91,68 @@ Event = MutableMapping[str, Any]
 class LinesOfAddresses:
     """Lines that anybody can cause: a flood must not fill the log, nor push out what else it has. Thread-safe.
 
-    Of each event and address, the first lines of a minute are written, and the number of the others once the minute is
-    over and the next line comes.
+    Of each event and address, the first lines of a minute are written and the first of each kind of reason, and the
+    number of the others once the minute is over. If the process dies before, that number is lost.
+
+    `report`: called with event, address and number of the lines that were left out.
     """
 
-    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
-        self._clock, self._lock = clock, threading.Lock()
-        self._counts: dict[tuple[str, str], tuple[float, int]] = {}  # when the minute began; in this order
+    def __init__(
+        self, clock: Callable[[], float] = monotonic, report: Callable[[str, str, int], object] | None = None
+    ) -> None:
+        self._clock, self._lock, self._report = clock, threading.Lock(), report or _log_left_out
+        # When the minute began, in this order; the lines, those of them that are left out, and the kinds.
+        self._counts: dict[tuple[str, str], tuple[float, int, int, set[int]]] = {}
 
-    def is_due(self, event: str, address: str) -> bool:
+    def is_due(self, event: str, address: str, reason: str = "") -> bool:
         """Return whether the next line of an event is to be written; else it is counted."""
-        key, now = (event, block_of(address)), self._clock()
+        self.report_ended()
+        key, kind = (event, block_of(address)), hash(kind_of(reason))
         with self._lock:
-            ended = list(self._take_ended(now))
-            began, count = self._counts.get(key, (now, 0))
-            self._counts[key] = began, count + 1
-        for (kind, block), left_out in ended:
+            began, count, left_out, kinds = self._counts.get(key, (self._clock(), 0, 0, set()))
+            is_due = count < LINES_OF_MINUTE or (kind not in kinds and len(kinds) < KINDS_OF_MINUTE)
+            self._counts[key] = began, count + 1, left_out + (not is_due), kinds | {kind} if is_due else kinds
+        return is_due
+
+    def report_ended(self, now: float | None = None) -> None:
+        """Report what was left out of the minutes that are over; `now`: infinity ends all."""
+        with self._lock:
+            ended = list(self._take_ended(self._clock() if now is None else now))
+        for (event, block), left_out in ended:
             if left_out > 0:
-                log.warning("lines_left_out", kind=kind, address=block, count=left_out)
-        return count < LINES_OF_MINUTE
+                self._report(event, block, left_out)
 
     def _take_ended(self, now: float) -> Iterator[tuple[tuple[str, str], int]]:
         while self._counts:
-            key, (began, count) = next(iter(self._counts.items()))
+            key, (began, _, left_out, _) = next(iter(self._counts.items()))
             if now < began + MINUTE_SECONDS and len(self._counts) < MAX_ADDRESSES:
                 return
             del self._counts[key]
-            yield key, count - LINES_OF_MINUTE
+            yield key, left_out
+
+
+def _log_left_out(event: str, block: str, count: int) -> None:
+    log.warning("lines_left_out", kind=event, address=block, count=count, is_refusal=False)
+
+
+_SAID = ("account", "method", "route", "status", "reason")
+"""What tells kinds of one event apart: nothing that a stranger chooses, who could use up all kinds."""
+
+refusals = LinesOfAddresses()
+"""Of all lines of the log that somebody elsewhere can cause."""
+
+
+def within_bounds(_logger: Any, method: str, event: Event) -> Event:
+    """Drop a warning or an error about an address, or what says that it is a refusal, if it is one of many.
+
+    This is the one place that decides: who logs a refusal asks nobody, and can forget nothing.
+    """
+    is_refusal = event.pop("is_refusal", method not in ("debug", "info"))
+    address = str(event.get("address") or str(event.get("peer", "")).rpartition(":")[0])
+    reason = " ".join(str(event.get(key, "")) for key in _SAID)
+    if is_refusal and address and not refusals.is_due(event["event"], address, reason):
+        raise structlog.DropEvent
+    return event
 
 
 class _LinesOfLibraries(logging.Filter):
@@ -140,8 +184,10 @@ def configure(
     Call it once in each process, child processes included.
     """
     stream = stream or sys.stderr
+    refusals._counts.clear()
+    last = structlog.stdlib.ProcessorFormatter.wrap_for_formatter
     structlog.configure(
-        processors=[structlog.stdlib.filter_by_level, *_ours(), structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        processors=[structlog.stdlib.filter_by_level, *_ours(), within_bounds, last],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,

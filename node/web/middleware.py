@@ -19,9 +19,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection, Request
 from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from structlog.contextvars import bound_contextvars
 
 from node.runtime.budget import Caller, Claim, Stage, calling
-from node.runtime.logs import LinesOfAddresses
 from node.runtime.metrics import Metrics
 from node.settings.core import Web
 from node.web.access import SAFE_METHODS, is_background
@@ -54,7 +54,7 @@ METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 
 
 class AccessLog(HttpMiddleware):
-    """ASGI middleware: one log line for each answered request, of refused ones a few a minute, and `/metrics`.
+    """ASGI middleware: one log line for each answered request, of refused and public ones a few, and `/metrics`.
 
     The line contains the route, such as ``/studies/{study_instance_uid}``, and never the path or query, which contain
     UIDs and names.
@@ -63,7 +63,6 @@ class AccessLog(HttpMiddleware):
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         super().__init__(app)
         self._metrics = metrics
-        self._refusals = LinesOfAddresses()
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         began, status = perf_counter(), 0
@@ -75,7 +74,8 @@ class AccessLog(HttpMiddleware):
             await send(message)
 
         try:
-            await self._app(scope, receive, send_noted)
+            with bound_contextvars(address=address_of(HTTPConnection(scope))):
+                await self._app(scope, receive, send_noted)
         finally:
             self._log(scope, status or 500, perf_counter() - began)
 
@@ -85,13 +85,12 @@ class AccessLog(HttpMiddleware):
         self._metrics.http_requests.labels(method=method, status=str(status)).inc()
         self._metrics.http_seconds.observe(seconds)
         request = HTTPConnection(scope)
-        if 400 <= status < 500 and not self._refusals.is_due("http_request", address_of(request)):
-            return
         account = getattr(request.state, "account", None)
         is_asked = route and not is_background(scope)  # not stylesheets and scripts, nor what programs poll
         level = log.info if is_asked or status >= 400 else log.debug
         level(
             "http_request",
+            is_refusal=status >= 400 or account is None,  # also a page that is for anybody
             method=method,
             route=route,
             status=status,

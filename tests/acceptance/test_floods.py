@@ -1,34 +1,45 @@
 """Every port beside a flood of 1 Mbit/s: known peers, orders and administrators get through, and memory is bounded."""
 
+import ast
 import datetime as dt
 import itertools
 import json
 import re
+import socket
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
+from pydicom.dataset import Dataset
+from pynetdicom import build_context
 
 from node.api import Role, Settings
 from node.control.repository import Repository
+from node.dicom import uids
 from node.settings.core import Storage
 from node.web.credentials import digest, new_token
 from tests import make
 from tests.acceptance.floods import Flood, memory_bytes
-from tests.acceptance.served import Served
+from tests.acceptance.served import Served, until
 from tests.pace import idle_seconds, now
 from tests.protocol.conftest import (
+    CT_IMAGE_STORAGE,
     Raw,
+    associate,
     associate_rq,
     c_echo_rq,
     c_store_rq,
     client_context,
+    command,
     data_set_bytes,
+    identifier,
     make_keys,
     p_data,
     pdu,
@@ -247,22 +258,124 @@ def test_a_good_peer_gets_through_a_flood_of_tls(secured: Flooded, flood: str, p
     assert log.stat().st_size - logged < LOGGED_BYTES
 
 
-@pytest.mark.long
-def test_a_flood_of_refused_requests_does_not_fill_the_log_and_the_audit_trail_tells_of_it(node: Flooded) -> None:
+TIMES, ADDED_BYTES = 200, 13_000
+"""How often each refusal is caused, and what it may add to the log and to the audit log: ten lines, and a few kinds."""
+
+ASKING, NODE = "127.0.0.9", Path(__file__).parents[2] / "node"
+NAMELESS, FILE = make.instance(), BytesIO()
+NAMELESS.StudyInstanceUID = ""
+NAMELESS.save_as(FILE)
+NO_STEP = Dataset()
+NO_STEP.PerformedProcedureStepStatus = "WRONG"
+WITHIN: dict[str, Callable[[Any, int], object]] = {
+    "c_find": lambda peer, _: list(peer.send_c_find(identifier("WRONG"), uids.STUDY_ROOT_FIND)),
+    "retrieve_refused": lambda peer, n: list(peer.send_c_move(identifier("STUDY"), f"N{n}", uids.STUDY_ROOT_MOVE)),
+    "retrieve": lambda peer, _: list(peer.send_c_get(identifier("STUDY"), uids.STUDY_ROOT_GET)),
+    "c_store_refused": lambda peer, _: peer.send_c_store(NAMELESS),
+    "performed_step_refused": lambda peer, n: peer.send_n_create(NO_STEP, uids.PERFORMED_PROCEDURE_STEP, f"1.2.{n}"),
+    "step": lambda peer, n: peer.send_n_set(NO_STEP, uids.PERFORMED_PROCEDURE_STEP, f"1.2.{n}"),
+    "commitment_refused": lambda peer, _: peer.send_n_action(
+        NO_STEP, 1, uids.STORAGE_COMMITMENT, uids.STORAGE_COMMITMENT_INSTANCE
+    ),
+}
+"""What a peer is refused within an association, by the event of the log."""
+
+DELETE = command({0x0003: b"1.2\0", 0x0100: b"\x50\x01", 0x0110: b"\1\0", 0x0800: b"\1\1", 0x1001: b"1.2\0"})
+BESIDE: dict[str, tuple[str, Callable[[Flooded, int], Sequence[bytes]]]] = {
+    "association_rejected": ("dicom", lambda _, n: [associate_rq(calling=f"R{n}")]),
+    "request_not_understood": ("dicom", lambda *_: [b"GET / HTTP/1.1\r\n\r\n"]),
+    "protocol_violated": ("dicom", lambda *_: [REQUEST, pdu(0x04, bytes(3))]),
+    "association_given_up": ("dicom", lambda *_: [REQUEST, p_data(pdv(3, 3, DELETE))]),
+    "hl7_message": ("hl7", lambda *_: [b"\x0b\x1c\r"]),
+    "type": ("hl7", lambda _, n: [b"\x0bMSH|^~\\&|A|B|C|D|20260101||ORU^R%02d|1|P|2.3\r\x1c\r" % (n % 100)]),
+    "hl7_connection_closed": ("hl7", lambda *_: [b"MSH|\x1c\r"]),
+    "http_request": ("web", lambda node, _: [node.head("GET", "/login")]),
+    "token": ("web", lambda node, n: [node.head("GET", f"/api/v1/studies/1.2.{n}", "Authorization: Bearer wrong")]),
+    "role": ("web", lambda node, _: [node.head("GET", "/api/v1/hooks", who="reader0")]),
+    "method": ("web", lambda node, _: [node.head("DELETE", "/api/v1/studies", who="reader0")]),
+    "passwords_guessed": ("web", lambda node, n: [form(node, b"name=w%d&password=wrong" % n)]),
+    "stow_refused": ("web", lambda node, _: [node.head("POST", "/dicom-web/studies", *PART, who="writer") + BODY]),
+}
+"""What a client is refused that opens a connection each time: its port, and what it sends one after the other."""
+
+BODY = b"--XX\r\nContent-Type: application/dicom\r\n\r\n" + FILE.getvalue() + b"\r\n--XX--\r\n"
+PART = (UPLOAD[0], f"Content-Length: {len(BODY)}")
+OTHERS = {
+    "association_ended": "no refusal by itself, bounded like them",
+    "commitment_report_refused": "served by the code of commitment_refused",
+    "connection_failed": "TLS: the test of floods of TLS counts its bytes",
+    "commitment_not_reported": "given up once for each work that was kept",
+    "hl7_connection_lost": "of the network, by the code of hl7_connection_closed",
+    "hl7_connection_refused": "of the network, by the code of hl7_connection_closed",
+    "instance_interrupted": "the peer is gone, and was refused nothing",
+    "stow_interrupted": "the client is gone, and was refused nothing",
+    "conflict": "an order and a study that is stored",
+    "metadata_not_read": "a file of the archive",
+    "web_without_tls": "the start",
+    "worklist_file_refused": "a file of the machine",
+}
+"""Warnings that nothing here causes, and why."""
+
+
+def merge(prior: bytes, into: bytes) -> bytes:
+    head = b"\x0bMSH|^~\\&|A|B|C|D|20260101||ADT^A40|1|P|2.3\r"
+    return head + b"PID|1||" + into + b"||A^B\rMRG|" + prior + b"\r\x1c\r"
+
+
+def form(node: Flooded, body: bytes) -> bytes:
+    headers = ("Content-Type: application/x-www-form-urlencoded", f"Content-Length: {len(body)}")
+    return node.head("POST", "/login", *headers) + body
+
+
+def warned() -> set[str]:
+    """The events of all warnings and refusals in the log that rooms for clients of the network have."""
+    rooms = ("association", "web", "extensions/worklist", "extensions/dicomweb")
+    sources = [path for room in rooms for path in (NODE / room).rglob("*.py")]
+    calls = (one for path in sources for one in ast.walk(ast.parse(path.read_text())) if isinstance(one, ast.Call))
+    found = set()
+    for call in calls:
+        named, texts = getattr(call.func, "attr", ""), [one.value for one in call.args if isinstance(one, ast.Constant)]
+        is_refusal = any(keyword.arg == "is_refusal" for keyword in call.keywords)
+        if texts and (named in ("warning", "attempt", "_refuse") or is_refusal):
+            found.add(str(texts[0]))
+    return found
+
+
+def test_each_refusal_that_the_code_can_give_is_told_and_200_of_it_are_counted(node: Flooded) -> None:
     root = node.served.root
-    log, audit = root.parent / "serve.log", root / "audit.jsonl"
-    logged, audited = log.stat().st_size, audit.stat().st_size
-    stranger_of_no_flood = "127.0.0.9"  # of the others, the lines of this minute may have been written
-    transport = httpx2.HTTPTransport(local_address=stranger_of_no_flood)
-    headers = {"Authorization": "Bearer nobody-has-this-token"}
-    url = f"http://127.0.0.1:{node.ports['web']}"
-    with httpx2.Client(base_url=url, transport=transport, headers=headers) as stranger:
-        for number in range(1000):
-            assert stranger.get(f"/api/v1/studies/1.2.{number}").status_code in (401, 429, 503)
-    with log.open() as lines:
-        lines.seek(logged)
-        refusals = [line for line in lines if stranger_of_no_flood in line and "http_request" in line]
-    assert 0 < len(refusals) <= 3 * 10, "ten lines a minute"
-    with audit.open() as lines:
-        lines.seek(audited)
-        assert 0 < sum(stranger_of_no_flood in line and "wrong or expired token" in line for line in lines) < 10
+    files = log, _ = root.parent / "serve.log", root / "audit.jsonl"
+    begun = [file.stat().st_size for file in files]
+    rows = "SELECT count(*) AS n, sum(count) AS c, sum(length(offered) + length(reason)) AS size FROM v_rejections"
+    [before] = node.served.rows(rows)
+
+    def added(name: str, cause: Callable[[int], object]) -> None:
+        sizes = [file.stat().st_size for file in files]
+        for number in range(TIMES):
+            cause(number)
+        grown = [file.stat().st_size - size for file, size in zip(files, sizes, strict=True)]
+        assert max(grown) < ADDED_BYTES, (name, grown)
+
+    contexts = (*(getattr(uids, f"STUDY_ROOT_{way}") for way in ("FIND", "MOVE", "GET")), uids.STORAGE_COMMITMENT)
+    contexts += (uids.PERFORMED_PROCEDURE_STEP, CT_IMAGE_STORAGE)
+    for name, cause in WITHIN.items():
+        proposed = map(build_context, contexts)
+        peer = associate(node.served.address, *proposed, title="ANYWHERE", bind_address=(ASKING, 0))
+        added(name, partial(cause, peer))
+        peer.release()
+    for name, (port, sent) in BESIDE.items():
+
+        def talk(number: int, port: str = port, sent: Any = sent) -> None:
+            with socket.create_connection(("127.0.0.1", node.ports[port]), PATIENCE_SECONDS, (ASKING, 0)) as client:
+                for piece in sent(node, number):
+                    client.sendall(piece)
+                    client.recv(65536)
+
+        added(name, talk)
+    lines = [json.loads(line) for line in log.read_bytes()[begun[0] :].splitlines() if ASKING.encode() in line]
+    events = {line["event"] for line in lines}
+    assert warned() - events - OTHERS.keys() == set()
+    assert events & OTHERS.keys() <= {"association_ended"}
+    until(lambda: node.served.rows(rows)[0]["c"] - (before["c"] or 0) > 8 * TIMES, 30, "those that are listed")
+    [after] = node.served.rows(rows)
+    assert (after["n"] - before["n"], after["size"] - (before["size"] or 0)) < (150, 50_000)
+    assert sum(file.stat().st_size - size for file, size in zip(files, begun, strict=True)) < 150_000

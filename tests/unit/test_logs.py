@@ -2,7 +2,9 @@ import ast
 import io
 import json
 import logging
+import math
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -210,6 +212,14 @@ def test_a_flood_of_lines_of_one_address_is_counted_and_hides_no_other() -> None
         ("http_request", "2001:db8::/64", 990),
         ("http_request", "10.0.0.1", 2),
     ]
+    kinds = [lines.is_due("hl7_message", "10.0.0.2", f"{kind} after {n} bytes") for n in range(30) for kind in "abcd"]
+    assert sum(kinds) == LINES_OF_MINUTE, "the first of each kind is among them"
+    kinds = [lines.is_due("hl7_message", "10.0.0.2", f"reason-{kind}") for kind in range(500)]
+    assert sum(kinds) == logs.KINDS_OF_MINUTE - len("abcd")
+    now[0] += 61
+    with capture_logs() as logged:
+        lines.report_ended()
+    assert [line["count"] for line in logged if line["kind"] == "hl7_message"] == [120 + 500 - 10 - 28]
     with capture_logs() as logged:
         assert sum(lines.is_due("http_request", f"10.1.{n >> 8}.{n & 255}") for n in range(5000)) == 5000
     assert logged == []
@@ -236,3 +246,22 @@ def test_a_flood_of_lines_of_a_library_is_counted_in_every_place_that_lines_go_t
     library.error("the next minute")
     [left_out] = [line for line in lines() if line["event"] == "lines_left_out"]
     assert left_out["count"] == 200 - LINES_OF_MINUTE
+
+
+def test_of_warnings_about_an_address_and_of_refusals_the_first_are_written_wherever_they_are_logged(
+    lines: Any,
+) -> None:
+    log = structlog.get_logger()
+    for number in range(50):
+        log.bind(peer=f"10.0.0.1:{number}").warning("c_store_refused", reason=f"after {number} bytes")
+        log.info("c_find", peer="::1:104", is_refusal=True)
+        log.info("c_find", peer="10.0.0.1:104", is_refusal=False)
+        log.warning("disk_full", path="/srv")
+    counts = Counter(line["event"] for line in lines())
+    assert counts == {"c_store_refused": 10, "c_find": 60, "disk_full": 50}
+    assert not any("is_refusal" in line for line in lines())
+    logs.refusals.report_ended(math.inf)
+    assert [(one["kind"], one["address"], one["count"]) for one in lines()[-2:]] == [
+        ("c_store_refused", "10.0.0.1", 40),
+        ("c_find", "::/64", 40),
+    ]

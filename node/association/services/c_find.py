@@ -101,6 +101,7 @@ def serve_c_find(operation: Operation, service: FindService) -> None:
     finally:
         operation.log.info(
             "c_find",
+            is_refusal=find.is_refused(last.status),
             sop_class_uid=operation.context.abstract_syntax,
             status=f"0x{last.status:04X}",
             count=find.count,
@@ -208,15 +209,20 @@ class FindOperation:
         pdus, self._waiting, self._waiting_bytes = b"".join(self._waiting), [], 0
         self._operation.association.send_pdus(pdus)
 
+    def is_refused(self, status: int) -> bool:
+        """Return whether the final status is a failure and nothing was answered."""
+        return not self.count and status not in (SUCCESS, CANCELLED)
+
     def audit(self, status: int) -> None:
         """Record the query in the audit log (PS3.15 A.5.3.10)."""
         if self._service.audit is None:
             return
-        origin = self._operation.origin
+        origin, is_whole = self._operation.origin, status in (SUCCESS, CANCELLED)
         message = AuditMessage(
             AuditEvent.QUERY,
             AuditAction.EXECUTE,
-            Result.SUCCESS if status in (SUCCESS, CANCELLED) else Result.MINOR_FAILURE,
+            # Of a search that fails after it has told something, each line counts.
+            Result.MINOR_FAILURE if self.is_refused(status) else Result.SUCCESS if is_whole else Result.SERIOUS_FAILURE,
             [
                 Participant(origin.calling_ae_title, SOURCE, origin.address, True, origin.certificate),
                 Participant(origin.called_ae_title, DESTINATION),

@@ -271,7 +271,7 @@ class PynetdicomAcceptor(AcceptorHandlers):
             service = one.admitted.store_service
             service.is_cut |= association.dimse.message is not None
             service.ended(one.outcome, is_agreed=one.is_agreed)
-            service.log.info("association_ended", state=one.outcome)
+            service.log.info("association_ended", state=one.outcome, is_refusal=one.outcome != "released")
             listener.metrics.associations.labels(outcome=one.outcome).inc()
             title, word = service.origin.calling_ae_title, f"association {one.outcome}"
             listener.metrics.last_words.heard(title, claim.address, word, dt.datetime.now(dt.UTC))

@@ -46,7 +46,6 @@ from node.index.nouns.persons import PersonRepository
 from node.index.nouns.records import Refused
 from node.runtime.background import SupervisedThread
 from node.runtime.budget import Budget, Claim, Limits, Stage
-from node.runtime.logs import LinesOfAddresses
 from node.runtime.metrics import Metrics
 from node.runtime.network import plain_address
 from node.runtime.tls import failure_reason, server_context
@@ -103,7 +102,6 @@ class MllpListener:
         self._stopping, self._turn = threading.Event(), threading.Lock()
         limits = Limits(MAXIMUM_CONNECTIONS, PER_ADDRESS, MAXIMUM_CONNECTIONS, MAXIMUM_CONNECTIONS)
         self._budget = Budget("hl7", limits, metrics)
-        self._lines = LinesOfAddresses()
         self._socket: socket.socket | None = None
         self.thread = SupervisedThread("hl7", self._accept, self._stopping)
 
@@ -171,8 +169,7 @@ class MllpListener:
             remedy = "compare its certificate and TLS with [worklist] hl7_tls_certificate and hl7_tls_client_ca"
             self._refuse("hl7_connection_lost", host, "TLS", failure_reason(error), remedy)
         except OSError as error:
-            if self._lines.is_due("hl7_connection_lost", host):
-                log.warning("hl7_connection_lost", address=host, reason=failure_reason(error))
+            log.warning("hl7_connection_lost", address=host, reason=failure_reason(error))
         except _TooMuch as error:
             self._refuse("hl7_connection_closed", host, "MLLP", str(error), "look at how this sender frames messages")
         finally:
@@ -180,8 +177,7 @@ class MllpListener:
 
     def _refuse(self, event: str, host: str, rule: str, reason: str, remedy: str) -> None:
         """Log that a connection ends, and list it."""
-        if self._lines.is_due(event, host):
-            log.warning(event, address=host, reason=reason)
+        log.warning(event, address=host, reason=reason)
         self._on_refusal(Refused("hl7", rule, reason, remedy, host))
 
     def _answer(self, data: bytes, host: str) -> bytes:
@@ -210,9 +206,10 @@ class MllpListener:
         except Exception as failure:
             log.exception("hl7_failed", exc_info=failure)
             verdict, reason = "AE", "internal failure, see the log of the node"
-        log.info("hl7_message", address=host, result=verdict, count=len(orders), reason=reason)
+        is_refusal = verdict != "AA"
+        log.info("hl7_message", address=host, result=verdict, count=len(orders), reason=reason, is_refusal=is_refusal)
         self._note(host, orders, patients, verdict, reason)
-        if verdict == "AA":
+        if not is_refusal:
             return acknowledgment(message, verdict, reason, self._ae_title, self._now())
         remedy = "correct it at the sender, which must send the message again"
         self._on_refusal(Refused("hl7", ERRORS[error], reason, remedy, host, offered=type_of(message)))

@@ -37,9 +37,10 @@ from node.index.nouns.converted import SeriesKey
 from node.index.nouns.events import FinalKind, record_event, record_series_event, uids_of
 from node.index.nouns.level_views import FailureViews
 from node.index.nouns.received import IN_ANOTHER_ENCODING, NOT_COMPARED, RECODED
-from node.index.nouns.records import CountedRefusal, Refused, kind_of
+from node.index.nouns.records import CountedRefusal, Refused
 from node.index.nouns.verdicts import judge_holding
 from node.index.nouns.views import ConflictViews, RejectionViews
+from node.runtime.logs import kind_of
 
 PROBLEM = problem_of("series")
 """SQL of what an acknowledgment is about, as ``v_series`` has it."""

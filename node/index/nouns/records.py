@@ -1,7 +1,6 @@
 """Plain records that the index accepts and returns."""
 
 import datetime as dt
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum, auto
@@ -11,6 +10,7 @@ from node.completeness import Completeness, Expectation, Findings
 from node.dicom.attributes import InstanceAttributes
 from node.dicom.header import ReadHead
 from node.index.nouns.converted import ClaimedInstance, ConvertedFile, SeriesKey
+from node.runtime.logs import kind_of
 from node.settings.core import OverwritePolicy
 
 ReceivedPolicy = OverwritePolicy | Literal["accept"]
@@ -142,14 +142,6 @@ class Refused:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "kind", kind_of(self.reason))
-
-
-_MEASURE = re.compile(r"(?<= )\d+(\.\d+)?(?= |$)")
-
-
-def kind_of(reason: str) -> str:
-    """Return a reason of a refusal without its measures."""
-    return _MEASURE.sub("N", reason)
 
 
 @dataclass(frozen=True, slots=True)

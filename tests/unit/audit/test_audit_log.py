@@ -2,6 +2,8 @@
 
 import json
 import os
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -317,3 +319,23 @@ def test_a_copy_shows_what_was_removed_from_it_or_from_the_log(tmp_path: Path) -
     assert problem.startswith("line 6 begins a new log")
     [torn] = copy_problems([(1, b"torn\n")])
     assert torn.startswith("line 1 is not a line")
+
+
+def test_of_refusals_the_first_of_each_kind_and_the_number_of_the_others_are_written(tmp_path: Path) -> None:
+    audit = Audit(tmp_path, "VOXELNODE")
+    refused = AuditMessage(AuditEvent.QUERY, AuditAction.EXECUTE, Result.MINOR_FAILURE, WHO)
+    moved = AuditMessage(AuditEvent.INSTANCES_TRANSFERRED, AuditAction.READ, Result.MINOR_FAILURE, WHO, [{"uid": "1"}])
+    for number in range(200):
+        audit.note(replace(refused, detail="0 answers, 0xA900"))
+        audit.note(replace(refused, detail=f"0 answers, 0xC00{number // 199}"))
+        for kept in (moved, replace(refused, result=Result.SUCCESS), replace(refused, result=Result.SERIOUS_FAILURE)):
+            audit.note(kept)
+        audit.note(replace(refused, participants=[Participant("a person of this machine", SOURCE, is_requestor=True)]))
+    audit.close()
+    *others, last = lines(tmp_path)
+    details = Counter(line["detail"] for line in others if line["detail"])
+    assert details == {"0 answers, 0xA900": 5, "0 answers, 0xC000": 5, "0 answers, 0xC001": 1}
+    assert len(others) == 11 + 4 * 200
+    assert last["detail"].startswith("Query: 389 more were refused within a minute")
+    assert last["participants"][0]["address"] == "10.0.0.1"
+    assert verify(tmp_path) == []
