@@ -10,7 +10,7 @@ Beside these waits, a series is not quiet while an open association brings it (`
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 
@@ -20,13 +20,14 @@ class Awaited(NamedTuple):
     `quiet_at`, `received_at`: end of the quiet time after its last instance, and when that was received; None: it has
         sent none.
     `grace_until`, `aborted_at`: end of the grace after its last association that was not released, and when that ended;
-        None: there is none.
+        None: there is none. `aborted`: the place of that end; see `is_later`.
     """
 
     quiet_at: dt.datetime | None = None
     received_at: dt.datetime | None = None
     grace_until: dt.datetime | None = None
     aborted_at: dt.datetime | None = None
+    aborted: str | None = None
 
     @property
     def end(self) -> dt.datetime:
@@ -40,29 +41,41 @@ Waits = Mapping[str, Awaited]
 _NOTHING = Awaited()
 
 
+def is_later(begun: str, ended: str | None) -> bool:
+    """Return whether an association began after another one had ended.
+
+    Both are places among what one process did, ``PROCESS:NUMBER``: a clock may be set in between. What another process
+    received comes after an end that is known by then.
+    """
+    (process, _, number), (other, _, last) = begun.partition(":"), (ended or "").partition(":")
+    return not process or process != other or int(number) > int(last)
+
+
 def after_received(
-    waits: Waits, sender: str, quiet_at: dt.datetime, began_at: dt.datetime, received_at: dt.datetime
+    waits: Waits, sender: str, quiet_at: dt.datetime, begun: Collection[str], received_at: dt.datetime
 ) -> Waits:
     """Return the waits after an instance; those that are over are dropped.
 
     An instance that another host has received before, and adds to the index after the last one, shortens no wait.
 
-    `began_at`: begin of the association. The grace ends only for an association that began after the abort: the sender
-    has come back with the series. Another association that was open already brings what it would have brought anyway.
+    `begun`: begins of its associations. The grace ends only for one that began after the abort: the sender has come
+    back with the series. Another association that was open already brings what it would have brought anyway.
     """
     before = waits.get(sender, _NOTHING)
     others = {other: its for other, its in waits.items() if other != sender and its.end > received_at}
     if before.quiet_at is not None and before.received_at is not None and received_at < before.received_at:
         quiet_at, received_at = max(quiet_at, before.quiet_at), before.received_at
-    is_back = before.aborted_at is None or began_at >= before.aborted_at
-    grace = (None, None) if is_back else (before.grace_until, before.aborted_at)
+    is_back = before.aborted_at is None or any(is_later(one, before.aborted) for one in begun)
+    grace = (None, None, None) if is_back else before[2:]
     return {**others, sender: Awaited(quiet_at, received_at, *grace)}
 
 
-def after_abort(waits: Waits, sender: str, grace_until: dt.datetime, aborted_at: dt.datetime) -> Waits:
+def after_abort(
+    waits: Waits, sender: str, grace_until: dt.datetime, aborted_at: dt.datetime, aborted: str | None = None
+) -> Waits:
     """Return the waits after an association that was not released."""
     before = waits.get(sender, _NOTHING)
-    return {**waits, sender: before._replace(grace_until=grace_until, aborted_at=aborted_at)}
+    return {**waits, sender: before._replace(grace_until=grace_until, aborted_at=aborted_at, aborted=aborted)}
 
 
 def is_quiet_of(waits: Waits, sender: str, now: dt.datetime) -> bool:
@@ -79,7 +92,8 @@ def due_at(waits: Waits) -> dt.datetime:
 def shifted(waits: Waits, step: dt.timedelta) -> Waits:
     """Return the waits after a step of the system clock."""
     return {
-        sender: Awaited(*(None if moment is None else moment + step for moment in its)) for sender, its in waits.items()
+        sender: Awaited(*(None if moment is None else moment + step for moment in its[:-1]), its.aborted)
+        for sender, its in waits.items()
     }
 
 

@@ -189,6 +189,7 @@ def _levels() -> None:
         sa.Column("last_received_at", sa.DateTime(), nullable=False),
         sa.Column("due_at", sa.DateTime()),
         sa.Column("receptions", sa.Integer(), nullable=False),
+        sa.Column("last_event", sa.Integer(), nullable=False),
         sa.Column("revision", sa.Integer(), nullable=False),
         sa.Column("claim", sa.String(32)),
         sa.Column("claimed_by", sa.String(63)),
@@ -401,6 +402,7 @@ def _history() -> None:
         sa.Column("happened_at", sa.DateTime(), nullable=False, index=True),
         sa.Column("verdict_before", sa.JSON()),
         sa.Column("ending", sa.JSON()),
+        sa.Column("ended", sa.String(32)),
     )
     op.create_table(
         "conflicts",
@@ -492,6 +494,7 @@ def _history() -> None:
         ),
         sa.Column("calling_ae_title", sa.String(16), nullable=False),
         sa.Column("open_until", sa.DateTime(), nullable=False),
+        sa.Column("number", sa.Integer(), nullable=False),
         sa.UniqueConstraint("host", "association", "series_id"),
     )
     op.create_table(
@@ -502,6 +505,7 @@ def _history() -> None:
         sa.Column("received_at", sa.DateTime()),
         sa.Column("grace_until", sa.DateTime()),
         sa.Column("aborted_at", sa.DateTime()),
+        sa.Column("aborted", sa.String(32)),
     )
 
 
@@ -624,6 +628,7 @@ def _work() -> None:
         sa.Column("created_at", sa.DateTime(), nullable=False),
         sa.Column("changed_at", sa.DateTime(), nullable=False),
         sa.Column("ended_at", sa.DateTime()),
+        sa.Column("last_event", sa.Integer()),
         sa.UniqueConstraint("kind", "name", "destination", "key"),
         sa.CheckConstraint("(state = 'ended') = (outcome IS NOT NULL)", name="outcome"),
         sa.Index("ix_work_kind_id", "kind", "id"),
@@ -657,6 +662,7 @@ def _work() -> None:
         "owed_images",
         sa.Column("subscriber_id", sa.Integer(), primary_key=True, autoincrement=False),
         sa.Column("image_id", sa.Integer(), primary_key=True, autoincrement=False),
+        sa.Column("last_event", sa.Integer(), nullable=False, server_default="0"),
     )
     op.create_table(
         "sent_instances",

@@ -236,9 +236,7 @@ def content(record: Record, archive: Archive, written: Callable[[str], None]) ->
         received_at=facts.received_at,
         place=archive.place_of_new,
     )
-    return Received(
-        attributes, file, facts.quiet_seconds, facts.overwrite_policy, facts.began_at, head, facts.association
-    )
+    return Received(attributes, file, facts.quiet_seconds, facts.overwrite_policy, facts.begun, head, facts.association)
 
 
 def _attributes(record: Record, its: Receipt, archive: Archive) -> InstanceAttributes:

@@ -16,9 +16,11 @@ from __future__ import annotations
 
 import datetime as dt
 import threading
+import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from time import perf_counter
 from typing import Literal
@@ -61,6 +63,9 @@ MAXIMUM_BYTES = 16_000_000_000
 _HEADER = INDEXED_TAGS | OF_PIXELS
 """What of a header receiving needs."""
 
+_PLACES = count(1)
+"""What associations did in this process, in its order, whatever the clock says."""
+
 SHOWN_SERIES = 20
 """Limit of the instances that an error names if the journal is gone."""
 
@@ -73,6 +78,7 @@ class Origin:
     at `began_at`: `Ingest.association_ended` records its end. `certificate` is the one that the peer has shown.
     `wanted` are the study and the series that a peer was asked for, whose others are refused; an empty series: all.
     `releases`: False for a sender of which it is known that it never releases its associations.
+    `begun`: the number of the begin among what this process did.
     """
 
     source: str
@@ -84,6 +90,7 @@ class Origin:
     certificate: str = ""
     wanted: tuple[str, str] | None = None
     releases: bool = True
+    begun: int = field(default_factory=_PLACES.__next__, compare=False)
 
     @property
     def address(self) -> str:
@@ -190,6 +197,7 @@ class Ingest:
         any_uids: bool = False,
     ) -> None:
         self.any_uids = any_uids
+        self._process = uuid.uuid4().hex[:12]
         self.transfers = transfers
         self.acknowledgement: Acknowledgement | None = None
         if acknowledge != "local":
@@ -269,7 +277,6 @@ class Ingest:
             association,
             brought.calling_ae_title,
             outcome,
-            brought.began_at,
             self.now(),
             brought.series,
             brought.last,
@@ -279,12 +286,18 @@ class Ingest:
             releases=releases,
             ending_at=ending_at,
             address=brought.address,
+            begun=self.place(brought.begun),
+            ended=self.place(next(_PLACES)),
         )
         try:
             self.applier.append(end_facts(end), known=end)
             reached("release-recorded")
         finally:
             self.open_associations.forget(association)
+
+    def place(self, number: int) -> str:
+        """Return a number of `_PLACES` as records have it; see `node.quiet.is_later`."""
+        return f"{self._process}:{number}"
 
     def note_activity(self, seconds: float = 0.0) -> None:
         """Note in the index which associations have been sending one instance for more than `seconds`.
@@ -398,7 +411,7 @@ class Incoming:
         if self._origin.association:
             series, origin = (attributes.study_instance_uid, attributes.series_instance_uid), self._origin
             sender = origin.calling_ae_title, origin.address
-            self._ingest.open_associations.brought(origin.association, sender, series, origin.began_at)
+            self._ingest.open_associations.brought(origin.association, sender, series, origin.begun)
 
     def _note_stored(self, attributes: InstanceAttributes) -> None:
         metrics, origin = self._ingest.metrics, self._origin
@@ -429,6 +442,7 @@ class Incoming:
             overwrite_policy=self._overwrite_policy,
             sha256=placed.sha256,
             began_at=origin.began_at,
+            begun=ingest.place(origin.begun),
             association=origin.association,
             uids=()
             if self._data_set.is_in_memory

@@ -29,7 +29,8 @@ class Receipt:
     `sha256` is of the data set of a large instance, whose bytes lie in a file of their own, and `uids` are its SOP,
     Study and Series Instance UID, by which it is known if that file is gone; both are empty where the record has the
     bytes. `data_set_offset` and `data_set_bytes` are within the file. `began_at` is the begin of the association,
-    None where there is none; `association` its name, empty where no record of its end will follow.
+    None where there is none, and `begun` its place (`node.quiet.is_later`); `association` its name, empty where no
+    record of its end will follow.
     """
 
     key: str
@@ -46,6 +47,7 @@ class Receipt:
     sha256: str = ""
     began_at: dt.datetime | None = None
     association: str = ""
+    begun: str = ""
     uids: Sequence[str] = ()
 
     def encoded(self) -> bytes:
@@ -84,7 +86,8 @@ def end_facts(end: AssociationEnd) -> bytes:
 def association_end(facts: bytes) -> AssociationEnd | None:
     """Return the end of an association that a record of the journal holds; None if it holds something else."""
     try:
-        fields = _with_moments(json.loads(facts)[_END], "began_at", "ended_at", "ending_at")
+        fields = _with_moments(json.loads(facts)[_END], "ended_at", "ending_at")
+        fields.pop("began_at", None)  # before 0.1.0
         fields["brought"] = {(study, series): count for study, series, count in fields["brought"]}
         fields["last"] = tuple(fields["last"])
         return AssociationEnd(**fields)

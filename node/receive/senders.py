@@ -37,7 +37,7 @@ class Brought:
     """The instances of an open association.
 
     `series`: how many instances of each are stored, each UID once. `active_at`: when its last bytes came; `noted_at`:
-    the last such moment that the index knows, or is about to.
+    the last such moment that the index knows, or is about to. `begun`: its place, as `Origin` has it.
     """
 
     calling_ae_title: str
@@ -45,7 +45,7 @@ class Brought:
     last: SeriesKey
     active_at: float
     noted_at: float
-    began_at: dt.datetime | None = None
+    begun: int
     series: dict[SeriesKey, int] = field(default_factory=dict)
     sop_instance_uids: set[str] = field(default_factory=set)
 
@@ -63,14 +63,12 @@ class OpenAssociations:
         if (brought := self._brought.get(association)) is not None:
             brought.active_at = self._now()
 
-    def brought(
-        self, association: str, sender: tuple[str, str], series: SeriesKey, began_at: dt.datetime | None = None
-    ) -> None:
+    def brought(self, association: str, sender: tuple[str, str], series: SeriesKey, begun: int = 0) -> None:
         """Note that an association of a sender, AE title and address, brings an instance of a series."""
         now = self._now()
         with self._lock:
             if (brought := self._brought.get(association)) is None:
-                brought = self._brought[association] = Brought(*sender, series, now, now, began_at)
+                brought = self._brought[association] = Brought(*sender, series, now, now, begun)
             brought.series.setdefault(series, 0)
             brought.last, brought.active_at, brought.noted_at = series, now, now
 

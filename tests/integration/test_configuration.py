@@ -94,7 +94,7 @@ def test_files_that_are_read_again_are_in_force_at_once_and_a_mistake_anywhere_c
         uids = here.receive(tmp_path, calling="CT9")
         [series] = view_rows(here.root, "SELECT study_instance_uid, series_instance_uid FROM v_series")
         index, key = here.node._repository.index, (series["study_instance_uid"], series["series_instance_uid"])
-        aborted = AssociationEnd("a1", "CT9", "aborted", index.now(), index.now(), {key: 1}, key, 0.0)
+        aborted = AssociationEnd("a1", "CT9", "aborted", index.now(), {key: 1}, key, 0.0)
         index.instances.add([], ends=[aborted])
         tables["peers"] = peers | {"ct9": {"ae_title": "CT9", "releases": False}}
         rewritten(here.root, **tables)

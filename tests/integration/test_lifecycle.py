@@ -5,7 +5,6 @@ import json
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -116,12 +115,12 @@ def events(root: Root) -> list[str]:
     return [row["kind"] for row in root.rows("SELECT kind FROM v_events ORDER BY id")]
 
 
-def arrived_at(ds: FileDataset, received_at: dt.datetime, began_at: dt.datetime | None = None) -> Received:
+def arrived_at(ds: FileDataset, received_at: dt.datetime, begun: str = "") -> Received:
     """An instance that a host received, and that its index may get much later."""
     syntax, data = str(ds.file_meta.TransferSyntaxUID), data_set_bytes(ds)
     origin = "dicom", "MODALITY", "VOXELNODE", "", received_at
     file = StoredFile(f"objects/00000000/{ds.SOPInstanceUID}.dcm", "", len(data), "0" * 64, 0, syntax, *origin)
-    return Received(instance_attributes(data, syntax), file, 60.0, "never", began_at, partial(Head, data, 0, syntax))
+    return Received(instance_attributes(data, syntax), file, 60.0, "never", begun, partial(Head, data, 0, syntax))
 
 
 def place_of(ds: FileDataset) -> tuple[str, str]:
@@ -343,7 +342,7 @@ def test_an_abort_says_nothing_about_instances_that_came_after_it(root: Root, co
 
 def test_a_sender_that_comes_back_with_nothing_new_had_sent_all(root: Root) -> None:
     instances = make.ct_series(4)
-    open_meanwhile = replace(origin("a2"), began_at=root.clock())
+    open_meanwhile = origin("a2")
     root.take_all(instances, origin("a1"))
     root.clock.move(1)
     root.end("a1", "lost")
@@ -351,15 +350,15 @@ def test_a_sender_that_comes_back_with_nothing_new_had_sent_all(root: Root) -> N
     root.end("a2", "released")
     settle(root, 400)
     assert verdict(root) == ("incomplete", "association", None, None)
-    root.take(instances[0], replace(origin("a3", "OTHER"), began_at=root.clock()))
+    root.take(instances[0], origin("a3", "OTHER"))
     root.end("a3", "released")
     assert the_series(root)["state"] == "converted"
     for _ in instances:
-        root.take(instances[0], replace(origin("a4"), began_at=root.clock()))
+        root.take(instances[0], origin("a4"))
     root.end("a4", "released")
     assert the_series(root)["state"] == "converted"
     for ds in instances:
-        root.take(ds, replace(origin("a5"), began_at=root.clock()))
+        root.take(ds, origin("a5"))
     root.end("a5", "released")
     root.write_verdicts()
     assert verdict(root) == ("complete", "geometry", None, 0)
@@ -373,7 +372,7 @@ def test_an_association_that_the_end_of_the_node_cut_off_was_not_released(
     root = open_root()
     for number in (1, 2):
         for ds in make.ct_series(8, PatientID=f"TEST-{number}")[:4]:
-            root.take(ds, replace(origin(f"a{number}"), began_at=root.clock()))
+            root.take(ds, origin(f"a{number}"))
     root.end("a2", "released")
     if converted:
         settle_all(root, 400)
@@ -392,7 +391,7 @@ def test_an_association_that_the_end_of_the_node_cut_off_was_not_released(
 def ended(root: Root, association: str, outcome: str, **how: Any) -> None:
     """Three of the six slices of a series came with an association that began now, and ended ten seconds later."""
     for ds in make.ct_series(6)[:3]:
-        root.take(ds, replace(origin(association), began_at=root.clock()))
+        root.take(ds, origin(association))
     root.clock.move(how.pop("seconds", 10))
     root.end(association, outcome, **how)
 
@@ -454,7 +453,7 @@ def test_a_sender_that_comes_back_after_the_node_ended_its_association_had_sent_
         assert verdict(root)[0] == "incomplete"
     root.clock.move(1)
     for ds in make.ct_series(3):
-        root.take(ds, replace(origin("a2"), began_at=root.clock()))
+        root.take(ds, origin("a2"))
     root.end("a2", "released")
     settle_all(root, 400)
     assert {row["verdict"] for row in root.rows("SELECT verdict FROM v_series")} == {"complete"}
@@ -464,7 +463,7 @@ def test_a_sender_that_comes_back_after_the_node_ended_its_association_had_sent_
 def whole(root: Root, number: int, outcome: str = "aborted", **how: Any) -> None:
     """A whole series of a sender that did not release its association."""
     for ds in make.ct_series(3, PatientID=f"P-{number}"):
-        root.take(ds, replace(origin(f"w{number}"), began_at=root.clock()))
+        root.take(ds, origin(f"w{number}"))
     root.end(f"w{number}", outcome, **how)
 
 
@@ -504,7 +503,7 @@ def test_what_was_learnt_of_an_end_holds_for_this_way_of_this_sender_alone(root:
     def brought(name: str, instances: int, outcome: str, title: str = "US9", address: str = "10.0.0.9") -> str:
         series = make.ct_series(6, PatientID=name)
         for ds in series[:instances]:
-            root.take(ds, Origin("dicom", title, "VOXELNODE", f"{address}:1", name, began_at=root.clock()))
+            root.take(ds, Origin("dicom", title, "VOXELNODE", f"{address}:1", name))
         root.end(name, outcome)
         return str(series[0].SeriesInstanceUID)
 
@@ -564,7 +563,7 @@ def test_series_of_a_sender_are_judged_again_once_a_person_says_that_it_never_re
 def test_a_sender_is_not_known_never_to_release_by_series_that_are_not_whole(root: Root) -> None:
     for number in range(2 * MIN_SERIES):
         for ds in make.ct_series(6, PatientID=f"P-{number}")[1:4]:  # the first is missing
-            root.take(ds, replace(origin(f"w{number}"), began_at=root.clock()))
+            root.take(ds, origin(f"w{number}"))
         root.end(f"w{number}", "aborted")
         settle_all(root, 301)
     assert set(verdicts(root)) == {"incomplete"}
@@ -584,11 +583,12 @@ def test_another_sender_does_not_end_the_grace_of_an_aborted_association(root: R
 def test_a_sender_that_is_back_has_no_grace_whatever_an_association_of_before_brings_with_it(root: Root) -> None:
     begin, second = root.clock(), dt.timedelta(seconds=1)
     first, back, beside = make.ct_series(3)
+    before = root.ingest.place(origin("a2").begun)
     root.take(first, origin("a1"))
     root.clock.move(30)
     root.end("a1", "aborted")
-    came = arrived_at(back, begin + 41 * second, begin + 40 * second)
-    root.index.instances.add([came, arrived_at(beside, begin + 42 * second, begin)])
+    came = arrived_at(back, begin + 41 * second, root.ingest.place(origin("a3").begun))
+    root.index.instances.add([came, arrived_at(beside, begin + 42 * second, before)])
     assert the_series(root)["due_at"] == "2026-01-01 12:01:42.000000"
 
 
@@ -599,7 +599,7 @@ def test_a_late_instance_is_neither_the_last_nor_the_end_of_an_association_that_
     root.clock.move(10)
     root.end("a1", "aborted")
     root.clock.move(10)
-    root.take(back, replace(origin("a2"), began_at=root.clock()))
+    root.take(back, origin("a2"))
     root.index.instances.add([arrived_at(last, begin + 40 * second), arrived_at(late.pop(), begin + 30 * second)])
     root.index.instances.add([arrived_at(late.pop(), begin + 5 * second)])  # as another host does that was late
     assert the_series(root)["last_received_at"] == "2026-01-01 12:00:40.000000"

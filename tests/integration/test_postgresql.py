@@ -645,7 +645,7 @@ def test_a_sender_that_sends_while_the_association_of_another_breaks_is_waited_f
     first = received(1, 1)
     hosts[0].instances.add([first])
     key = first.attributes.study_instance_uid, first.attributes.series_instance_uid
-    end = AssociationEnd("a1", "HOST1", "aborted", NOW, NOW, {key: 1}, key, 60.0)
+    end = AssociationEnd("a1", "HOST1", "aborted", NOW, {key: 1}, key, 60.0)
     meanwhile(
         monkeypatch, server, hosts, (association_ends, "after_abort"),
         lambda: hosts[0].instances.add([], ends=[end]),

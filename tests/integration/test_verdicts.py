@@ -43,6 +43,8 @@ class Association:
     name: str
     sender: str
     began: int
+    origin: Origin
+    order: int
     brought: set[int] = field(default_factory=set)
     open_until: int = 0
 
@@ -57,7 +59,9 @@ class Model:
     open: dict[str, Association] = field(default_factory=dict)  # by sender
     happened: list[Instance | Abort] = field(default_factory=list)  # while the series waits
     is_at_once: bool = False
-    ends: list[tuple[Party, int]] = field(default_factory=list)
+    order: int = 0  # of the step, whatever the clock says
+    ends: list[tuple[Party, int]] = field(default_factory=list)  # by their order
+    last_order: int = 0  # of the last instance
     last_received: int = 0
     open_since: int = 0
     listed: set[str] = field(default_factory=set)
@@ -70,7 +74,7 @@ class Model:
     rule: str = ""
 
     def end(self) -> tuple[Party, int]:
-        return next(((party, at) for party, at in reversed(self.ends) if at >= self.last_received), ("", 0))
+        return next(((party, at) for party, at in reversed(self.ends) if at > self.last_order), ("", 0))
 
     def is_due(self, now: int) -> bool:
         brings = any(one.open_until > now for one in self.open.values())
@@ -115,11 +119,11 @@ class Driver:
     def receive(self, sender: str, numbers: list[int]) -> None:
         """Instances come; those that are here already come again."""
         model = self.model
-        one = model.open.setdefault(sender, Association(f"a{next(self.names)}", sender, self.now))
-        began_at = BEGIN + dt.timedelta(seconds=one.began)
+        origin = Origin("dicom", sender, "VOXELNODE", "127.0.0.1:1", f"a{next(self.names)}")
+        new = Association(origin.association, sender, self.now, origin, model.order)
+        one = model.open.setdefault(sender, new)
         for number in numbers:
-            origin = Origin("dicom", sender, "VOXELNODE", "127.0.0.1:1", one.name, began_at=began_at)
-            self.root.take(self.instances[number], origin)
+            self.root.take(self.instances[number], one.origin)
             instance = Instance(sender, self.now, QUIET, one.began)
             one.brought.add(number)
             one.open_until = self.now + round(OPEN_SECONDS)
@@ -128,7 +132,7 @@ class Driver:
                 model.here[number] = sender
                 if model.state in ("none", "converted"):
                     model.state, model.happened, model.open_since = "receiving", [], self.now
-                model.last_received = max(model.last_received, self.now)
+                model.last_received, model.last_order = max(model.last_received, self.now), model.order
                 model.open_since = min(model.open_since, self.now)
             if is_new or model.state != "converted":
                 model.happened = [instance] if model.is_at_once else [*model.happened, instance]
@@ -153,12 +157,12 @@ class Driver:
         party, at = model.end()
         had = sum(other == sender for other in model.here.values())
         is_in_doubt = was_aborted or (is_doubted and (model.state != "converted" or model.rule == "association"))
-        if is_in_doubt and party and at <= one.began and 0 < had <= len(one.brought):
-            model.ends.append(("", self.now))
+        if is_in_doubt and party and at < one.order and 0 < had <= len(one.brought):
+            model.ends.append(("", model.order))
 
     def _ended(self, one: Association, party: Party) -> None:
         model = self.model
-        model.ends.append((party, self.now))
+        model.ends.append((party, model.order))
         if model.state != "converted":
             last = min(model.last_received, self.now)
             abort = Abort(one.sender, self.now, last + GRACE - self.now)
@@ -225,6 +229,7 @@ class Driver:
         self.root.index.timers.shift(dt.timedelta(seconds=seconds))
         for one in model.open.values():
             one.open_until += seconds
+            one.began += seconds
         if model.state == "converted":
             return
         model.open_since += seconds
@@ -239,6 +244,7 @@ class Driver:
         """Do steps, each after so many seconds."""
         for seconds, (name, *arguments) in steps:
             self.clock.move(seconds)
+            self.model.order += 1
             getattr(self, name)(*arguments)
             self.compare()
 

@@ -24,7 +24,7 @@ class Instance:
     sender: str
     received: int
     quiet: int = 60
-    began: int = 0
+    began: int = 0  # in the order of what happened
 
 
 @dataclass(frozen=True)
@@ -38,10 +38,10 @@ def waits_after(*events: Instance | Abort) -> Waits:
     waits: Waits = {}
     for one in events:
         if isinstance(one, Abort):
-            waits = after_abort(waits, one.sender, at(one.ended + one.grace), at(one.ended))
+            waits = after_abort(waits, one.sender, at(one.ended + one.grace), at(one.ended), f"p:{one.ended}")
         else:
             quiet_at = at(one.received + one.quiet)
-            waits = after_received(waits, one.sender, quiet_at, at(one.began), at(one.received))
+            waits = after_received(waits, one.sender, quiet_at, {f"p:{one.began}"}, at(one.received))
     return waits
 
 
@@ -83,7 +83,7 @@ def asked_by(happened: Sequence[Instance | Abort]) -> list[int]:
         instances = [one for one in own if isinstance(one, Instance)]
         asked += [one.received + one.quiet for one in instances[-1:]]
         abort = next((one for one in reversed(own) if isinstance(one, Abort)), None)
-        if abort is not None and all(one.began < abort.ended for one in instances):
+        if abort is not None and all(one.began <= abort.ended for one in instances):
             asked.append(abort.ended + abort.grace)
     return asked
 

@@ -384,13 +384,14 @@ def _take_over_series(connection: Connection, row: Mapping[str, Any], old_id: in
         f"AND {_SAME_BYTES} WHERE images.series_id = :new)"
     )
     same = _run(connection, counts, {"new": new_id, "old": old_id}).one()
-    names = ["revision"]
-    if is_whole and len(set(same)) == 1 and row["state"] not in OPEN_STATES:
+    names, is_same = ["revision"], len(set(same)) == 1
+    if is_whole and is_same and row["state"] not in OPEN_STATES:
         names += CLOSED_SERIES
         _run(connection, "UPDATE series SET due_at = NULL, open_since = NULL WHERE id = :new_id", {"new_id": new_id})
         _run(connection, "DELETE FROM awaited_senders WHERE series_id = :new_id", {"new_id": new_id})
     changes = ", ".join(f'"{name}" = :{name}' for name in names)
-    values = {name: row[name] for name in (*names, "new_id")}
+    changes += ", last_event = coalesce(:last_event, last_event)"
+    values = {name: row[name] for name in (*names, "new_id")} | {"last_event": row["last_event"] if is_same else None}
     _executed(connection, f"UPDATE series SET {changes} WHERE id = :new_id", values)
 
 

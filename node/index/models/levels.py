@@ -190,6 +190,7 @@ class SeriesRow(Numbered):
     last_received_at: Mapped[dt.datetime] = mapped_column(Utc)
     due_at: Mapped[dt.datetime | None] = mapped_column(Utc)
     receptions: Mapped[int] = mapped_column(Integer, default=0)  # incremented with every stored instance
+    last_event: Mapped[int] = mapped_column(Integer, default=0)  # the newest one when the last instance was indexed
     revision: Mapped[int] = mapped_column(Integer, default=0)
     claim: Mapped[str | None] = mapped_column(String(32))
     claimed_by: Mapped[str | None] = mapped_column(String(63))  # host, if the index can have several

@@ -106,6 +106,7 @@ class OpenAssociationRow(Numbered):
     series_id: Mapped[int] = mapped_column(ForeignKey("series.id", ondelete="CASCADE"), index=True)
     calling_ae_title: Mapped[str] = mapped_column(String(16))
     open_until: Mapped[dt.datetime] = mapped_column(Utc)  # unless more comes
+    number: Mapped[int] = mapped_column(Integer)  # what it brought last has the highest
 
 
 class AwaitedSenderRow(Base):
@@ -119,6 +120,7 @@ class AwaitedSenderRow(Base):
     received_at: Mapped[dt.datetime | None] = mapped_column(Utc)
     grace_until: Mapped[dt.datetime | None] = mapped_column(Utc)
     aborted_at: Mapped[dt.datetime | None] = mapped_column(Utc)
+    aborted: Mapped[str | None] = mapped_column(String(32))
 
 
 class SubscriberRow(Numbered):
@@ -160,6 +162,7 @@ class OwedImageRow(Base):
 
     subscriber_id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
     image_id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    last_event: Mapped[int] = mapped_column(Integer, default=0, server_default="0")  # the newest one before it
 
 
 SENT_STATES = ("sent", "owed", "asked", "confirmed", "lost")
@@ -253,6 +256,7 @@ class WorkRow(Numbered):
     created_at: Mapped[dt.datetime] = mapped_column(Utc)
     changed_at: Mapped[dt.datetime] = mapped_column(Utc)
     ended_at: Mapped[dt.datetime | None] = mapped_column(Utc)
+    last_event: Mapped[int | None] = mapped_column(Integer)  # the newest one before it ended
 
 
 class LabelRow(Numbered):

@@ -56,9 +56,9 @@ class AssociationRepository(IndexRepository):
         """
         for association, seconds in idle_seconds.items():
             own = OpenAssociationRow.host == self._host, OpenAssociationRow.association == association
-            last = select(func.max(OpenAssociationRow.open_until)).where(*own).scalar_subquery()
+            last = select(func.max(OpenAssociationRow.number)).where(*own).scalar_subquery()
             until = now + dt.timedelta(seconds=OPEN_SECONDS - seconds)
-            latest = update(OpenAssociationRow).where(*own, OpenAssociationRow.open_until == last)
+            latest = update(OpenAssociationRow).where(*own, OpenAssociationRow.number == last)
             connection.execute(latest.values(open_until=until))
 
     @on_reader
@@ -117,9 +117,10 @@ def end_association(connection: Connection, end: AssociationEnd, host: str) -> N
     if party:
         not_over = {end.last} if end.is_cut else set()
         grace = dt.timedelta(seconds=end.grace_seconds)
-        _wait_after_end(connection, end.brought, ending, grace, end.ended_at, party, not_over, end.ending_at)
-    elif end.began_at is not None and (doubted := doubted_series(connection, end.brought, end.calling_ae_title)):
-        _note_return(connection, doubted, end.brought, end.calling_ae_title, end.began_at, end.ended_at)
+        moments = end.ending_at, end.ended
+        _wait_after_end(connection, end.brought, ending, grace, end.ended_at, party, not_over, *moments)
+    elif doubted := doubted_series(connection, end.brought, end.calling_ae_title):
+        _note_return(connection, doubted, end.brought, end.calling_ae_title, end.begun, end.ended_at)
 
 
 def _party(connection: Connection, end: AssociationEnd, ending: Ending) -> Party:
@@ -143,6 +144,7 @@ def _wait_after_end(
     party: Party,
     not_over: Collection[SeriesKey],
     ending_at: dt.datetime | None = None,
+    ended: str | None = None,
 ) -> None:
     """Extend the wait for series whose association was not released, so that the sender can come back.
 
@@ -154,7 +156,7 @@ def _wait_after_end(
     `why`: how the association ended, in one word.
     `party`: who ended it.
     `not_over`: series that were not quiet, whatever their waits say.
-    `ending_at`: when the node began to end it; None: now.
+    `ending_at`: when the node began to end it; None: now. `ended`: the place of its end; see `node.quiet.is_later`.
     """
     kind: EventKind = "node-ended" if party == "node" else "sender-aborted"
     whose = "the node ended the association" if party == "node" else "the association did not end by release"
@@ -165,12 +167,13 @@ def _wait_after_end(
             is_quiet = key not in not_over and is_quiet_of(before, ending.calling_ae_title, ending_at or now)
             if party == "node" and (is_quiet or row.state not in OPEN_STATES):
                 continue
-            record_series_event(connection, kind, key, now, detail, ending=ending if kind == "sender-aborted" else None)
+            of_sender = ending if kind == "sender-aborted" else None
+            record_series_event(connection, kind, key, now, detail, ending=of_sender, ended=ended)
             if row.state not in OPEN_STATES:
                 judge(connection, row.id, now)
                 continue
             last = min(row.last_received_at, now)  # the clock may have been set back since
-            after = after_abort(before, ending.calling_ae_title, last + grace, now)
+            after = after_abort(before, ending.calling_ae_title, last + grace, now, ended)
             replace_waits(connection, {row.id: (before, after)})
             update_series(connection, row.id, {"due_at": max(due_at(after), row.due_at or last)})
 
@@ -208,7 +211,7 @@ def _note_return(
     keys: Collection[SeriesKey],
     repeated: Mapping[SeriesKey, int],
     calling_ae_title: str,
-    began_at: dt.datetime,
+    begun: str,
     now: dt.datetime,
 ) -> None:
     """Let an abort count no more for series whose sender came back with nothing new, and released its association.
@@ -218,12 +221,12 @@ def _note_return(
 
     `keys`: the series of which `doubted_series` says so.
     `repeated`: how many instances of each series it repeated; fewer than it had brought before tell nothing.
-    `began_at`: begin of the association, after the abort: one that was open meanwhile tells nothing.
+    `begun`: begin of the association, after the abort: one that was open meanwhile tells nothing.
     """
     for key in keys:
         for row in connection.execute(held_at(key)).all():
             of_sender = ImageRow.series_id == row.id, ImageRow.calling_ae_title == calling_ae_title
-            party = aborted_by(connection, key, row.last_received_at, before=began_at)
+            party = aborted_by(connection, key, row.last_event, begun)
             if not party:
                 continue
             had = connection.execute(select(func.count()).where(*of_sender)).scalar_one()
@@ -239,7 +242,7 @@ def learn_from_whole(connection: Connection, series: ClaimedSeries, verdict: Com
     of this sender to end means nothing, the series from which that was learnt are judged again.
     """
     row = connection.execute(select(SeriesRow).where(SeriesRow.id == series.id)).one()
-    end = next(reversed(standing_ends(connection, series.key, row.last_received_at)), None)
+    end = next(reversed(standing_ends(connection, series.key, row.last_event)), None)
     if end is None or end.ending is None or party_of(end) != "sender":
         return
     number = ImageRow.instance_number
@@ -259,7 +262,7 @@ def _end_doubts(
 ) -> None:
     """Let the end of an association count no more, but within an instance: of one way (`ending`), or of all."""
     for known in connection.execute(series_at(key)).all():
-        if any(is_so(end, ending) for end in standing_ends(connection, key, known.last_received_at)):
+        if any(is_so(end, ending) for end in standing_ends(connection, key, known.last_event)):
             _end_doubt(connection, key, known, "sender-never-releases", why, now, ending)
 
 

@@ -76,17 +76,22 @@ class EventUids(TypedDict, total=False):
 
 
 class EventColumns(EventUids, total=False):
-    """What an event says; `detail` is a sentence without patient data, and the last two are of some kinds only."""
+    """What an event says; `detail` is a sentence without patient data, and the last three are of some kinds only."""
 
     revision: int | None
     detail: str | None
     verdict_before: dict[str, Any]
     ending: Sequence[str] | None
+    ended: str | None
 
 
 def uids_of(named: Any) -> EventUids:
     """Return the UIDs of something that has all three: a row, or the attributes of an instance."""
     return cast(EventUids, {name: getattr(named, name) for name in EventUids.__annotations__})
+
+
+NEWEST_EVENT = select(func.coalesce(func.max(EventRow.id), 0)).scalar_subquery()
+"""Tells, with a row, which events came before it."""
 
 
 def record_event(
@@ -162,8 +167,8 @@ _OWE_EVENT = PreparedStatement(
 )
 _OWE_IMAGES = PreparedStatement(
     insert(OwedImageRow).from_select(
-        ["subscriber_id", "image_id"],
-        select(SubscriberRow.id, ImageRow.id).where(
+        ["subscriber_id", "image_id", "last_event"],
+        select(SubscriberRow.id, ImageRow.id, NEWEST_EVENT).where(
             exists().where(_OTHER.wants_instances),  # else nothing is looked up
             SubscriberRow.wants_instances,
             looked_up_in(ImageRow.sop_instance_uid, bindparam("uids", type_=JSON)),

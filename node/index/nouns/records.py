@@ -39,15 +39,15 @@ class StoredFile:
 class Received:
     """An instance to be indexed; its series is due `quiet_seconds` later unless more is to be waited for.
 
-    `began_at`: begin of the association or request that brought it. `association`: its name; empty: there is none whose
-    end is recorded. `head`: for its document; None: it gets that later.
+    `begun`: the place of the begin of its association; see `node.quiet.is_later`. `association`: its name; empty: there
+    is none whose end is recorded. `head`: for its document; None: it gets that later.
     """
 
     attributes: InstanceAttributes
     file: StoredFile
     quiet_seconds: float
     overwrite_policy: ReceivedPolicy = "never"
-    began_at: dt.datetime | None = None
+    begun: str = ""
     head: ReadHead | None = None
     association: str = ""
 
@@ -66,12 +66,12 @@ class AssociationEnd:
     `releases`: false if it is known that the sender never does: how it ends says nothing.
     `ending_at`: when the node began to end it: a series that was quiet by then was over. None: at `ended_at`.
     `address`: of its requestor, without the port.
+    `begun`, `ended`: the places of its begin and end; see `node.quiet.is_later`.
     """
 
     association: str
     calling_ae_title: str
     outcome: str
-    began_at: dt.datetime | None
     ended_at: dt.datetime
     brought: Mapping[SeriesKey, int]
     last: SeriesKey
@@ -81,6 +81,8 @@ class AssociationEnd:
     releases: bool = True
     ending_at: dt.datetime | None = None
     address: str = ""
+    begun: str = ""
+    ended: str = ""
 
 
 class Outcome(Enum):

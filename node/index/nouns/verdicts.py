@@ -31,6 +31,7 @@ from node.index.nouns.converted import SeriesKey
 from node.index.nouns.events import record_series_event
 from node.index.nouns.reopening import reopen
 from node.index.nouns.waits import await_nobody, performed_of
+from node.quiet import is_later
 
 IN_AN_INSTANCE = ", in the middle of an instance"
 """How the detail of an abort ends that cut an instance off: there was more, whatever is learnt of the sender."""
@@ -47,7 +48,7 @@ def expectation_of(
     return expectation(
         counts,
         reported=row.reported and Reported(**{**row.reported, "named": tuple(row.reported["named"])}),
-        aborted=aborted_by(connection, (study_uid, row.series_instance_uid), row.last_received_at),
+        aborted=aborted_by(connection, (study_uid, row.series_instance_uid), row.last_event),
         forced=row.due_at is not None and row.due_at > now,
         siblings=tuple(_siblings(connection, row)),
         split=_is_split(connection, row, counts),
@@ -60,15 +61,13 @@ def expectation_of(
     )
 
 
-def aborted_by(
-    connection: Connection, key: SeriesKey, last_received_at: dt.datetime, before: dt.datetime | None = None
-) -> Party:
+def aborted_by(connection: Connection, key: SeriesKey, last_event: int, begun: str | None = None) -> Party:
     """Return who aborted an association that delivered instances of a series, after the last one.
 
-    That counts until the sender comes back. `before`: whether it was aborted before a moment.
+    That counts until the sender comes back. `begun`: whether it was aborted before another one began.
     """
-    event = next(reversed(standing_ends(connection, key, last_received_at)), None)
-    return "" if event is None or (before is not None and event.happened_at > before) else party_of(event)
+    event = next(reversed(standing_ends(connection, key, last_event)), None)
+    return "" if event is None or (begun is not None and not is_later(begun, event.ended)) else party_of(event)
 
 
 def party_of(event: Row[Any]) -> Party:
@@ -78,16 +77,17 @@ def party_of(event: Row[Any]) -> Party:
     return "cut" if event.detail.endswith(IN_AN_INSTANCE) else "sender"
 
 
-def standing_ends(connection: Connection, key: SeriesKey, last_received_at: dt.datetime) -> list[Row[Any]]:
+def standing_ends(connection: Connection, key: SeriesKey, last_event: int) -> list[Row[Any]]:
     """Return the events of the ends of associations that count against a series, the last one last.
 
-    A return of the sender ends all of them. What is learnt or said of an ending ends those that were so, and no other.
+    They came after its last instance: behind `last_event`. A return of the sender ends all of them. What is learnt or
+    said of an ending ends those that were so, and no other.
     """
-    events = select(EventRow.kind, EventRow.happened_at, EventRow.detail, EventRow.ending).where(
+    events = select(EventRow.kind, EventRow.detail, EventRow.ending, EventRow.ended).where(
         EventRow.kind.in_(("sender-aborted", "node-ended", "sender-returned", "sender-never-releases")),
         EventRow.series_instance_uid == key[1],
         EventRow.study_instance_uid == key[0],
-        EventRow.happened_at >= last_received_at,
+        EventRow.id > last_event,
     )
     standing: list[Any] = []
     for event in connection.execute(events.order_by(EventRow.id)):
@@ -215,7 +215,7 @@ def _of_same_protocol(row: Row[Any]) -> Select[int]:
 def series_at(key: SeriesKey) -> Select[Any]:
     """Select the row of a series by both UIDs; a Series Instance UID may occur in two studies."""
     study_instance_uid, series_instance_uid = key
-    names = "id", "state", "verdict_rule", "last_received_at", "due_at"
+    names = "id", "state", "verdict_rule", "last_received_at", "last_event", "due_at"
     columns: list[Any] = [getattr(SeriesRow, name) for name in names]
     return (
         select(*columns)

@@ -52,6 +52,7 @@ from node.index.engine.sql import insert, looked_up_in
 from node.index.models.history import PerformedSeriesRow
 from node.index.models.levels import OPEN_STATES, ImageRow, SeriesRow, StudyRow
 from node.index.models.work import AwaitedSenderRow, OpenAssociationRow, WorkRow
+from node.index.nouns.events import NEWEST_EVENT
 from node.index.nouns.records import Received
 from node.quiet import Awaited, Waits, after_received, due_at, last_sign, shifted
 from node.runtime.background import MAX_WAIT_SECONDS
@@ -80,8 +81,8 @@ _AWAIT_NO_MORE = PreparedStatement(
 def waits_of(connection: Connection, series: Collection[int]) -> Mapping[int, Waits]:
     """Return what each of some series awaits; nothing of those that await nobody."""
     waits: dict[int, dict[str, Awaited]] = defaultdict(dict)
-    for series_id, sender, *moments in _ROWS.execute(connection, {"ids": list(series)}):
-        waits[series_id][sender] = Awaited(*map(_moment, moments))
+    for series_id, sender, *moments, aborted in _ROWS.execute(connection, {"ids": list(series)}):
+        waits[series_id][sender] = Awaited(*map(_moment, moments), aborted)
     return waits
 
 
@@ -116,35 +117,45 @@ def is_awaiting() -> ColumnElement[bool]:
     return exists().where(AwaitedSenderRow.series_id == SeriesRow.id)
 
 
-def note_open(connection: Connection, host: str, brought: Mapping[tuple[str, int], tuple[str, dt.datetime]]) -> None:
-    """Note what open associations have just brought.
+class Seen(NamedTuple):
+    """An instance that a series has seen; `counts` unless it was there already."""
 
-    `brought`: the calling AE title, and when the last instance came, by association and series.
-    """
+    series_id: int
+    received: Received
+    counts: bool = False
+    replaces: bool = False
+
+
+def note_open(connection: Connection, host: str, seen: Sequence[Seen]) -> None:
+    """Note what open associations have just brought, in its order."""
+    brought = {
+        (one.received.association, one.series_id): {
+            "host": host,
+            "association": one.received.association,
+            "series_id": one.series_id,
+            "calling_ae_title": one.received.file.calling_ae_title,
+            "place": place,
+            "open_until": one.received.file.received_at + dt.timedelta(seconds=OPEN_SECONDS),
+        }
+        for place, one in enumerate(seen, 1)
+        if one.received.association
+    }
     if not brought:
         return
-    rows = [
-        {
-            "host": host,
-            "association": association,
-            "series_id": series_id,
-            "calling_ae_title": title,
-            "open_until": received_at + dt.timedelta(seconds=OPEN_SECONDS),
-        }
-        for (association, series_id), (title, received_at) in brought.items()
-    ]
-    new = insert(OpenAssociationRow)
-    known = new.on_conflict_do_update(
-        index_elements=["host", "association", "series_id"], set_={"open_until": new.excluded.open_until}
-    )
-    connection.execute(known, rows)
+    new = insert(OpenAssociationRow).values(number=_LAST_NUMBER + bindparam("place"))
+    changed = {name: new.excluded[name] for name in ("open_until", "number")}
+    known = new.on_conflict_do_update(index_elements=["host", "association", "series_id"], set_=changed)
+    connection.execute(known, list(brought.values()))
+
+
+_LAST_NUMBER = select(func.coalesce(func.max(OpenAssociationRow.number), 0)).scalar_subquery()
 
 
 def is_being_brought(now: dt.datetime) -> ColumnElement[bool]:
     """Return the condition that an open association is bringing instances of a series."""
     row, later = OpenAssociationRow, aliased(OpenAssociationRow)
     others = select(later.id).where(
-        later.host == row.host, later.association == row.association, later.open_until > row.open_until
+        later.host == row.host, later.association == row.association, later.number > row.number
     )
     return select(row.id).where(row.series_id == SeriesRow.id, row.open_until > now, ~others.exists()).exists()
 
@@ -210,15 +221,6 @@ def _stored(connection: Connection, series_id: int) -> set[str]:
     return {uid for (uid,) in _STORED.execute(connection, {"id": series_id})}
 
 
-class Seen(NamedTuple):
-    """An instance that a series has seen; `counts` unless it was there already."""
-
-    series_id: int
-    received: Received
-    counts: bool = False
-    replaces: bool = False
-
-
 @dataclass(slots=True)
 class _Growth:
     """The instances of a batch that belong to one series, by their reception: a host may be late.
@@ -227,8 +229,7 @@ class _Growth:
     """
 
     senders: dict[str, Received] = field(default_factory=dict)  # the last instance of each
-    began_at: dict[str, dt.datetime] = field(default_factory=dict)  # the last association of each that began
-    associations: dict[str, Received] = field(default_factory=dict)  # the last instance of each that is open
+    begun: dict[str, set[str]] = field(default_factory=dict)  # the begins of the associations of each
     first: Received | None = None
     last: Received | None = None
     count: int = 0
@@ -237,11 +238,8 @@ class _Growth:
     def add(self, one: Seen) -> None:
         """Note an instance."""
         received, sender, moment = one.received, one.received.file.calling_ae_title, one.received.file.received_at
-        began_at = received.began_at or moment
         self.senders[sender] = _later(self.senders.get(sender), received)
-        self.began_at[sender] = max(began_at, self.began_at.get(sender, began_at))
-        if received.association:
-            self.associations[received.association] = _later(self.associations.get(received.association), received)
+        self.begun.setdefault(sender, set()).add(received.begun)
         if one.counts:
             self.last = _later(self.last, received)
             if self.first is None or moment < self.first.file.received_at:
@@ -254,7 +252,7 @@ class _Growth:
         for sender, received in self.senders.items():
             moment = received.file.received_at
             quiet_at = moment + dt.timedelta(seconds=received.quiet_seconds)
-            waits = after_received(waits, sender, quiet_at, self.began_at[sender], moment)
+            waits = after_received(waits, sender, quiet_at, self.begun[sender], moment)
         return waits
 
 
@@ -271,6 +269,7 @@ _SERIES_GREW = PreparedStatement(
         receptions=SeriesRow.receptions + bindparam("count"),
         open_since=case((SeriesRow.open_since < _FIRST, SeriesRow.open_since), else_=_FIRST),
         last_received_at=case((SeriesRow.last_received_at > _LAST, SeriesRow.last_received_at), else_=_LAST),
+        last_event=NEWEST_EVENT,
         due_at=bindparam("due"),
         attempts=0,
         error=None,
@@ -329,15 +328,7 @@ def record_growth(connection: Connection, seen: Sequence[Seen], host: str = "") 
     replace_waits(connection, changes)
     _SERIES_ALIVE.execute_each(connection, alive)
     _SERIES_GREW.execute_each(connection, grew)
-    note_open(
-        connection,
-        host,
-        {
-            (association, series_id): (last.file.calling_ae_title, last.file.received_at)
-            for series_id, growth in grown.items()
-            for association, last in growth.associations.items()
-        },
-    )
+    note_open(connection, host, seen)
     for series_id, growth in grown.items():
         if growth.replaced:
             revoke_claim(connection, series_id)

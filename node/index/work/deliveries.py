@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, bindparam, delete, func, or_, select, update
@@ -316,12 +317,13 @@ def _owed(connection: Connection, subscriber: int, events: frozenset[LedgerEvent
     happened = select(EventRow).join(OwedEventRow, OwedEventRow.event_id == EventRow.id)
     wanted = OwedEventRow.subscriber_id == subscriber, EventRow.kind.in_(kinds_of(events))
     event_rows = connection.execute(happened.where(*wanted).order_by(OwedEventRow.event_id).limit(MAX_READ_ROWS))
-    found = [_of_event(row, event) for row in event_rows if (event := _event_of(row.kind, events)) is not None]
-    stored = map(_of_image, connection.execute(_OWED_IMAGES, {"subscriber": subscriber, "limit": MAX_READ_ROWS}))
+    kinds = ((row, _event_of(row.kind, events)) for row in event_rows)
+    found = [((row.id, 0), _of_event(row, event)) for row, event in kinds if event is not None]
+    images = connection.execute(_OWED_IMAGES, {"subscriber": subscriber, "limit": MAX_READ_ROWS})
+    stored = [((row.last_event, 1), _of_image(row)) for row in images]
     # Of the first rows of both tables, no row that was not read belongs between them.
-    # (Several hosts do not number their rows in the order of time.)
-    merged = heapq.merge(found, stored, key=lambda pending: pending.happened_at)
-    return list(islice(merged, MAX_READ_ROWS))
+    merged = heapq.merge(found, stored, key=itemgetter(0))
+    return [pending for _, pending in islice(merged, MAX_READ_ROWS)]
 
 
 def _event_of(kind: EventKind, events: Collection[LedgerEvent]) -> LedgerEvent | None:
@@ -341,7 +343,7 @@ def kinds_of(events: Collection[LedgerEvent]) -> list[EventKind]:
 
 _OWED_IMAGES = (
     select(ImageRow.id, ImageRow.sop_instance_uid, ImageRow.sha256, ImageRow.received_at.label("happened_at"))
-    .add_columns(SeriesRow.series_instance_uid, StudyRow.study_instance_uid)
+    .add_columns(SeriesRow.series_instance_uid, StudyRow.study_instance_uid, OwedImageRow.last_event)
     .select_from(join(OwedImageRow, ImageRow, OwedImageRow.image_id == ImageRow.id).join(SeriesRow).join(StudyRow))
     .where(OwedImageRow.subscriber_id == bindparam("subscriber"))
     .order_by(OwedImageRow.image_id)

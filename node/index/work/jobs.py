@@ -286,19 +286,18 @@ class ReadJobs(ReadRepository):
 
         `happened_at`: time of the event in question: jobs of it and of later ones do not count.
         """
-        of_study = WorkRow.name == hook, WorkRow.study_instance_uid == study_instance_uid
-        before = WorkRow.event == "study-quiet", WorkRow.happened_at < happened_at
-        last = select(func.max(WorkRow.happened_at)).where(IS_JOB, *of_study, *before)
+        kind = EventRow.kind.concat("")  # no column: the index of moments is used
+        is_quiet = EventRow.study_instance_uid == study_instance_uid, kind == "study-quiet"
+        is_of_hook = WorkRow.name == hook, WorkRow.study_instance_uid == study_instance_uid
+        had_job = exists().where(IS_JOB, *is_of_hook, WorkRow.event == EventRow.kind)
+        had_job = had_job.where(WorkRow.happened_at == EventRow.happened_at)  # its event, by its moment
+        this = select(func.max(EventRow.id)).where(*is_quiet, EventRow.happened_at == happened_at).scalar_subquery()
+        last = select(func.max(EventRow.id)).where(*is_quiet, EventRow.id < this, had_job)
         since = self._connection.execute(last).scalar()
         if since is None:
             return False
-        news = (
-            select(SeriesRow.series_instance_uid)
-            .distinct()
-            .join_from(ImageRow, SeriesRow)
-            .join(StudyRow)
-            .where(StudyRow.study_instance_uid == study_instance_uid, ImageRow.received_at >= since)
-        )
+        of_study = StudyRow.study_instance_uid == study_instance_uid
+        news = select(SeriesRow.series_instance_uid).join(StudyRow).where(of_study, SeriesRow.last_event >= since)
         received = set(self._connection.execute(news).scalars())
         by_such = or_(WorkRow.name == hook, WorkRow.event == "study-quiet")
         return bool(received) and received <= _descendants(self._connection, by_such, study_instance_uid)
@@ -388,8 +387,7 @@ class ReadWork(PagedRepository):
 
     def count_failed(self, since: int | None = None) -> int:
         """Count what hooks failed to do; with `since`, after an event by its id."""
-        is_before = exists().where(EventRow.id == since, EventRow.happened_at >= WorkRow.changed_at)
-        failed = _IS_FAILED if since is None else and_(_IS_FAILED, ~is_before)
+        failed = _IS_FAILED if since is None else and_(_IS_FAILED, WorkRow.last_event >= since)
         return int(self._connection.execute(select(func.count()).select_from(WorkRow).where(failed)).scalar_one())
 
     def _known(self, listing: Any, limit: int, offset: int) -> list[Row]:

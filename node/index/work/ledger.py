@@ -21,6 +21,7 @@ from node.errors import UsageError, VoxelnodeError
 from node.index.engine.rows import IndexRepository, on_reader, on_writer
 from node.index.engine.writer import note
 from node.index.models.work import ResultRow, SubscriberRow, WorkRow
+from node.index.nouns.events import NEWEST_EVENT
 from node.index.work.states import (
     TRANSITIONS,
     CommitmentRequest,
@@ -407,7 +408,7 @@ def decide(connection: Connection, decision: Decision, now: dt.datetime, *which:
 def end(connection: Connection, decision: Ended, now: dt.datetime, *which: ColumnElement[bool]) -> int:
     """End the open work that meets all conditions; return how many there were."""
     values: dict[str, Any] = {"outcome": decision.outcome, "reason": decision.reason, "due_at": None, "ended_at": now}
-    values |= _with(decision.payload)
+    values |= {"last_event": NEWEST_EVENT, **_with(decision.payload)}
     if decision.outcome == "succeeded":
         values["percent"] = None  # what was reported last is not how far it is
     return move(connection, "end", now, *which, **values)
