@@ -270,7 +270,9 @@ def _in_file(path: Path, seen: set[tuple[int, int]]) -> Iterator[MediaFile | Ski
             yield SkippedFile(name, "neither a file nor a folder")
             return
         if (status.st_dev, status.st_ino) in seen:
-            return  # the same file by another name
+            if status.st_nlink > 1 or path.is_symlink():  # else it was named twice, as by a DICOMDIR and its folder
+                yield SkippedFile(name, "a second name of a file that was read")
+            return
         seen.add((status.st_dev, status.st_ino))
         with open(path, "rb", buffering=0) as stream:  # a buffer would be filled for one read
             head = stream.read(HEAD_BYTES)

@@ -6,7 +6,9 @@ from contextlib import closing
 from typing import get_args
 
 import pytest
+from sqlalchemy import Connection, func, select
 
+from node.errors import UsageError
 from node.index.engine.place import FILE_NAME
 from node.index.models.work import WorkRow
 from node.index.work import jobs, ledger
@@ -178,16 +180,32 @@ def test_what_is_done_again_has_all_of_its_attempts(root: Root) -> None:
     assert again.message_id == "m"
 
 
-def test_of_each_kind_the_newest_are_kept_and_all_that_is_open(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ledger, "MAX_KEPT", 2)
-    monkeypatch.setattr(ledger, "PRUNED_EVERY", 1)
-    now = root.clock()
-    message, still = waits(root), retrieval(root)
+def test_each_kind_keeps_its_newest_in_whatever_turns_they_come_and_all_that_is_open(
+    root: Root, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger, "MAX_KEPT", 20)
+    kinds, now, still = get_args(Kind), root.clock(), retrieval(root)
     root.index.work.begin(still.id, now)
-    ended = []
-    for number in range(5):
-        work = retrieval(root, f"1.2.{number}", peer=f"peer{number}")
-        root.index.work.record(work.id, Ended("failed", "away"), now)
-        ended.append(work.id)
-    left = [row["id"] for row in read_rows(root.folder, "SELECT id FROM work ORDER BY id")]
-    assert left == [message.id, still.id, *ended[-2:]]
+
+    def counts(connection: Connection) -> dict[str, int]:
+        for number in range(0, 400, len(kinds)):
+            for kind in kinds:
+                values = {"requested_by": "ann", "happened_at": now}
+                id = ledger.add(connection, Lane(kind, "one"), f"{kind}{number}", Counts(), now, **values)
+                ledger.end(connection, Ended("succeeded"), now, WorkRow.id == id)
+        return dict(connection.execute(select(WorkRow.kind, func.count()).group_by(WorkRow.kind)).all())
+
+    assert root.index._writer.run(counts) == dict.fromkeys(kinds, 20) | {"retrieval": 21, "download": 21}, "since 400"
+
+
+def test_retrievals_that_wait_are_no_more_if_they_are_asked_again(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger, "MAX_OPEN_RETRIEVALS", 5)
+    ask = root.index.work.add_retrievals
+    wanted: list[tuple[str, str | None]] = [("1.2.1", None), ("1.2.2", None), ("1.2.2", "1.2.3")]
+    keys = ask("pacs", wanted, "ann", root.clock())
+    assert ask("pacs", [*wanted, *wanted[:1]], "ann", root.clock()) == keys
+    assert ask("pacs", [*wanted, ("1.2.4", None)], "ann", root.clock())[:3] == keys
+    with pytest.raises(UsageError, match="4 retrievals wait or run, and 2 more would be beyond 5"):
+        ask("other", wanted[:2], "ann", root.clock())
+    assert ask("other", wanted[:1], "ann", root.clock()) != keys[:1]
+    assert ask("pacs", wanted, "ann", root.clock()) == keys

@@ -154,28 +154,26 @@ class WorkRepository(IndexRepository):
     ) -> list[str]:
         """Have studies retrieved, or a series of each; return the keys of the retrievals.
 
-        What already waits or runs is not added again.
+        What already waits or runs is not added again, and counts once.
 
         Raises UsageError if there would be more than `MAX_OPEN_RETRIEVALS`; nothing was added.
         """
         is_open = WorkRow.kind == "retrieval", WorkRow.outcome.is_(None)
-        count = connection.execute(select(func.count()).select_from(WorkRow).where(*is_open)).scalar_one()
-        if count + len(wanted) > MAX_OPEN_RETRIEVALS:
+        columns = WorkRow.name, WorkRow.study_instance_uid, WorkRow.series_instance_uid, WorkRow.key
+        rows = connection.execute(select(*columns).where(*is_open)).all()
+        known = {(row[1], row[2]): row.key for row in rows if row.name == peer}
+        new = [one for one in dict.fromkeys(wanted) if one not in known]
+        if new and len(rows) + len(new) > MAX_OPEN_RETRIEVALS:
             raise UsageError(
-                f"{count} retrievals wait or run, and {len(wanted)} more would be beyond {MAX_OPEN_RETRIEVALS}: "
+                f"{len(rows)} retrievals wait or run, and {len(new)} more would be beyond {MAX_OPEN_RETRIEVALS}: "
                 "retrieve fewer, or wait until some have ended"
             )
-        keys = []
-        for study, series in dict.fromkeys(wanted):
-            same = WorkRow.study_instance_uid == study, WorkRow.series_instance_uid.is_not_distinct_from(series)
-            key = connection.execute(select(WorkRow.key).where(*is_open, WorkRow.name == peer, *same)).scalar()
-            if key is None:
-                key = secrets.token_hex(16)
-                uids = {"study_instance_uid": study, "series_instance_uid": series}
-                lane = Lane("retrieval", peer)
-                add(connection, lane, key, Counts(), now, requested_by=requested_by, happened_at=now, **uids)
-            keys.append(key)
-        return keys
+        for study, series in new:
+            key = known[study, series] = secrets.token_hex(16)
+            uids = {"study_instance_uid": study, "series_instance_uid": series}
+            lane = Lane("retrieval", peer)
+            add(connection, lane, key, Counts(), now, requested_by=requested_by, happened_at=now, **uids)
+        return [known[one] for one in dict.fromkeys(wanted)]
 
     @on_writer
     def add_commitment(
@@ -377,8 +375,8 @@ def add(connection: Connection, lane: Lane, key: str, payload: Payload, now: dt.
     }
     id = connection.execute(insert(WorkRow).values(row).returning(WorkRow.id)).scalar_one()
     note(connection, lane.kind)
-    if id % PRUNED_EVERY == 0:
-        prune(connection, lane.kind)
+    for kind in get_args(Kind) if id % PRUNED_EVERY == 0 else ():  # of any: kinds may come in turns
+        prune(connection, kind)
     return id
 
 

@@ -100,7 +100,7 @@ def test_a_data_set_older_than_dicom_is_called_by_its_name(tmp_path: Path, trans
     assert reason.startswith("an ACR-NEMA data set, older than DICOM: it names neither class nor instance")
 
 
-def test_links_that_lead_in_circles_are_followed_once(tmp_path: Path) -> None:
+def test_links_that_lead_in_circles_are_followed_once_and_second_names_of_a_file_are_skipped(tmp_path: Path) -> None:
     folder = tmp_path / "a" / "b"
     folder.mkdir(parents=True)
     (folder / "one.dcm").write_bytes(dicom_bytes())
@@ -109,7 +109,11 @@ def test_links_that_lead_in_circles_are_followed_once(tmp_path: Path) -> None:
     (tmp_path / "same.dcm").symlink_to(folder / "one.dcm")
     os.link(folder / "one.dcm", tmp_path / "hard.dcm")
     assert len(instances(tmp_path, tmp_path / "a")) == 1
-    assert left_out(tmp_path) == {}
+    again = "a second name of a file that was read"
+    assert left_out(tmp_path) == {"same.dcm": again, "one.dcm": again}
+    (tmp_path / "hard.dcm").unlink()
+    (tmp_path / "same.dcm").unlink()
+    assert left_out(tmp_path, folder / "one.dcm") == {}, "it is named twice, and has one name"
 
 
 def test_a_folder_that_cannot_be_searched_is_named(tmp_path: Path) -> None:
