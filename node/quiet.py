@@ -39,6 +39,7 @@ Waits = Mapping[str, Awaited]
 """What a series awaits, by the calling AE titles of its senders."""
 
 _NOTHING = Awaited()
+_MOMENTS = Awaited._fields[:-1]
 
 
 def is_later(begun: str, ended: str | None) -> bool:
@@ -92,7 +93,7 @@ def due_at(waits: Waits) -> dt.datetime:
 def shifted(waits: Waits, step: dt.timedelta) -> Waits:
     """Return the waits after a step of the system clock."""
     return {
-        sender: Awaited(*(None if moment is None else moment + step for moment in its[:-1]), its.aborted)
+        sender: its._replace(**{name: moment + step for name in _MOMENTS if (moment := getattr(its, name)) is not None})
         for sender, its in waits.items()
     }
 

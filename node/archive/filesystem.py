@@ -23,7 +23,7 @@ import re
 import shutil
 import threading
 import uuid
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -37,6 +37,8 @@ from node.files.durable import (
     make_folder,
     move_aside,
     move_file,
+    named_by_content,
+    place_aside,
     sync_file,
     sync_file_system,
     sync_folder,
@@ -329,8 +331,8 @@ class Archive:
         return key
 
     def quarantine_copy(self, path: Path) -> str:
-        """Copy a damaged file to quarantine for a person to examine; return the key of the copy."""
-        key = f"quarantine/{uuid.uuid4().hex}{path.suffix}"
+        """Copy a damaged file to quarantine, once, for a person to examine; return the key of the copy."""
+        key = f"quarantine/{named_by_content(path)}"
         copy_file(path, self._own(key))
         return key
 
@@ -338,20 +340,23 @@ class Archive:
         """Return the keys of the instances in quarantine."""
         return {f"quarantine/{path.name}" for path in self._quarantine.glob("*.dcm")}
 
-    def sweep_incoming(self) -> tuple[int, list[str]]:
+    def sweep_incoming(self, note: Callable[[str], None]) -> int:
         """Delete what was not finished, and move the part files that no record of the journal names to quarantine.
 
-        A sender may have been answered for these by a record that is lost. Returns how many files went, and the keys of
-        those in quarantine.
+        A sender may have been answered for these by a record that is lost: `note` gets the key of each before it moves.
+        Returns how many files went.
         """
         parts = [path for path in self._incoming.glob("*.part") if _PART.fullmatch(path.name)]
-        kept = [move_aside(part, self._quarantine / f"{part.stem}.dcm").name for part in parts]
-        if kept:
+        for part in parts:
+            target = place_aside(part, self._quarantine / f"{part.stem}.dcm")
+            note(f"quarantine/{target.name}")
+            move_aside(part, target)
+        if parts:
             self.sync_folder(self._quarantine)
         left = [*self._incoming.glob("*.part*"), *self._incoming.glob("*.receiving"), *self._quarantine.glob("*.part")]
         for path in left:
             path.unlink(missing_ok=True)
-        return len(left), [f"quarantine/{name}" for name in kept]
+        return len(left)
 
     def folders(self) -> list[str]:
         """Return the names of the folders of `objects` that this host has made, the oldest first."""

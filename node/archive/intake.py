@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 import structlog
 
@@ -105,7 +106,9 @@ class Intake:
         """Return the bytes that this process may still write to the fullest disk of the root; 0 if one is gone."""
         try:
             return min(map(free_bytes_of, self._disks))
-        except FileNotFoundError:
+        except OSError as error:
+            if error.errno != errno.ENOENT:
+                self.failed(error)
             return 0
 
     def has_room(self) -> bool:
@@ -116,12 +119,12 @@ class Intake:
         """Return why work that needs room on the disk has to wait, with the remedy; None if it may begin."""
         if self.stopped is not None:
             return self._stopped_for()
-        return self._reported(space.lack(self._disks, self._reserve_bytes, KEPT_IN_RESERVE))
+        return self._reported(self._lack(space.lack, self._reserve_bytes, KEPT_IN_RESERVE))
 
     @property
     def is_short(self) -> bool:
         """Whether new associations are refused for lack of room, or soon will be."""
-        return space.lack_for_senders(self._disks, self._low_bytes, RESUME_FACTOR) is not None
+        return self._lack(space.lack_for_senders, self._low_bytes, RESUME_FACTOR) is not None and not self._stopped
 
     def would_have_room(self, files: int, file_bytes: int, folder: Path) -> bool:
         """Return whether no disk would be short without some files of a folder, which have `file_bytes` together."""
@@ -141,7 +144,7 @@ class Intake:
         Raises OutOfResources if the free space is down to the reserve, no file can be created, or intake has stopped.
         """
         self.require_open()
-        lack = space.lack(self._disks, self._reserve_bytes, KEPT_IN_RESERVE, RESUME_FACTOR if self._full else 1.0)
+        lack = self._lack(space.lack, self._reserve_bytes, KEPT_IN_RESERVE, RESUME_FACTOR if self._full else 1.0)
         self._full = lack is not None
         if lack is not None:
             raise OutOfResources(lack[1])
@@ -183,9 +186,16 @@ class Intake:
         """Return the reason to refuse a new association, or None to accept it."""
         if self.stopped is not None:
             return self._stopped_for()
-        lack = space.lack_for_senders(self._disks, self._low_bytes, RESUME_FACTOR if self._low else 1.0)
+        lack = self._lack(space.lack_for_senders, self._low_bytes, RESUME_FACTOR if self._low else 1.0)
         self._low = lack is not None
         return self._reported(lack)
+
+    def _lack(self, look: Callable[..., tuple[Path, str] | None], *rule: Any) -> tuple[Path, str] | None:
+        """Return what disks lack; one that does not tell stops intake, as any other error of a disk does."""
+        try:
+            return look(self._disks, *rule)
+        except OSError as error:
+            return self._root, str(self.failed(error))
 
     def _stopped_for(self) -> str:
         if self._stopped is None:
@@ -194,8 +204,8 @@ class Intake:
 
     def _reported(self, lack: tuple[Path, str] | None) -> str | None:
         """Add the path and the remedy to a shortage, for readers on this machine; peers receive neither."""
-        if lack is None:
-            return None
+        if lack is None or self._stopped is not None:
+            return lack and self._stopped_for()
         or_trash = ", or run `voxelnode trash empty --all`" if self._has_trash() else ""
         return f"{lack[0]}: {lack[1]}; remove files from its disk{or_trash}"
 

@@ -127,15 +127,15 @@ class Worker(IndexFollower):
         self._follow_clock()
         lack = self._archive.intake.waits_for()
         self._conversions.record_lack(lack, self._clock.moment, self._longest_wait)
-        if lack is not None:  # no space for volumes: the series stay due
-            return ROOM_SECONDS
         self._record_again()
         self._release_stalled()
         self._interrupt_lost()
         self._take_over()
         seconds = CLOCK_SECONDS
         if self._index.sharing.has("housekeeping"):
-            seconds = min(seconds, self._housekeeping.work())
+            seconds = min(seconds, self._housekeeping.work(has_room=lack is None))
+        if lack is not None:  # no space for volumes: the series stay due, and what needs a row alone goes on
+            return ROOM_SECONDS
         # Use the time of that check: if the clock were set just now, every waiting series would be due.
         moment = self._clock.moment
         while self._is_free():

@@ -269,14 +269,14 @@ class Housekeeping:
         self._unwritable: set[int] = set()
         self._are_sidecars_owed = False
 
-    def work(self) -> float:
-        """Run the tasks that are due; return the seconds until the next one is.
+    def work(self, *, has_room: bool = True) -> float:
+        """Run the tasks that are due; return the seconds until the next one is. Sidecars wait until there is room.
 
         Raises OutOfResources: a folder of the root is away, in which files would not be found.
         """
         self._archive.intake.require_here()
         moment = monotonic()
-        has_more = self.write_verdicts()
+        has_more = has_room and self.write_verdicts()
         studies_wait = self._studies_at - moment
         if studies_wait <= 0:
             if count := self._index.studies.mark_quiet(self._study_quiet, self._now()):

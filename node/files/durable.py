@@ -6,9 +6,9 @@ import ctypes
 import errno
 import fcntl
 import filecmp
+import hashlib
 import os
 import shutil
-import uuid
 from pathlib import Path
 
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -95,17 +95,28 @@ def copy_file(source: Path, target: Path) -> None:
 def move_aside(source: Path, target: Path) -> Path:
     """Do `move_file`, but replace nothing: a file that has the name already stays. Returns where the source is then.
 
-    If that has the same bytes, the source goes; else the source gets another name beside it. Only for folders in which
+    If that has the same bytes, the source goes; else the source gets the name of its bytes. Only for folders in which
     this process alone makes names.
     """
-    if os.path.lexists(target):
-        if filecmp.cmp(source, target, shallow=False):
-            sync_file(target)
-            source.unlink()
-            return target
-        target = target.with_name(f"{uuid.uuid4().hex}{target.suffix}")
-    move_file(source, target)
+    target = place_aside(source, target)
+    if os.path.lexists(target) and filecmp.cmp(source, target, shallow=False):
+        sync_file(target)
+        source.unlink()
+    else:
+        move_file(source, target)
     return target
+
+
+def place_aside(source: Path, target: Path) -> Path:
+    """Return the path to which `move_aside` moves a file."""
+    is_taken = os.path.lexists(target) and not filecmp.cmp(source, target, shallow=False)
+    return target.with_name(named_by_content(source)).with_suffix(target.suffix) if is_taken else target
+
+
+def named_by_content(path: Path) -> str:
+    """Return the name that a file gets by its bytes: the same each time that a start repeats what it did."""
+    with path.open("rb") as file:
+        return f"{hashlib.file_digest(file, 'sha256').hexdigest()[:32]}{path.suffix}"
 
 
 def moved(path: Path, opened: os.stat_result, least_bytes: int = 0) -> str | None:

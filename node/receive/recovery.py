@@ -82,10 +82,12 @@ def recover(
     files, too: the process before did not end by itself, and a disk may have kept names without bytes. `digests`: read
     the files.
     """
-    parts, without_record = archive.sweep_incoming()
-    for key in without_record:
+
+    def list_part(key: str) -> None:
         log.warning("part_set_aside", path=key)
         index.instances.set_aside(f"received, and in no record of the journal: {key}", None, now)
+
+    parts = archive.sweep_incoming(list_part)
     reached("parts-swept")
     quarantine_losers(archive, index)
     unread: list[str] = []  # folders with files that cannot be read now: the next start compares them again
@@ -139,7 +141,7 @@ def adopt(
     """
     fates: dict[str, str] = {}
     readable: list[Received] = []
-    for key in sorted(keys, key=lambda key: archive.path(key).stat().st_mtime_ns):
+    for key in sorted(keys):
         try:
             attributes, file = stored_instance(archive.root, key, now)
         except (NotUnderstood, HeaderCut, AttributeError, ValueError, EOFError):
@@ -151,6 +153,7 @@ def adopt(
             file = replace(file, place=archive.place_of_new, **facts.get(key, {}))
             head = partial(head_of, archive.path(key), file.data_set_offset, file.transfer_syntax_uid)
             readable.append(Received(attributes, file, quiet_seconds(file.calling_ae_title), head=head))
+    readable.sort(key=lambda one: one.file.received_at)
     for begin in range(0, len(readable), MAX_BATCH):
         fates |= _indexed(archive, index, readable[begin : begin + MAX_BATCH])
     return fates

@@ -238,7 +238,7 @@ def published_stay() -> None:
 
 def parts_stay() -> None:
     """What was half received when the node died stays where it is."""
-    Archive.sweep_incoming = lambda self: 0  # type: ignore[method-assign]
+    Archive.sweep_incoming = lambda self, note: 0  # type: ignore[method-assign]
 
 
 def strays_stay() -> None:

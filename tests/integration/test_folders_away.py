@@ -327,7 +327,7 @@ MOVES: dict[str, Callable[[Archive, str], object]] = {
     "keep part": lambda archive, key: archive.keep_part(key),
     "take in": lambda archive, key: archive.take_in(key, archive.incoming / f"{Path(key).stem}.part"),
     "keep aside": lambda archive, key: archive.keep_aside(archive.incoming / f"{Path(key).stem}.part", key),
-    "sweep": lambda archive, key: archive.sweep_incoming(),
+    "sweep": lambda archive, key: archive.sweep_incoming(lambda name: None),
     "take back": lambda archive, key: archive.take_back("a.dcm"),
     "copy": lambda archive, key: archive.quarantine_copy(archive.path(key)),
 }

@@ -223,6 +223,16 @@ def recovered(root: Root) -> tuple[int, int, int, int]:
     return done.parts, done.adopted, done.quarantined, done.claims
 
 
+def test_a_file_that_cannot_be_looked_at_stays_and_ends_no_start(root: Root) -> None:
+    root.take(make.ct_series(1)[0])
+    folder = next((root.folder / "objects").glob("0*"))
+    make.instance().save_as(folder / f"{'b' * 32}.dcm", enforce_file_format=True)
+    for name in ("a" * 32, "c" * 32):
+        (folder / f"{name}.dcm").symlink_to(f"{name}.dcm")
+    assert recovered(root) == (0, 1, 0, 0)
+    assert sum(path.is_symlink() for path in folder.iterdir()) == 2
+
+
 def test_a_half_received_instance_is_deleted(open_root: Callable[[], Root]) -> None:
     root = open_root()
     [ds] = make.ct_series(1)

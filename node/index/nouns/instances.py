@@ -26,7 +26,7 @@ from node.index.engine.rows import (
     set_applied,
 )
 from node.index.engine.sql import JsonGroupDistinct, PositionOf, looked_up_in
-from node.index.models.history import SET_ASIDE, ConflictRow
+from node.index.models.history import SET_ASIDE, ConflictRow, EventRow
 from node.index.models.levels import ImageRow, PatientRow, SeriesRow, StudyRow
 from node.index.models.work import ObjectRemovalRow
 from node.index.nouns.association_ends import end_association
@@ -133,7 +133,10 @@ class InstanceRepository(IndexRepository):
 
     @on_writer
     def set_aside(self, connection: Connection, detail: str, applied: AppliedPosition | None, now: dt.datetime) -> None:
-        """Record that an instance of the journal, or none, went to quarantine because it cannot be indexed."""
+        """Record once that an instance of the journal, or none, goes to quarantine because it cannot be indexed."""
+        known = select(EventRow.id).where(EventRow.kind == "instance-set-aside", EventRow.detail == detail)
+        if applied is None and connection.scalar(known.limit(1)) is not None:
+            return
         record_event(connection, "instance-set-aside", now, detail=detail)
         if applied is not None:
             set_applied(connection, applied)

@@ -82,7 +82,7 @@ def waits_of(connection: Connection, series: Collection[int]) -> Mapping[int, Wa
     """Return what each of some series awaits; nothing of those that await nobody."""
     waits: dict[int, dict[str, Awaited]] = defaultdict(dict)
     for series_id, sender, *moments, aborted in _ROWS.execute(connection, {"ids": list(series)}):
-        waits[series_id][sender] = Awaited(*map(_moment, moments), aborted)
+        waits[series_id][sender] = Awaited._make([*map(_moment, moments), aborted])
     return waits
 
 

@@ -251,7 +251,10 @@ def intake_of(node: Services) -> dict[str, Any]:
     ``room`` is what there is to use, without what the file system keeps for the superuser; ``used`` and ``free`` add up
     to it, as in `df`.
     """
-    disk = os.statvfs(node.archive.root)
+    try:
+        disk = os.statvfs(node.archive.root)
+    except OSError:
+        return {**NO_INTAKE, "refusal": node.ingest.refusal()}
     used, free = (disk.f_blocks - disk.f_bfree) * disk.f_frsize, disk.f_bavail * disk.f_frsize
     return {"refusal": node.ingest.refusal(), "room": used + free, "used": used, "free": free}
 

@@ -4,7 +4,9 @@ import errno
 import os
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -92,6 +94,20 @@ def test_errors_of_network_file_systems_have_a_remedy(tmp_path: Path, error: int
     refused = intake.failed(OSError(error, os.strerror(error)))
     assert remedy in (intake.stopped or "")
     assert remedy not in str(refused), "peers get the error only"
+
+
+@pytest.mark.parametrize("error", [errno.EIO, errno.ESTALE])
+@pytest.mark.parametrize("door", ["refusal", "waits_for", "has_room", "free_bytes", "is_short", "require"])
+def test_a_disk_that_does_not_tell_its_room_stops_intake_and_nobody_who_asks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int, door: str
+) -> None:
+    intake = Intake(tmp_path)
+    monkeypatch.setattr(space.os, "statvfs", Mock(side_effect=OSError(error, os.strerror(error))))
+    with suppress(OutOfResources):
+        found = getattr(intake, door)
+        found = found() if callable(found) else found
+        assert found in (0, False) or "check the disk and the folder, then restart the node" in found
+    assert (intake.stopped or "").startswith(f"disk: {errno.errorcode[error]}: ")
 
 
 @pytest.mark.parametrize(("error", "remedy"), [(errno.EMFILE, "LimitNOFILE="), (errno.EFBIG, "LimitFSIZE=")])
