@@ -20,6 +20,7 @@ from node.dicom.encoding import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION
 from node.dicom.key_values import matching_of
 from node.dicom.keys import DEFAULTS, SUPPORTED, TIMEZONE, UNIQUE_KEYS, Level, key_of
 from node.dicom.matching import MAX_MATCHES
+from node.dicom.seen import seen_as
 from node.dicom.status import StatementTable, merged, parameters, status_table, table
 from node.dicom.uids import (
     APPLICATION_CONTEXT,
@@ -124,7 +125,10 @@ def tables_of(settings: Settings) -> Mapping[str, StatementTable]:
 
 def _of_core(settings: Settings) -> dict[str, StatementTable]:
     return {
-        "storage_classes": _named("SOP Class", STORAGE_CLASSES),
+        "storage_classes": table(
+            ("SOP Class UID", "SOP Class", "Seen as"),
+            [(uid, name, seen_as(uid)) for uid, name in _names(STORAGE_CLASSES)],
+        ),
         "read_syntaxes": _named("Transfer Syntax", filter(is_read, TRANSFER_SYNTAXES)),
         "other_syntaxes": _named("Transfer Syntax", (uid for uid in TRANSFER_SYNTAXES if not is_read(uid))),
         "dimse_services": _dimse_services(settings),
@@ -176,10 +180,13 @@ def _route_copies(settings: Settings) -> StatementTable:
 
 
 def _named(kind: str, uids: Iterable[str]) -> StatementTable:
-    """Return UIDs with their names, which leave out what they all are, and say what is retired."""
-    names = {uid: name_of(uid).removesuffix(" Storage") for uid in uids}
-    rows = [(uid, f"{name}{' (Retired)' if registered(uid).is_retired else ''}") for uid, name in names.items()]
-    return table((f"{kind} UID", kind), rows)
+    return table((f"{kind} UID", kind), list(_names(uids)))
+
+
+def _names(uids: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Yield UIDs with their names, which leave out what they all are, and say what is retired."""
+    for uid in uids:
+        yield uid, f"{name_of(uid).removesuffix(' Storage')}{' (Retired)' if registered(uid).is_retired else ''}"
 
 
 def _dimse_services(settings: Settings) -> StatementTable:

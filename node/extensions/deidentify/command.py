@@ -242,8 +242,8 @@ def map_(
 def _decided(source: Path, settings: Settings) -> Mapping[str, Identity]:
     """Return who the patients of studies are whose copies leave a root corrected; none if `source` is of no root."""
     from node.control.root import is_root
-    from node.index.engine.backend import IndexUnusable
     from node.index.database.reading import reading
+    from node.index.engine.backend import IndexUnusable
     from node.index.search.selection import Identities
 
     root = next((folder for folder in (source, source.absolute().parent) if is_root(folder)), None)

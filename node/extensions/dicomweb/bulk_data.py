@@ -15,6 +15,7 @@ from fastapi import HTTPException, Response
 from node.children.decoder import Decoder, DecoderBusy, NotDecoded
 from node.dicom.encoding import DEFLATED_LITTLE_ENDIAN
 from node.dicom.json_model import PIXEL_TAGS
+from node.dicom.seen import DOCUMENT_TYPES
 from node.errors import counted
 from node.extensions.dicomweb.bursts import BurstRoute, begin_burst, decoded, kept_bytes
 from node.extensions.dicomweb.decoding import (
@@ -74,6 +75,9 @@ FEW_FRAMES = 1000
 MAX_FRAMES = 10_000
 """Maximum frames per request; a longer list does not fit into a URL."""
 
+
+ENCAPSULATED_DOCUMENT = "00420011"
+"""Path of Encapsulated Document in the metadata: its bytes, without their padding if it is asked for as a document."""
 
 COMPRESSED = " and ".join(FRAME_TYPES[syntax] for syntax in ENCODERS) or "none"
 """Media types in which frames are compressed here, for messages."""
@@ -378,25 +382,29 @@ def retrieve_bulk_data(call: CurrentCall, path: str) -> Response:
         response = _answer_pixel_data(target, instance, what)
         target.audit_access("bulk data")
         return response
-    ranges = [media_range for media_range in accepted(target.request) if media_range.covers(OCTETS)]
-    if not ranges:
-        raise NotAcceptable(f"{OCTETS}, by itself or in {MULTIPART}")
+    media_types = [OCTETS]
+    if path == ENCAPSULATED_DOCUMENT and instance.sop_class_uid in DOCUMENT_TYPES:
+        media_types.append(DOCUMENT_TYPES[instance.sop_class_uid])
+    wanted = ((one, name) for one in accepted(target.request) for name in media_types if one.covers(name))
+    media_range, media_type = next(wanted, (None, ""))
+    if media_range is None:
+        raise NotAcceptable(f"{' and '.join(media_types)}, by itself or in {MULTIPART}")
     try:
         with leaving_file(target.node, instance) as leaving:
             file = decoded_file(target.node, value_file, leaving, path)
     except NotDecoded as error:
         raise HTTPException(404, str(error)) from error
     target.audit_access("bulk data")
-    if not ranges[0].covers_parts(OCTETS):
+    if not media_range.covers_parts(media_type):
 
         def content(start: int) -> Iterator[bytes]:
             file.seek(start)
             return pieces_of(file)
 
-        return respond_with_range(target, content, length_of(file), OCTETS, etag)
-    message = Multipart(OCTETS)
+        return respond_with_range(target, content, length_of(file), media_type, etag)
+    message = Multipart(media_type)
     location = f"{instance_url(target.base, instance)}/bulkdata/{quote(path)}"
-    return respond(target, message.write([Part(OCTETS, pieces_of(file), location)]), message.content_type, etag)
+    return respond(target, message.write([Part(media_type, pieces_of(file), location)]), message.content_type, etag)
 
 
 def _answer_pixel_data(target: SelectedInstances, instance: StoredInstance, what: str) -> Response:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from fastapi import HTTPException, Request
+from pydicom.uid import MPEGTransferSyntaxes
 from python_multipart.multipart import parse_options_header
 
 from node.volume.read.transfer_syntaxes import ENCODERS
@@ -34,8 +35,7 @@ FRAME_TYPES = {
     **dict.fromkeys((f"1.2.840.10008.1.2.4.{n}" for n in (92, 93)), "image/jpx"),
     **dict.fromkeys((f"1.2.840.10008.1.2.4.{n}" for n in (110, 111, 112)), "image/jxl"),
     **dict.fromkeys((f"1.2.840.10008.1.2.4.{n}" for n in (201, 202, 203)), "image/jphc"),
-    **dict.fromkeys((f"1.2.840.10008.1.2.4.{n}" for n in (100, 101)), "video/mpeg"),
-    **dict.fromkeys((f"1.2.840.10008.1.2.4.{n}" for n in (102, 103, 104, 105, 106, 107, 108)), "video/mp4"),
+    **{str(uid): "video/mpeg" if "MPEG2" in uid.name else "video/mp4" for uid in MPEGTransferSyntaxes},
     "1.2.840.10008.1.2.5": "image/dicom-rle",
 }
 """Media types of compressed frames by transfer syntax, PS3.18 tables 8.7.3-2 to 8.7.3-5."""

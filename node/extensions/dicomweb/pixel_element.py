@@ -16,7 +16,7 @@ from pydicom import Dataset, dcmread
 from pydicom.dataelem import RawDataElement
 from pydicom.encaps import encapsulate, generate_fragments, get_frame, parse_basic_offsets, parse_fragments
 from pydicom.tag import BaseTag
-from pydicom.uid import UID
+from pydicom.uid import UID, MPEGTransferSyntaxes
 
 from node.children.decoding import NoSuchValue
 from node.dicom.documents import vr_of
@@ -351,7 +351,8 @@ def _element(
     encapsulated = length == UNDEFINED_LENGTH
     if encapsulated and is_deflated:
         return None  # contrary to PS3.5 A.5
-    frames = max(whole(header, "NumberOfFrames") or 1, 1)
+    # A video is one stream, however many frames it has (PS3.5 8.2.5 and following).
+    frames = 1 if syntax in MPEGTransferSyntaxes else max(whole(header, "NumberOfFrames") or 1, 1)
     return PixelElement(
         path=path,
         tag=tag,

@@ -3,22 +3,39 @@
 import hashlib
 import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import chain
-from pathlib import Path
 from typing import IO
 
 from fastapi import HTTPException, Response
-from pydicom.uid import MRSpectroscopyStorage
 
 from node.archive.intact import intact_bytes
 from node.children.decoder import NotDecoded
+from node.dicom.seen import DOCUMENT_TYPES, Seen, seen_as
 from node.extensions.dicomweb.bulk_data import frame_numbers
 from node.extensions.dicomweb.bursts import MAX_FILE_BYTES, BurstRoute, begin_burst, decoded, kept_bytes
-from node.extensions.dicomweb.decoding import Crop, PictureFormat, PictureOrder, document_file, native_picture, picture
-from node.extensions.dicomweb.media_types import GIF, HTML, JPEG, PDF, PNG, NotAcceptable, accepted, names
-from node.extensions.dicomweb.report import report_file
+from node.extensions.dicomweb.decoding import (
+    Crop,
+    PictureFormat,
+    PictureOrder,
+    document_file,
+    native_picture,
+    picture,
+    stored_frame,
+)
+from node.extensions.dicomweb.media_types import (
+    GIF,
+    HTML,
+    JPEG,
+    PNG,
+    MediaRange,
+    NotAcceptable,
+    accepted,
+    frame_media_type,
+    names,
+)
+from node.extensions.dicomweb.report import attributes_file, report_file
 from node.extensions.dicomweb.resources import (
     READ,
     Multipart,
@@ -40,18 +57,13 @@ from node.index.search.selection import StoredInstance
 from node.volume.planes import Window
 from node.volume.read.transfer_syntaxes import NATIVE, TARGETS, can_decode
 from node.web.access import MEMBERS, CurrentCall
-from node.web.files import decoded_file, local_file, whole_file
+from node.web.files import decoded_file, leaving_file, local_file, whole_file
 
 router = dicomweb_router(MEMBERS)
 
 THUMBNAIL_PIXELS = 256
 MAX_SIDE = 8192
 """Longest side of a picture, in pixels."""
-
-ENCAPSULATED_PDF = "1.2.840.10008.5.1.4.1.1.104.1"
-
-STRUCTURED_REPORTS = "1.2.840.10008.5.1.4.1.1.88."
-"""Prefix of the SOP Class UIDs of structured reports, and of Key Object Selection Documents (PS3.4 B.5)."""
 
 REPORT_POLICY = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; sandbox"
 """Content-Security-Policy of a report, which neither runs nor loads anything."""
@@ -109,17 +121,59 @@ def retrieve_rendered_series(call: CurrentCall) -> Response:
 
 @router.api_route(f"{_INSTANCE}/rendered", methods=READ)
 def retrieve_rendered_instance(call: CurrentCall) -> Response:
-    """An instance as a picture of its middle frame; a structured report as HTML, an encapsulated PDF unchanged."""
+    """An instance as a picture of its middle frame; a video or document unchanged, a report or attributes as HTML."""
     target = requested(call)
     instance = one_instance(target)
-    if instance.sop_class_uid == ENCAPSULATED_PDF:
-        return _document(target, instance, PDF, document_file)
-    if instance.sop_class_uid.startswith(STRUCTURED_REPORTS):
-        response = _document(target, instance, HTML, report_file)
-        response.headers["Content-Type"] = f"{HTML}; charset=utf-8"
-        response.headers["Content-Security-Policy"] = REPORT_POLICY
-        return response
+    if (document := document_type(instance)) is not None:
+        return answer_document(target, instance, document, accepted(target.request))
     return _answer(target, instance, middle_frame(instance))
+
+
+def document_type(instance: StoredInstance) -> str | None:
+    """Return the media type of an instance that is shown as something else than a picture."""
+    match _seen(instance):
+        case Seen.PICTURE:
+            return None
+        case Seen.VIDEO:
+            return frame_media_type(instance.transfer_syntax_uid)
+        case Seen.DOCUMENT:
+            return DOCUMENT_TYPES[instance.sop_class_uid]
+    return HTML
+
+
+def answer_document(
+    target: SelectedInstances, instance: StoredInstance, media_type: str, ranges: Sequence[MediaRange]
+) -> Response:
+    """Respond with what an instance is shown as, which a child process writes; 406 if `ranges` do not include it."""
+    if names(ranges, media_type) is None:
+        raise NotAcceptable(media_type)
+    write = _WRITERS[_seen(instance)]
+    numbers = (1,) if write is stored_frame else ()
+    try:
+        with leaving_file(target.node, instance) as path:
+            file = decoded_file(target.node, write, path, *numbers)
+    except NotDecoded as error:
+        raise HTTPException(404, str(error)) from error
+    target.audit_access("rendered")
+    response = respond(target, pieces_of(file), media_type, target.etag(media_type), length_of(file))
+    if media_type.startswith("text/"):  # not of a PDF, which browsers do not show in a sandbox
+        response.headers["Content-Security-Policy"] = REPORT_POLICY
+    if media_type == HTML:
+        response.headers["Content-Type"] = f"{HTML}; charset=utf-8"
+    return response
+
+
+_WRITERS: Mapping[Seen, Callable[..., bytes]] = {
+    Seen.VIDEO: stored_frame,
+    Seen.DOCUMENT: document_file,
+    Seen.REPORT: report_file,
+    Seen.ATTRIBUTES: attributes_file,
+}
+"""What writes it, in a child process."""
+
+
+def _seen(instance: StoredInstance) -> Seen:
+    return seen_as(instance.sop_class_uid, instance.transfer_syntax_uid, has_rows=bool(instance.rows))
 
 
 def retrieve_rendered_frames(call: CurrentCall, frames: str) -> Response:
@@ -167,10 +221,9 @@ def retrieve_frame_thumbnail(call: CurrentCall, frames: str) -> Response:
 
 
 def _is_image(instance: StoredInstance) -> bool:
-    """Return whether an instance has pixels in an encoding with a decoder; spectra have rows without pixels."""
+    """Return whether an instance has pixels in an encoding with a decoder."""
     syntax = instance.transfer_syntax_uid
-    has_pixels = instance.rows and instance.sop_class_uid != MRSpectroscopyStorage
-    return bool(has_pixels) and (syntax in NATIVE or can_decode(syntax))
+    return _seen(instance) is Seen.PICTURE and (syntax in NATIVE or can_decode(syntax))
 
 
 def _one_frame(frames: str) -> int:
@@ -327,17 +380,3 @@ def viewport_of(text: str | None) -> Viewport:
     flip = (crop_width or 1) < 0, (crop_height or 1) < 0
     crop = left or 0, top or 0, crop_width and abs(crop_width), crop_height and abs(crop_height)
     return (crop if crop != (0, 0, None, None) else None), flip, (width, height)
-
-
-def _document(
-    target: SelectedInstances, instance: StoredInstance, media_type: str, write: Callable[[Path, Path], bytes]
-) -> Response:
-    """Respond with the document of an instance, which a child process writes."""
-    if names(accepted(target.request), media_type) is None:
-        raise NotAcceptable(media_type)
-    try:
-        file = decoded_file(target.node, write, whole_file(target.node, instance))
-    except NotDecoded as error:
-        raise HTTPException(404, str(error)) from error
-    target.audit_access("rendered")
-    return respond(target, pieces_of(file), media_type, target.etag(media_type), length_of(file))

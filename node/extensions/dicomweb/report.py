@@ -4,6 +4,7 @@ A report comes from strangers. All text is escaped, and the document has no scri
 """
 
 import html
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 from pydicom import Dataset
 from pydicom.multival import MultiValue
 
-from node.children.decoding import NoSuchValue
+from node.children.decoding import NoSuchValue, elements_of
 from node.dicom.values import CONVERSION_ERRORS, value
 from node.files.reading import read_instance
 
@@ -20,6 +21,8 @@ MAX_DEPTH = 64
 """Deepest nesting of content items."""
 
 MAX_ITEMS = 100_000
+MAX_ELEMENTS, MAX_CHARACTERS = 5000, 1000
+"""Most elements of an instance that is shown by its attributes, and characters of a value."""
 
 HEADER = (
     "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyDescription", "AccessionNumber",
@@ -58,6 +61,24 @@ def report_file(path: Path, into: Path) -> bytes:
     return b""
 
 
+def attributes_file(path: Path, into: Path) -> bytes:
+    """Write the elements of an instance as HTML, in a child of `node.children.decoder`."""
+    found = json.loads(elements_of(path, MAX_ELEMENTS, MAX_CHARACTERS))
+    lines = "".join(
+        f"<tr><td>{'&gt;' * one['depth']}{one['tag']}</td><td>{one['keyword']}</td><td>{_shown(one['text'])}</td></tr>"
+        for one in found["elements"]
+        if not one["tag"].startswith("(0002,")
+    )
+    error = f"<p>{_shown(found['error'])}</p>"
+    into.write_text(_document("Attributes", f"<table>{lines}</table>{error}"), encoding="utf-8")
+    return b""
+
+
+def _document(title: str, body: str) -> str:
+    head = f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>{title}</title></head>'
+    return f"{head}<body><h1>{title}</h1>{body}</body></html>\n"
+
+
 def report_html(ds: Dataset) -> str:
     """Return a structured report as a document in HTML.
 
@@ -73,10 +94,7 @@ def report_html(ds: Dataset) -> str:
         if (text := _shown(value(ds, keyword)))
     )
     content = "".join(_Tree().items(ds, 1))
-    return (
-        '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
-        f"<title>{title}</title></head><body><h1>{title}</h1><table>{rows}</table>{content}{_verified(ds)}</body></html>\n"
-    )
+    return _document(title, f"<table>{rows}</table>{content}{_verified(ds)}")
 
 
 def _shown(found: Any) -> str:

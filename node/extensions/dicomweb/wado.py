@@ -38,7 +38,16 @@ from node.extensions.dicomweb.media_types import (
     names,
 )
 from node.extensions.dicomweb.metadata import metadata_of_each, split_metadata
-from node.extensions.dicomweb.rendered import FORMATS, MAX_SIDE, answer_picture, middle_frame, quality_of, window_of
+from node.extensions.dicomweb.rendered import (
+    FORMATS,
+    MAX_SIDE,
+    answer_document,
+    answer_picture,
+    document_type,
+    middle_frame,
+    quality_of,
+    window_of,
+)
 from node.extensions.dicomweb.resources import (
     READ,
     Multipart,
@@ -331,12 +340,18 @@ def retrieve_by_uri(call: CurrentCall) -> Response:
     if not all(uids):
         raise HTTPException(400, "studyUID, seriesUID and objectUID must be given (PS3.18 9.1.2.1)")
     target = find_target(call, *uids)
-    media_type = names(media_ranges(query.get("contentType") or JPEG), *FORMATS, DICOM)
+    instance = one_instance(target)
+    document = document_type(instance)
+    ranges = media_ranges(query.get("contentType") or document or JPEG)
+    given = (*FORMATS,) if document is None else (document,)
+    media_type = names(ranges, *given, DICOM)
     if media_type is None:
-        raise NotAcceptable(f"{', '.join(FORMATS)} and {DICOM}")
+        raise NotAcceptable(f"{', '.join(given)} and {DICOM}")
     if media_type == DICOM:
         return _whole(target)
-    return answer_picture(target, one_instance(target), _order(target, media_type))
+    if document is not None:
+        return answer_document(target, instance, document, ranges)
+    return answer_picture(target, instance, _order(target, media_type))
 
 
 def _whole(target: SelectedInstances) -> Response:

@@ -11,6 +11,7 @@ from fastapi import APIRouter, Depends, Response
 from node.children.decoder import NotDecoded
 from node.children.decoding import elements_of
 from node.conversion.volume_files import LocalPath, by_path, sidecar_beside, stem_of
+from node.dicom.seen import Seen, seen_as
 from node.errors import interpolated
 from node.extensions.pages.studies import namesake, strangers_seen
 from node.index.database.reading import ReadIndex
@@ -100,6 +101,7 @@ def series(call: CurrentCall, key: RequestedSeries) -> Response:
             events=index.events.of_series(*key, SHOWN_EVENTS),
             viewers=study_links(call.node, study_instance_uid),
             images=[] if volumes else _images(index, key),
+            documents=[] if volumes else _documents(index, key),
             marks=labels.marks_of(index, *key) if (labels := part_of(call.node.settings, LABELS)) is not None else None,
             stranger=strangers_seen(call, index, study_instance_uid).get(key[1]),
             digest="",
@@ -109,8 +111,19 @@ def series(call: CurrentCall, key: RequestedSeries) -> Response:
 
 def _images(index: ReadIndex, key: SeriesKey) -> list[tuple[str, int]]:
     """Return UID and number of frames of the first images of a series, by Instance Number."""
-    images = (one for one in index.instances.stored(*key) if one.rows)
+    images = (one for one in index.instances.stored(*key) if _seen(one) is Seen.PICTURE)
     return [(one.sop_instance_uid, max(one.number_of_frames or 1, 1)) for one in islice(images, SHOWN_ROWS)]
+
+
+def _documents(index: ReadIndex, key: SeriesKey) -> list[tuple[str, str, int | None]]:
+    """Return UID, what it is shown as, and Instance Number of the first other instances of a series."""
+    seen = ((one, _seen(one)) for one in index.instances.stored(*key))
+    documents = ((one.sop_instance_uid, kind, one.instance_number) for one, kind in seen if kind is not Seen.PICTURE)
+    return list(islice(documents, SHOWN_ROWS))
+
+
+def _seen(instance: StoredInstance) -> Seen:
+    return seen_as(instance.sop_class_uid, instance.transfer_syntax_uid, has_rows=bool(instance.rows))
 
 
 @router.get("/studies/{study_instance_uid}/series/{series_instance_uid}/state")

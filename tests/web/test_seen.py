@@ -1,0 +1,98 @@
+"""Every stored class is seen: by /rendered, WADO-URI and bulk data, and by a link on the page of its series."""
+
+import os
+
+import pytest
+from pydicom.dataset import FileDataset
+from pydicom.encaps import encapsulate
+from pydicom.uid import MPEGTransferSyntaxes
+
+from node.dicom.seen import DOCUMENT_TYPES, Seen, seen_as
+from node.dicom.uids import storage_classes
+from tests import make
+from tests.web.conftest import Site
+
+VIDEO = b"\0\0\0\x18ftypmp42" + os.urandom(3988)
+DOCUMENT = b"%PDF-1.4\n%%EOF\n"
+
+
+def test_every_storage_class_is_seen_as_something() -> None:
+    seen = {keyword: seen_as(uid) for keyword, uid in storage_classes().items()}
+    assert {*seen.values()} == {*Seen} - {Seen.VIDEO}
+    for keyword, kind in seen.items():
+        is_image = ("Image" in keyword or "RTDose" in keyword) and "Trial" not in keyword
+        assert kind is Seen.PICTURE or not is_image, keyword
+        assert (kind is Seen.REPORT) is (
+            keyword.endswith(("SRStorage", "SRStorageTrial", "SelectionDocumentStorage"))
+            or ".88." in storage_classes()[keyword]
+        ), keyword
+    assert seen_as("1.2.3.4", has_rows=True) is Seen.PICTURE
+    assert seen_as("1.2.3.4") is Seen.ATTRIBUTES
+
+
+def video(syntax: str, fragments: int) -> FileDataset:
+    ds = make.rgb_capture(SOPClassUID="1.2.840.10008.5.1.4.1.1.77.1.4.1", NumberOfFrames=50)
+    length = len(VIDEO) // fragments
+    ds.PixelData = encapsulate([VIDEO[at : at + length] for at in range(0, len(VIDEO), length)], has_bot=False)
+    ds["PixelData"].is_undefined_length = True
+    ds.file_meta.TransferSyntaxUID = syntax
+    return ds
+
+
+def path_of(ds: FileDataset) -> str:
+    return f"/dicom-web/studies/{ds.StudyInstanceUID}/series/{ds.SeriesInstanceUID}/instances/{ds.SOPInstanceUID}"
+
+
+def wado(ds: FileDataset, media_type: str) -> str:
+    uids = f"studyUID={ds.StudyInstanceUID}&seriesUID={ds.SeriesInstanceUID}&objectUID={ds.SOPInstanceUID}"
+    return f"/dicom-web/wado?requestType=WADO&{uids}&contentType={media_type}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("syntax", [str(uid) for uid in MPEGTransferSyntaxes])
+def test_a_video_is_one_stream_at_every_door(site: Site, syntax: str) -> None:
+    ds = video(syntax, 4 if syntax.endswith(".1") else 1)
+    site.take(ds)
+    kind = "video/mpeg" if ".4.100" in syntax or ".4.101" in syntax else "video/mp4"
+    parts = f'multipart/related; type="{kind}"; transfer-syntax=*'
+    path = path_of(ds)
+    for url, accept in (
+        (f"{path}/pixeldata", parts), (f"{path}/bulkdata/7FE00010", parts), (f"{path}/frames/1", parts),
+        (f"{path}/frames/1", kind), (f"{path}/rendered", kind), (wado(ds, kind), "*/*"), (wado(ds, ""), "*/*"),
+        (f"{path}/bulkdata/7FE00010", 'multipart/related; type="application/octet-stream"; transfer-syntax=*'),
+    ):  # fmt: skip
+        answer = site.client().get(url, headers={"Accept": accept})
+        assert (answer.status_code, VIDEO in answer.content) == (200, True), (url, accept, answer.text[:200])
+        assert kind in answer.headers["content-type"]
+    assert site.client().get(f"{path}/frames/2", headers={"Accept": parts}).status_code == 404
+    assert site.client().get(f"{path}/rendered", headers={"Accept": "image/jpeg"}).status_code == 406
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sop_class", DOCUMENT_TYPES)
+def test_a_document_is_given_as_it_is(site: Site, sop_class: str) -> None:
+    ds = make.instance(SOPClassUID=sop_class, Modality="DOC", EncapsulatedDocument=DOCUMENT + b"\0")
+    ds.EncapsulatedDocumentLength = len(DOCUMENT)
+    site.take(ds)
+    kind = DOCUMENT_TYPES[sop_class]
+    for url in (f"{path_of(ds)}/rendered", f"{path_of(ds)}/bulkdata/00420011", wado(ds, kind), wado(ds, "")):
+        answer = site.client().get(url, headers={"Accept": kind})
+        assert (answer.status_code, answer.content[: len(DOCUMENT)]) == (200, DOCUMENT), (url, answer.text)
+        assert answer.headers["content-type"].startswith(kind)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "keyword",
+    ["GrayscaleSoftcopyPresentationStateStorage", "TwelveLeadECGWaveformStorage", "RTPlanStorage", "RawDataStorage"],
+)
+def test_what_is_neither_image_nor_report_is_seen_by_its_attributes(site: Site, keyword: str) -> None:
+    ds = make.instance(SOPClassUID=storage_classes()[keyword], Modality="OT", ContentDescription="a <b> line")
+    site.take(ds)
+    for url in (f"{path_of(ds)}/rendered", wado(ds, "text/html")):
+        answer = site.client().get(url)
+        assert answer.status_code == 200, answer.text
+        assert "ContentDescription" in answer.text
+        assert "a &lt;b&gt; line" in answer.text
+    page = site.client().get(path_of(ds).removeprefix("/dicom-web").partition("/instances/")[0]).text
+    assert f'href="{path_of(ds)}/rendered"' in page
