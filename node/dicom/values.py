@@ -24,7 +24,7 @@ from functools import cache, lru_cache, wraps
 from io import BytesIO
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
-from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.datadict import dictionary_VR, keyword_for_tag, tag_for_keyword
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException
@@ -263,6 +263,18 @@ def items(ds: Dataset, keyword: str) -> Sequence[Dataset]:
     if content is None or isinstance(content, (str, bytes)) or not isinstance(content, Sequence):
         return ()
     return [item for item in content if isinstance(item, Dataset)]
+
+
+def one_item(several: Sequence[Dataset]) -> Dataset:
+    """Return what the items of a sequence have in common: all of a single one."""
+    first = several[0] if several else Dataset()
+    if len(several) < 2:
+        return first
+    keywords = filter(None, map(keyword_for_tag, list(held_elements(first))))
+    alike = [keyword for keyword in keywords if all(value(own, keyword) == value(first, keyword) for own in several)]
+    common = Dataset({tag: held(first, tag) for tag in map(standard_tag, alike)})
+    copy_encoding(first, common)
+    return common
 
 
 def little_endian(vr: str | None, data: bytes) -> bytes:

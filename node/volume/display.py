@@ -12,6 +12,7 @@ from node.dicom.values import items, number, stated_numbers, value, whole
 from node.volume.elements import item, text
 from node.volume.model import Array, Display, Geometry, Volume
 from node.volume.planes import Window
+from node.volume.read.functional_groups import dataset_of_frame
 from node.volume.read.lookup_tables import PARAMETRIC_MAP, plain_entries, real_world_mapping
 from node.volume.read.pixels import FrameReader, decompressed_frames
 from node.volume.read.planes import pixel_spacing, rescale
@@ -25,18 +26,11 @@ def display_of(ds: Dataset, frame_number: int) -> Display:
     An enhanced instance keeps windows in Frame VOI LUT Sequence (0028,9132) of the frame, else of all frames
     (PS3.3 C.7.6.16.2.10).
     """
-    source = ds
-    per_frame = items(ds, "PerFrameFunctionalGroupsSequence")
-    groups = [*per_frame[frame_number - 1 : frame_number], *items(ds, "SharedFunctionalGroupsSequence")[:1]]
-    for group in groups:
-        frame_lut = item(group, "FrameVOILUTSequence")
-        if frame_lut is not None:
-            source = frame_lut
-            break
+    of_frame = dataset_of_frame(ds, frame_number)
+    source = item(of_frame, "FrameVOILUTSequence") or ds
     windows = _windows(source)
     if text(ds, "SOPClassUID") == PARAMETRIC_MAP:  # windows are in stored values, because rescaling is the identity
-        mappings = next((own for group in groups if (own := items(group, "RealWorldValueMappingSequence"))), [])
-        real = real_world_mapping(mappings)
+        real = real_world_mapping(items(of_frame, "RealWorldValueMappingSequence"))
         windows = tuple((centre * real.slope + real.intercept, width * abs(real.slope)) for centre, width in windows)
     return Display(
         windows=windows,
@@ -139,7 +133,7 @@ def rendered_frame(
 
 def _as_volume(ds: Dataset, reader: FrameReader, frame_number: int, stored: Array) -> Volume:
     """Return the frame as a volume of one plane without a position, the input of `Shades`."""
-    slope, intercept = (1.0, 0.0) if reader.modality_lut else _rescale(ds, frame_number)
+    slope, intercept = (1.0, 0.0) if reader.modality_lut else rescale(dataset_of_frame(ds, frame_number))
     display = display_of(ds, frame_number)
     rows_mm, columns_mm = pixel_spacing(ds, placed=False) or (display.pixel_aspect, 1.0)
     return Volume(
@@ -154,13 +148,3 @@ def _as_volume(ds: Dataset, reader: FrameReader, frame_number: int, stored: Arra
         intercept=intercept,
         display=replace(display, pixel_aspect=1.0),
     )
-
-
-def _rescale(ds: Dataset, frame_number: int) -> tuple[float, float]:
-    """Return slope and intercept of a frame: from its own functional group, else the shared one, else the data set."""
-    per_frame = items(ds, "PerFrameFunctionalGroupsSequence")
-    for group in (*per_frame[frame_number - 1 : frame_number], *items(ds, "SharedFunctionalGroupsSequence")[:1]):
-        transformation = item(group, "PixelValueTransformationSequence")
-        if transformation is not None:
-            return rescale(transformation)
-    return rescale(ds)

@@ -35,6 +35,12 @@ def item(ds: Dataset | None, keyword: str) -> Dataset | None:
     return several[0] if several else None
 
 
+def groups_of(ds: Dataset, frame_number: int) -> list[Dataset]:
+    """Return the functional groups of one frame, from 1: its own, then those of all frames (PS3.3 C.7.6.16.2)."""
+    per_frame = values.value(ds, "PerFrameFunctionalGroupsSequence") or ()
+    return [*per_frame[frame_number - 1 : frame_number], *items(ds, "SharedFunctionalGroupsSequence")[:1]]
+
+
 class Instant(NamedTuple):
     """A moment as the clock of its writer showed it.
 

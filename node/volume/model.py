@@ -82,7 +82,7 @@ class Frame:
     `split_key`: traits by name (echo, component, ...). Frames that differ in one belong to different stacks.
     `variant_key`: traits by name (image type, kernel, flip angle, ...). Frames that differ in one belong to different
         stacks only if each part is whole.
-    `meaning`: values by tag of the attributes that say what the values of the frame mean (`node.volume.read.meaning`);
+    `meaning`: values by path of the attributes that say what the values of the frame mean (`node.volume.read.meaning`);
         a volume whose frames differ in one has a warning.
     `told`: the same of other attributes that fields of the sidecar are read from.
     `private`: what fields of the sidecar that private elements state are, by name.
@@ -114,8 +114,8 @@ class Frame:
     diffusion: Diffusion | None = None
     split_key: Mapping[str, Any] = field(default_factory=dict)
     variant_key: Mapping[str, Any] = field(default_factory=dict)
-    meaning: Mapping[int, Any] = field(default_factory=dict)
-    told: Mapping[int, Any] = field(default_factory=dict)
+    meaning: Mapping[tuple[int, ...], Any] = field(default_factory=dict)
+    told: Mapping[tuple[int, ...], Any] = field(default_factory=dict)
     private: Mapping[str, Any] = field(default_factory=dict)
     time_key: dict[str, Any] = field(default_factory=dict)
     acquisition_time_s: float | None = None

@@ -35,7 +35,7 @@ from node.volume.arrange.timing import (
 from node.volume.derived import with_upright
 from node.volume.describe.bids_fields import HERTZ
 from node.volume.describe.emission import FRAME_FACTORS, emission_fields
-from node.volume.describe.sidecar_fields import TOLERANCES, describe
+from node.volume.describe.sidecar_fields import TOLERANCES, describe, several_items
 from node.volume.display import display_of
 from node.volume.geometry import (
     DRIFT_TOLERANCE_PIXELS,
@@ -49,7 +49,8 @@ from node.volume.geometry import (
 )
 from node.volume.intensities import Filled
 from node.volume.model import Diffusion, Display, Float, Frame, Geometry, Source, Volume, grouped
-from node.volume.read.meaning import NAMES, PARAMETER_TOLERANCE, are_alike, is_varying, name_of, unlike
+from node.volume.read.functional_groups import dataset_of_frame
+from node.volume.read.meaning import PARAMETER_TOLERANCE, are_alike, differs, is_varying, name_of
 from node.volume.read.planes import is_distance
 from node.volume.reasons import VolumeWarning, WarningKind
 from node.volume.rendering import padded
@@ -171,7 +172,7 @@ def volumes_of(
             *gaps,
             *([] if doubt is None else [doubt]),
             *equal_times_warnings(planes, voxels),
-            *_warnings(planes, placement, ds),
+            *_warnings(planes, placement, ds, several_items(ds, first, attributes)),
             *place_warnings(planes, placement),
             *_movement_warnings(planes, placement),
         ),
@@ -190,7 +191,8 @@ def _codes(planes: Sequence[Sequence[Frame]], volume: Volume, dataset_of: Datase
         frame, place = planes[source.time_index][source.slice_index], (source.time_index, source.slice_index)
         ds = dataset_of(source.sop_instance_uid)
         display = _display(ds, frame, [frame], (volume.slope, volume.intercept))
-        found[place] |= _is_coded(frame, ds) or padded(replace(volume, display=display), volume.voxels[place])
+        found[place] |= padded(replace(volume, display=display), volume.voxels[place])
+        found[place] |= _is_coded(frame, dataset_of_frame(ds, frame.frame_number))
     return found
 
 
@@ -301,8 +303,13 @@ def _display(ds: Dataset, frame: Frame, frames: Sequence[Frame], scaling: tuple[
     return replace(display, padding=(low, high))
 
 
-def _warnings(planes: Sequence[Sequence[Frame]], placement: Placement | None, ds: Dataset) -> list[VolumeWarning]:
-    """Return the warnings about the frames of one volume, other than those of their arrangement."""
+def _warnings(
+    planes: Sequence[Sequence[Frame]], placement: Placement | None, ds: Dataset, left_out: Sequence[str]
+) -> list[VolumeWarning]:
+    """Return the warnings about the frames of one volume, other than those of their arrangement.
+
+    `left_out`: fields in which the items of a sequence differ.
+    """
     frames = [frame for time in planes for frame in time]
     warnings = [] if placement is None else list(placement.warnings)
     notes = dict.fromkeys(note for frame in frames for note in frame.notes)
@@ -321,6 +328,9 @@ def _warnings(planes: Sequence[Sequence[Frame]], placement: Placement | None, ds
         )
         warnings.append(VolumeWarning(WarningKind.VALUES_AS_STORED, detail))
     warnings += varying_parameters(frames)
+    if left_out:
+        detail = f"the items of a sequence differ in fields, which are left out: {', '.join(left_out)}"
+        warnings.append(VolumeWarning(WarningKind.PARAMETER_VARIES, detail))
     if any(frame.lossy for frame in frames):
         warnings.append(VolumeWarning(WarningKind.LOSSY, "the pixels went through a lossy codec"))
     drawn_on = {frame.sop_instance_uid for frame in frames if frame.overlays}
@@ -413,10 +423,10 @@ def varying_parameters(frames: Sequence[Frame]) -> list[VolumeWarning]:
 
     A private field has one if it differs between images that are alike in these attributes, which may decide it.
     """
-    differing = {tag: values for tag, values in unlike(frames).items() if tag not in NAMES}
-    found: dict[str, list[Any]] = {name_of(tag): values for tag, values in differing.items()}
+    differing = differs(frames)
+    found: dict[str, list[Any]] = {name_of(*path): values for path, values in differing.items()}
     alike = grouped(frames, lambda frame: tuple(map(frame.meaning.get, differing)))
-    for name, values in (one for own in alike.values() for one in unlike(own, "private").items()):
+    for name, values in (one for own in alike.values() for one in differs(own, "private").items()):
         if name not in MEASURED_PRIVATE and not are_alike(values, TOLERANCES.get(name, PARAMETER_TOLERANCE)):
             found[name] = values
     if len(velocities := {frame.variant_key.get("velocity") for frame in frames} - {None, ()}) > 1:

@@ -27,12 +27,13 @@ from pydicom.datadict import tag_for_keyword as tag_of
 
 from node.api import Assembly, Geometry, Reason, Volume, VolumeKind, WarningKind, assemble
 from node.volume.arrange.sources import SOURCES, Kind
-from node.volume.read.meaning import name_of
+from node.volume.read.meaning import OF_DIFFUSION, PER_FRAME, name_of
 from tests.reference.real_series import judged, verdict_and_findings
 from tests.reference.truth_series import (
     CLASSIC,
     ENHANCED,
     ENHANCED_LABELS,
+    GATE,
     KINDS,
     LABELS,
     MEANINGS,
@@ -40,6 +41,7 @@ from tests.reference.truth_series import (
     ORIENTATIONS,
     OTHERS,
     PIXEL_SPACING_MM,
+    SEQUENCES,
     STEP_S,
     TELLING_NUMBERINGS,
     Case,
@@ -150,7 +152,7 @@ def _lies_of_volume(
 ) -> Iterator[str]:
     said = {warning.name for warning in volume.warnings}
     yield from _lies_of_groups(volume, planes, series)
-    yield from _lies_of_meaning(volume, planes, series)
+    yield from _lies_of_meaning(volume, planes)
     is_place_stated = series.case.kind != "nm" or series.false.isdisjoint({"SpacingBetweenSlices", "SliceVector"})
     if is_place_stated and DOUBTS_PLACE.isdisjoint(doubts) and not said & SAYS_OF_PLACE:
         yield from _lies_of_place(volume, planes, is_moved=WarningKind.POSITIONS_VARY_IN_TIME in said)
@@ -209,18 +211,18 @@ def _lies_of_groups(volume: Volume, planes: Sequence[Sequence[Plane]], series: S
         yield "a volume mixes matrices"
 
 
-def _lies_of_meaning(volume: Volume, planes: Sequence[Sequence[Plane]], series: Series) -> Iterator[str]:
-    """Yield that a volume mixes images that differ in an attribute, unless a warning names it.
-
-    What differs with the weighting of a diffusion series belongs to that.
-    """
-    differs = [change[1] for change in series.case.changes if change[0] == "differ"]
-    kinds: dict[object, set[bool]] = defaultdict(set)
+def _lies_of_meaning(volume: Volume, planes: Sequence[Sequence[Plane]]) -> Iterator[str]:
+    """Yield that a volume mixes images that differ in an attribute, unless a warning names it."""
+    stated: dict[str, set[object]] = defaultdict(set)
     for plane in (plane for own in planes for plane in own):
-        kinds[plane.b_value, plane.direction].add(plane.is_other)
-    named = {own for own in differs for warning in volume.warnings if name_of(tag_of(own)) in warning.detail}
-    if differs and max(map(len, kinds.values())) > 1 and not named:
-        yield "a volume mixes images that differ in an attribute"
+        for path, value in plane.states:
+            stated[path].add(value)
+    is_weighted = any(entry.b_value > 0 for entry in volume.diffusion or ())
+    for path in (path for path, values in stated.items() if len(values) > 1):
+        tags = tuple(int(tag_of(keyword.rstrip("+")) or 0) for keyword in path.split("/"))
+        name = name_of(*(PER_FRAME, *tags) if path == GATE else tags)
+        if not (is_weighted and path in OF_DIFFUSION) and not any(name in own.detail for own in volume.warnings):
+            yield "a volume mixes images that differ in an attribute"
 
 
 def _lies_of_place(volume: Volume, planes: Sequence[Sequence[Plane]], *, is_moved: bool) -> Iterator[str]:
@@ -357,7 +359,7 @@ def _lies_of_parts(assembly: Assembly, series: Series) -> Iterator[str]:
                 groups[plane.group].add(number)
     if (
         any(len(own) > 1 for own in groups.values())
-        and not any(plane.is_other for plane in series.planes.values())
+        and len({plane.states for plane in series.planes.values()}) < 2
         and not _are_apart(series)
         and series.false.isdisjoint({"SliceThickness", "RepetitionTime", "RescaleSlope"})
     ):
@@ -427,11 +429,11 @@ def _changes(kind: str) -> st.SearchStrategy[Change]:
         st.tuples(st.just("jitter"), st.sampled_from((0.004, 0.02, 0.045, 0.2)), seed, st.booleans()),
     )
     copies = st.builds(lambda own, is_numbered: ("copy", is_numbered, *own), some, st.booleans())
-    differ = st.builds(
-        lambda keyword, of_time, own: ("differ", keyword, of_time, *own), st.sampled_from(MEANINGS), st.booleans(), some
-    )
+    inside = st.tuples(st.sampled_from(SEQUENCES), st.sampled_from(("/", "+/")), st.sampled_from(MEANINGS)).map("".join)
+    paths = st.one_of(st.sampled_from(MEANINGS), inside)
+    differ = st.builds(lambda path, of_time, own: ("differ", path, of_time, *own), paths, st.booleans(), some)
     if kind in ENHANCED:
-        return st.one_of(losses, false, missing, movement, copies, differ)
+        return st.one_of(losses, false, missing, movement, copies, differ, st.just(("gate",)))
     return st.one_of(losses, false, missing, movement, copies, differ, some.map(lambda own: ("matrix", *own)))
 
 

@@ -34,7 +34,7 @@ from pydicom.uid import (
 )
 
 from node.volume.arrange.sources import SOURCES
-from node.volume.read.meaning import NAMES, counted
+from node.volume.read.meaning import counted
 from tests import make
 
 ROWS, COLUMNS = 8, 6
@@ -193,8 +193,8 @@ class Plane:
     b_value: float | None = None
     direction: tuple[float, float, float] | None = None
     is_copy: bool = False
-    is_other: bool = False
-    """Whether its image differs in an attribute of what its values mean."""
+    states: tuple[tuple[str, Any], ...] = ()
+    """What its image states of what its values mean, by path."""
 
     @property
     def group(self) -> tuple[int, int, tuple[int, ...]]:
@@ -538,19 +538,45 @@ def _matrix(draft: _Draft, *indices: int) -> None:
         draft.planes[index] = replace(plane, values=plane.values[:OTHER_ROWS]), make.set_pixels(ds, stored)
 
 
-def _differ(draft: _Draft, keyword: str, of_time: bool, *indices: int) -> None:
-    """Let an attribute of what values mean have another value in some images, or in a time."""
+def _differ(draft: _Draft, path: str, of_time: bool, *indices: int) -> None:
+    """Let an attribute of what values mean have another value in some images, or in a time.
+
+    `path`: its keyword, after those of the sequences that it is in; with ``+``, in the second of two items.
+    """
     chosen = {index % len(draft.planes) for index in indices}
     if of_time:
         times = {draft.planes[index][0].time for index in chosen}
         chosen = {index for index, (plane, _) in enumerate(draft.planes) if plane.time in times}
-    for index, (plane, ds) in enumerate(draft.planes):
-        holder = ds
-        if draft.case.is_enhanced:
-            ds.MRImagingModifierSequence = [holder := Dataset()]
-        is_number = dictionary_VR(keyword) not in _TEXTS
-        setattr(holder, keyword, (2 if is_number else "OTHER") if index in chosen else (1 if is_number else "ONE"))
-        draft.planes[index] = replace(plane, is_other=index in chosen), ds
+    values = (2, 1) if dictionary_VR(path.split("/")[-1]) not in _TEXTS else ("OTHER", "ONE")
+    for index in range(len(draft.planes)):
+        _state(draft, index, path, values[index not in chosen], values[1])
+
+
+GATE = "RespiratorySynchronizationSequence/NominalPercentageOfRespiratoryPhase"
+
+
+def _gate(draft: _Draft) -> None:
+    """Let each time be of its own phase of the breath."""
+    for index, (plane, _) in enumerate(draft.planes):
+        _state(draft, index, GATE, 10.0 * plane.time, 0.0)
+
+
+def _state(draft: _Draft, index: int, path: str, value: Any, first: Any) -> None:
+    """Let an image state a value; `first`: that of the first of two items."""
+    plane, ds = draft.planes[index]
+    *sequences, keyword = path.split("/")
+    holders = [ds]
+    if draft.case.is_enhanced and path != GATE:
+        if "MRImagingModifierSequence" not in ds:
+            ds.MRImagingModifierSequence = [Dataset()]
+        holders = [ds.MRImagingModifierSequence[0]]
+    for name in sequences:
+        own = [Dataset() for _ in range(1 + name.endswith("+"))]
+        setattr(holders[-1], name.rstrip("+"), own)
+        holders = own
+    for holder in holders:
+        setattr(holder, keyword, value if holder is holders[-1] else first)
+    draft.planes[index] = replace(plane, states=(*plane.states, (path, value))), ds
     draft.false.add(keyword)
 
 
@@ -561,9 +587,16 @@ _SIMPLE = {*_TEXTS, "DS", "IS", "US", "UL", "FL", "FD"}
 MEANINGS = tuple(
     keyword
     for tag, (vr, multiplicity, _, _, keyword) in sorted(DicomDictionary.items())
-    if counted[tag] and tag not in NAMES and vr in _SIMPLE and multiplicity == "1" and keyword
+    if counted[tag] and vr in _SIMPLE and multiplicity == "1" and keyword
 )
 """Every attribute that says what the values of an image mean: those of the rule, so that a new one is drawn at once."""
+
+SEQUENCES = tuple(
+    keyword
+    for tag, (vr, _, _, _, keyword) in sorted(DicomDictionary.items())
+    if counted[tag] and vr == "SQ" and keyword
+)
+"""Every sequence of the rule."""
 
 _CHANGES: dict[str, Callable[..., None]] = {
     "lose": _lose,
@@ -575,6 +608,7 @@ _CHANGES: dict[str, Callable[..., None]] = {
     "drop": _drop,
     "matrix": _matrix,
     "differ": _differ,
+    "gate": _gate,
 }
 
 

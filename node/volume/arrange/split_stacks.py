@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from pydicom.datadict import keyword_for_tag
 
-from node.dicom.values import standard_tag
 from node.errors import ConversionRefused
 from node.volume.arrange.sources import COUNTING_KEYS
 from node.volume.arrange.whole_times import Bin
@@ -30,7 +29,7 @@ from node.volume.geometry import (
     stack_axes,
 )
 from node.volume.model import Frame, grouped
-from node.volume.read.meaning import BOLUS, unlike
+from node.volume.read.meaning import BOLUS, differs
 from node.volume.reasons import Reason
 
 ACQUISITIONS = ("acquisition_number", "temporal_position", "acquisition_time")
@@ -56,12 +55,7 @@ VARIANTS = (
 MEASURED = frozenset({"repetition_time", "intercept"})
 """Variants that a gated scan measures, or an archive computes, for each time; such values separate no volumes."""
 
-_TOLD_BY_TRAITS = frozenset(
-    map(
-        standard_tag,
-        ("RepetitionTime", "EchoTime", "EffectiveEchoTime", "InversionTime", "InversionTimes", "SequenceName"),
-    )
-)
+_TOLD_BY_TRAITS = ("RepetitionTime", "EchoTime", "EffectiveEchoTime", "InversionTime", "InversionTimes", "SequenceName")
 """Attributes that traits compare, with a tolerance for what is measured; the name of a sequence may be that of a
 weighting, which is a time."""
 
@@ -125,10 +119,13 @@ def _split_by_meaning(frames: Sequence[Frame], labels: Any) -> list[list[Frame]]
     """
     if any(frame.diffusion is not None and frame.diffusion.b_value > 0 for frame in frames):
         return []
-    for tag in unlike(frames):
-        if tag in _TOLD_BY_TRAITS or keyword_for_tag(tag).startswith(BOLUS):
+    for path in differs(frames):
+        keywords = list(map(keyword_for_tag, path))
+        if keywords[-1] in _TOLD_BY_TRAITS or any(keyword.startswith(BOLUS) for keyword in keywords):
             continue
-        parts = _by(frames, partial(_meant, tag))
+        values = [frame.meaning.get(path) for frame in frames]
+        alike = grouped(range(len(frames)), values.__getitem__)
+        parts = [[frames[index] for index in own] for own in alike.values()]
         if _are_whole_variants(parts, frames, labels, measured=True):
             return parts
     return []
@@ -271,11 +268,6 @@ def _are_weighted(frames: Sequence[Frame]) -> bool:
 def _key(name: str, frame: Frame) -> Hashable:
     """Return a frame's value of a variant or time key."""
     value: Hashable = frame.variant_key.get(name, frame.time_key.get(name))
-    return value
-
-
-def _meant(tag: int, frame: Frame) -> Hashable:
-    value: Hashable = frame.meaning.get(tag)
     return value
 
 

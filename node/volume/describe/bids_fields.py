@@ -105,18 +105,6 @@ def filter_size(ds: Dataset, keyword: str) -> float | None:
     return float(match[1]) if match and float(match[1]) > 0 else None
 
 
-def of_bolus(ds: Dataset, keyword: str) -> Any:
-    """Return a value of the first item of ASL Bolus Cutoff Timing Sequence (0018,925D)."""
-    item = next(iter(items(ds, "ASLBolusCutoffTimingSequence")), Dataset())
-    return text(item, keyword) if keyword == "ASLBolusCutoffTechnique" else positive(item, keyword)
-
-
-def of_slab(ds: Dataset, keyword: str) -> Any:
-    """Return a value of the labelled slab, the first item of ASL Slab Sequence (0018,9260)."""
-    item = next(iter(items(ds, "ASLSlabSequence")), Dataset())
-    return numbers(item, keyword, 3) if keyword == "ASLSlabOrientation" else positive(item, keyword)
-
-
 SCHEMES = frozenset({"SRT", "SNM3", "99SDM", "SCT", "DCM", "UMLS", "RADLEX"})
 """Coding schemes whose meanings are not typed by hand (PS3.16 8)."""
 
@@ -326,13 +314,13 @@ BIDS_FIELDS = (
     BidsField("VelocityEncodingDirection", ("VelocityEncodingDirection",), direction),
     BidsField("ArterialSpinLabelingType", ("ArterialSpinLabelingContrast",), _labelling),
     BidsField("LabelingDuration", ("ASLPulseTrainDuration",), positive, MILLI),
-    BidsField("LabelingOrientation", ("ASLSlabOrientation",), of_slab),
-    BidsField("LabelingSlabThickness", ("ASLSlabThickness",), of_slab),
+    BidsField("LabelingOrientation", ("ASLSlabOrientation",), partial(numbers, count=3)),
+    BidsField("LabelingSlabThickness", ("ASLSlabThickness",), positive),
     BidsField("VascularCrushing", ("ASLCrusherFlag",), flag),
     BidsField("VascularCrushingVENC", ("ASLCrusherFlowLimit",), positive),
     BidsField("BolusCutOffFlag", ("ASLBolusCutoffFlag",), flag),
-    BidsField("BolusCutOffDelayTime", ("ASLBolusCutoffDelayTime",), of_bolus, MILLI),
-    BidsField("BolusCutOffTechnique", ("ASLBolusCutoffTechnique",), of_bolus),
+    BidsField("BolusCutOffDelayTime", ("ASLBolusCutoffDelayTime",), positive, MILLI),
+    BidsField("BolusCutOffTechnique", ("ASLBolusCutoffTechnique",), text),
     # X-ray and computed tomography
     BidsField("KVP", ("KVP",), number),
     BidsField("XRayTubeCurrent", ("XRayTubeCurrent", "XRayTubeCurrentInmA"), number),

@@ -12,6 +12,7 @@ from node.dicom.values import PrivateTag, items, number, private_text, text
 from node.errors import VoxelnodeError
 from node.volume.elements import DAY_S, ClocksUnknown, Instant, instant, stated_instant
 from node.volume.model import Frame
+from node.volume.read.functional_groups import dataset_of_frame
 
 MAX_WAIT_S = 2 * DAY_S
 """Longest time between injection and scan. If it is longer, an anonymiser shifted one of them."""
@@ -49,13 +50,13 @@ def emission_fields(planes: Sequence[Sequence[Frame]], dataset_of: Callable[[str
     Times in seconds after time zero, activity in Bq.
 
     PS3.3 C.8.9.1, C.8.9.2 and C.8.9.4; for enhanced images C.8.22. Decay factor and scatter fraction are included only
-    if all slices of a frame share them; those of several beds differ. What else the instances do not share is left out.
+    if all slices of a frame share them; those of several beds differ. What else the frames do not share is left out.
     """
     zero, fields = _time_zero(planes), dict[str, Any]()
     if zero is not None:
         minutes, seconds = divmod(int(zero.second_s % DAY_S), 60)
         fields = {"TimeZero": f"{minutes // 60:02}:{minutes % 60:02}:{seconds:02}", "ScanStart": 0.0}
-    facts, values_of_factors = _of_instances(planes, dataset_of, zero)
+    facts, values_of_factors = _of_frames(planes, dataset_of, zero)
     fields |= {name: fact for name, fact in facts[0].items() if all(other.get(name) == fact for other in facts)}
     for (name, _, factor), values in zip(FRAME_FACTORS, values_of_factors, strict=True):
         by_time = _value_of_each_time(values)
@@ -74,7 +75,7 @@ def _time_zero(planes: Sequence[Sequence[Frame]]) -> Instant | None:
 
 
 def _facts(ds: Dataset, zero: Instant | None) -> dict[str, Any]:
-    """Return what one instance says of injection and decay correction, in seconds after time zero."""
+    """Return what one frame says of injection and decay correction, in seconds after time zero."""
     dose, injection = injected_dose_bq(ds), zero and _injection(ds, zero)
     moments = {"InjectionStart": injection, "ImageDecayCorrectionTime": zero and _corrected_to(ds, zero, injection)}
     facts = {name: moment and round(moment, 3) for name, moment in moments.items()} | {
@@ -119,23 +120,22 @@ def _near(seconds: float) -> float | None:
     return seconds if abs(seconds) <= MAX_WAIT_S else None
 
 
-def _of_instances(
+def _of_frames(
     planes: Sequence[Sequence[Frame]], dataset_of: Callable[[str], Dataset], zero: Instant | None
 ) -> tuple[list[dict[str, Any]], list[list[list[float | None]]]]:
-    """Return the facts of each instance, and the values of `FRAME_FACTORS` by time and slice.
+    """Return the facts of each frame, and the values of `FRAME_FACTORS` by time and slice.
 
-    Each data set is requested only once, because it may have to be read again.
+    Frames of one instance follow each other, because its data set may have to be read again.
     """
-    facts: dict[str, dict[str, Any]] = {}
+    facts: list[dict[str, Any]] = []
     table: list[list[list[float | None]]] = [[[] for _ in planes] for _ in FRAME_FACTORS]
     for index, time in enumerate(planes):
         for frame in time:
-            ds = dataset_of(frame.sop_instance_uid)
-            if frame.sop_instance_uid not in facts:
-                facts[frame.sop_instance_uid] = _facts(ds, zero)
+            ds = dataset_of_frame(dataset_of(frame.sop_instance_uid), frame.frame_number)
+            facts.append(_facts(ds, zero))
             for (_, keyword, _), values in zip(FRAME_FACTORS, table, strict=True):
                 values[index].append(number(ds, keyword))
-    return list(facts.values()), table
+    return facts, table
 
 
 def _value_of_each_time(times: Sequence[Sequence[float | None]]) -> list[float] | None:
@@ -154,13 +154,13 @@ class SuvUnknown(VoxelnodeError):
 
 
 def injected_dose_bq(ds: Dataset) -> float | None:
-    """Return Radionuclide Total Dose (0018,1074) of the first injection in Bq.
+    """Return Radionuclide Total Dose (0018,1074) of the injection in Bq.
 
-    None if it is missing or not in becquerels. PS3.3 C.8.9.2 gives it in Bq; C.8.22.4, for enhanced images, in MBq,
-    although some writers use Bq there too.
+    None if it is missing or not in becquerels, or if there are several injections. PS3.3 C.8.9.2 gives it in Bq;
+    C.8.22.4, for enhanced images, in MBq, although some writers use Bq there too.
     """
     injections = items(ds, "RadiopharmaceuticalInformationSequence")
-    dose = (number(injections[0], "RadionuclideTotalDose") if injections else None) or 0.0
+    dose = (number(injections[0], "RadionuclideTotalDose") if len(injections) == 1 else None) or 0.0
     if 0 < dose < _MIN_DOSE_BQ and text(ds, "SOPClassUID") == EnhancedPETImageStorage:
         dose *= 1e6
     return dose if dose >= _MIN_DOSE_BQ else None

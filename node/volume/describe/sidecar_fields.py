@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from pydicom.config import IGNORE
-from pydicom.datadict import dictionary_has_tag, dictionary_VR, keyword_for_tag
+from pydicom.datadict import dictionary_has_tag, dictionary_VR
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as DicomSequence
@@ -24,7 +24,7 @@ from node.dicom.values import (
     Element,
     copy_encoding,
     held_elements,
-    items,
+    one_item,
     private_items,
     standard_tag,
     text,
@@ -33,9 +33,9 @@ from node.dicom.values import (
 )
 from node.volume.describe.bids_fields import BIDS_FIELDS, BidsField
 from node.volume.describe.phase_encoding import phase_encoding
-from node.volume.elements import DAY_S
+from node.volume.elements import DAY_S, groups_of
 from node.volume.model import Frame
-from node.volume.read.meaning import PARAMETER_TOLERANCE, are_alike
+from node.volume.read.meaning import PARAMETER_TOLERANCE, are_alike, differs, sequences_of
 from node.volume.vendors import acquisition_fields, pause_s
 from node.volume.vendors.philips import FRAME as PHILIPS_FRAME
 from node.volume.vendors.siemens import XA_FRAME, XA_SERIES
@@ -122,6 +122,8 @@ def describe(ds: Dataset, frames: Sequence[Frame], planes: Sequence[Sequence[Fra
         repetition_time_s = fields.get("RepetitionTime")
         if repetition_time_s is not None:
             fields["RepetitionTime"] = _seconds(repetition_time_s + pause_s(ds))
+        if len({frame.private.get("DelayTime") for frame in frames}) > 1:
+            fields.pop("RepetitionTime", None)
     if planes is not None:
         fields = settle_fields(planes, fields)
     return fields | derived_fields(sources, frames, fields)
@@ -199,7 +201,7 @@ def settle_fields(planes: Sequence[Sequence[Frame]], fields: Mapping[str, Any]) 
     kept, by_time = dict(fields), dict[str, list[Any]]()
     frames = [frame for time in planes for frame in time]
     private = dict.fromkeys(name for own in _distinct(frames, "private") for name in own.private)
-    differing = _differing(frames, "meaning") | _differing(frames, "told")
+    differing = {path[0] for kind in ("meaning", "told") for path in differs(frames, kind)}
     for field in BIDS_FIELDS:
         tags = list(map(standard_tag, field.keywords))
         if field.name not in OF_STACK and field.name not in private and not differing.isdisjoint(tags):
@@ -207,12 +209,6 @@ def settle_fields(planes: Sequence[Sequence[Frame]], fields: Mapping[str, Any]) 
     for name in private.keys() - OF_STACK:
         _settle(name, planes, partial(_private, name), partial(_private, name), kept, by_time)
     return kept | ({"of_each_time": by_time} if by_time else {})
-
-
-def _differing(frames: Sequence[Frame], kind: str) -> set[int]:
-    """Return the tags of which frames have several values."""
-    first, *others = (getattr(frame, kind).items() for frame in _distinct(frames, kind))
-    return {tag for own in others for tag, _ in own ^ first}
 
 
 def _distinct(frames: Sequence[Frame], *names: str) -> Sequence[Frame]:
@@ -247,8 +243,15 @@ def _settle(
 
 def _told(tags: Sequence[BaseTag], frame: Frame) -> tuple[Any, ...]:
     """Return the values of attributes of a frame."""
-    values = [frame.told.get(tag, frame.meaning.get(tag)) for tag in tags]
+    values = [_stated_of(frame, tag) for tag in tags]
     return next(filter(None, values), ()) if len(tags) == 1 else tuple(values)
+
+
+def _stated_of(frame: Frame, tag: BaseTag) -> Any:
+    """Return the value of an attribute of a frame; of a sequence, all that its items have."""
+    if dictionary_VR(tag) != "SQ":
+        return frame.told.get((tag,), frame.meaning.get((tag,)))
+    return tuple(own for kind in (frame.told, frame.meaning) for own in kind.items() if own[0][0] == tag)
 
 
 def _read_told(field: BidsField, frame: Frame) -> Any:
@@ -256,8 +259,7 @@ def _read_told(field: BidsField, frame: Frame) -> Any:
     ds = Dataset()
     for keyword in (*field.keywords, "Modality"):
         tag = standard_tag(keyword)
-        value: Any = frame.told.get(tag, frame.meaning.get(tag))
-        vr = dictionary_VR(tag)
+        value, vr = _stated_of(frame, tag), dictionary_VR(tag)
         if value is not None and vr != "SQ":
             ds[tag] = DataElement(tag, vr, list(value), validation_mode=IGNORE)
     return _plain(_read(field, [ds]))
@@ -277,20 +279,27 @@ def identifying_words(ds: Dataset) -> set[str]:
 
 
 def _sources(ds: Dataset, frame_number: int) -> Iterator[Dataset]:
-    """Yield the data sets that may hold fields: the instance, functional groups of one frame, private items."""
+    """Yield the data sets that may hold fields: the instance, functional groups of one frame, private items.
+
+    Of several items of a sequence, only what they have in common is a field (`several_items`).
+    """
+    groups = groups_of(ds, frame_number)
     yield ds
-    per_frame = items(ds, "PerFrameFunctionalGroupsSequence")
-    shared = items(ds, "SharedFunctionalGroupsSequence")
-    for groups in (*per_frame[frame_number - 1 : frame_number], *shared[:1]):
-        yield groups
-        for keyword in map(keyword_for_tag, groups.keys()):
-            if keyword.endswith("Sequence"):
-                yield from items(groups, keyword)[:1]
-    yield from items(ds, "RadiopharmaceuticalInformationSequence")[:1]
-    yield from items(ds, "RealWorldValueMappingSequence")[:1]
-    for group in (ds, *per_frame[frame_number - 1 : frame_number], *shared[:1]):
+    yield from groups
+    yield from map(one_item, filter(None, sequences_of(ds, *groups)))
+    for group in (ds, *groups):
         for tag in PRIVATE_GROUPS:
             yield from private_items(group, tag)[:1]
+
+
+def several_items(ds: Dataset, frame: Frame, fields: Mapping[str, Any]) -> list[str]:
+    """Return the names of fields that are left out, because the items of a sequence differ in them."""
+    several = [own for own in sequences_of(ds, *groups_of(ds, frame.frame_number)) if len(own) > 1]
+    return [
+        field.name
+        for field in BIDS_FIELDS
+        if field.name not in fields and any(len({str(_read(field, [one])) for one in own}) > 1 for own in several)
+    ]
 
 
 def _plane(ds: Dataset, frames: Sequence[Frame]) -> tuple[int, int]:

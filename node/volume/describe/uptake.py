@@ -14,6 +14,7 @@ from node.errors import VoxelnodeError
 from node.volume.describe.emission import SuvUnknown, injected_dose_bq, scan_start, since_injection
 from node.volume.elements import stated_instant
 from node.volume.model import Assembly, Display, Volume, VolumeKind
+from node.volume.read.functional_groups import dataset_of_frame
 from node.volume.reasons import VolumeWarning, WarningKind
 
 BODY_WEIGHT = "BW"
@@ -105,11 +106,11 @@ def _unknown_uptake(unknown: Mapping[str, str]) -> list[VolumeWarning]:
 
 
 def _factors(volume: Volume, dataset_of: Callable[[str], Dataset], suv_type: str) -> SuvFactors:
-    """Return the factors that hold for every instance of a volume."""
-    uids = dict.fromkeys(source.sop_instance_uid for source in volume.sources)
-    first, *others = (suv_factor(dataset_of(uid), suv_type) for uid in uids)
+    """Return the factors that hold for every frame of a volume."""
+    sources = sorted({(source.sop_instance_uid, source.frame_number) for source in volume.sources})
+    first, *others = (suv_factor(dataset_of_frame(dataset_of(uid), frame), suv_type) for uid, frame in sources)
     if not all(math.isclose(other.factor, first.factor, rel_tol=_FACTOR_TOLERANCE) for other in others):
-        raise SuvUnknown("the instances of the volume have different factors")
+        raise SuvUnknown("the frames of the volume have different factors")
     return first
 
 
@@ -131,7 +132,7 @@ def _uptake(volume: Volume, factors: SuvFactors, suv_type: str) -> Volume:
 
 
 def suv_factor(ds: Dataset, suv_type: str = BODY_WEIGHT) -> SuvFactors:
-    """Return the factor of one PET image.
+    """Return the factor of one PET image, or of one frame (`dataset_of_frame`).
 
     Raises SuvUnknown or SizeUnknown if units are not BQML, Philips' CNTS, GML or CM2ML, or an attribute is missing or
     impossible; the message names it.
@@ -166,25 +167,29 @@ def _standardised_again(ds: Dataset, factor: float, stated: str, suv_type: str) 
 def _units(ds: Dataset) -> tuple[str, str]:
     """Return Units (0054,1001) and SUV Type (0054,1006), each empty if it is missing.
 
-    For enhanced images: those of the unit of their real world values, if rescaling gives the same values.
+    For enhanced images: those of the unit of the real world values that rescaling gives.
     """
     stated = text(ds, "Units").upper()
     if stated:
         return stated, text(ds, "SUVType").upper()
-    groups = [*items(ds, "PerFrameFunctionalGroupsSequence")[:1], *items(ds, "SharedFunctionalGroupsSequence")[:1], ds]
-    real = next((own[0] for group in groups if (own := items(group, "RealWorldValueMappingSequence"))), Dataset())
-    scaled = next((own[0] for group in groups if (own := items(group, "PixelValueTransformationSequence"))), ds)
-    code = next((text(code, "CodeValue") for code in items(real, "MeasurementUnitsCodeSequence")), "")
-    unit = _UNITS.get(code.lower(), ("", ""))
-    stated_as = number(real, "RealWorldValueSlope"), number(real, "RealWorldValueIntercept") or 0.0
-    rescaled_to = number(scaled, "RescaleSlope"), number(scaled, "RescaleIntercept") or 0.0
-    same = None not in (stated_as[0], rescaled_to[0]) and all(
-        math.isclose(real_world or 0.0, rescaled or 0.0, rel_tol=_FACTOR_TOLERANCE)
-        for real_world, rescaled in zip(stated_as, rescaled_to, strict=True)
-    )
-    if unit[0] and not same:
+    mapped = [
+        (_UNITS[unit], _is_rescaled_to(ds, real))
+        for real in items(ds, "RealWorldValueMappingSequence")
+        for code in items(real, "MeasurementUnitsCodeSequence")
+        if (unit := text(code, "CodeValue").lower()) in _UNITS
+    ]
+    given = {unit for unit, is_given in mapped if is_given}
+    if mapped and len(given) != 1:
         raise SuvUnknown("(0040,9096) Real World Value Mapping Sequence and the rescaled values give different values")
-    return unit
+    return next(iter(given), ("", ""))
+
+
+def _is_rescaled_to(ds: Dataset, real: Dataset) -> bool:
+    """Return whether rescaling gives the real world values of a mapping."""
+    stated = (number(real, f"RealWorldValue{name}") for name in ("Slope", "Intercept"))
+    rescaled = (number(ds, f"Rescale{name}") for name in ("Slope", "Intercept"))
+    pairs = [(one or 0.0, other or 0.0) for one, other in zip(stated, rescaled, strict=True)]
+    return pairs[0][0] != 0 and all(math.isclose(*pair, rel_tol=_FACTOR_TOLERANCE) for pair in pairs)
 
 
 def _check_corrections(ds: Dataset) -> None:

@@ -182,6 +182,7 @@ def _acquired_s(ds: Dataset) -> float | None:
 @once_per_series(
     *(*SPACING_KEYWORDS, "SliceThickness", "SpacingBetweenSlices", "ActualFrameDuration", "SOPClassUID", "PatientID"),
     *("Modality", "FrameOfReferenceUID", "ImageType", "EchoTime", "EchoNumbers", "InversionTime", "RepetitionTime"),
+    *("EffectiveEchoTime", "InversionTimes"),
     *("FlipAngle", "SequenceName", "KVP", "ConvolutionKernel", "ContrastBolusAgent", "Units", "RescaleType"),
     *("CorrectedImage", "DoseUnits", "DoseType", "PhotometricInterpretation"),
 )
@@ -216,9 +217,9 @@ def _common_of_series(
                 "localizer": image_type[2:3] == ("LOCALIZER",),
                 "component": (kind.component or "magnitude") if kind else None,
                 "noise": kind is not None and kind.noise,
-                "echo_time": number(ds, "EchoTime") or None,
+                "echo_time": number(ds, "EchoTime") or number(ds, "EffectiveEchoTime") or None,
                 "echo": stated_numbers(ds, "EchoNumbers"),
-                "inversion_time": number(ds, "InversionTime") or None,
+                "inversion_time": number(ds, "InversionTime") or number(ds, "InversionTimes") or None,
                 "map": map,
                 "maps_field": kind is not None and kind.maps_field,
                 "units": text(ds, "Units"),

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from pydicom import Dataset
 
-from node.dicom.values import copy_encoding, held_elements, items, number, standard_tag, stated_numbers, texts
+from node.dicom.values import copy_encoding, held_elements, items, number, one_item, standard_tag, stated_numbers, texts
 from node.errors import ConversionRefused
 from node.volume import vendors
-from node.volume.elements import item, stated_instant, text
+from node.volume.elements import groups_of, item, stated_instant, text
 from node.volume.geometry import ORIENTATION_TOLERANCE
 from node.volume.read.diffusion import diffusion_of
 from node.volume.read.lookup_tables import (
@@ -25,7 +25,7 @@ from node.volume.read.lookup_tables import (
     units_of,
     with_mappings,
 )
-from node.volume.read.meaning import meaning_of_frame, told_of
+from node.volume.read.meaning import CONVERTED, meaning_of_frame, sequences_of, told_of
 from node.volume.read.planes import checked_plane, false_place, is_rescaled, pixel_spacing, rescale
 from node.volume.reasons import Reason
 
@@ -48,9 +48,6 @@ FRAME_TYPES = (
     "ParametricMapFrameTypeSequence",
 )
 
-CONVERTED = ("UnassignedSharedConvertedAttributesSequence", "UnassignedPerFrameConvertedAttributesSequence")
-"""Where a legacy converted instance keeps classic attributes without a macro (PS3.3 C.7.6.16.2.25.1, .2)."""
-
 OF_INSTANCE = frozenset(map(standard_tag, ("SOPClassUID", "SOPInstanceUID", "InstanceNumber")))
 """Attributes of the converted instance itself, which those of the classic instances do not replace."""
 
@@ -66,11 +63,9 @@ MICROMETRES = 3
 
 def classic_datasets(ds: Dataset, frames: int) -> list[Dataset]:
     """Return the instance once for each frame, with the classic attributes that a legacy conversion left unassigned."""
-    shared = items(ds, "SharedFunctionalGroupsSequence")[:1]
-    per_frame = items(ds, "PerFrameFunctionalGroupsSequence")
     out = []
     for index in range(frames):
-        groups = (*shared, *per_frame[index : index + 1])
+        groups = groups_of(ds, index + 1)[::-1]
         left = [own for group in groups for keyword in CONVERTED for own in items(group, keyword)[:1]]
         classic = ds
         if left:
@@ -84,6 +79,19 @@ def classic_datasets(ds: Dataset, frames: int) -> list[Dataset]:
                     classic.ImageType = list(texts(macro, "FrameType"))  # so named by the conversion
         out.append(classic)
     return out
+
+
+def dataset_of_frame(ds: Dataset, frame_number: int) -> Dataset:
+    """Return what an instance states of one frame, its functional groups and their macros too, as one data set."""
+    groups = groups_of(ds, frame_number)
+    if not groups:
+        return ds
+    stated = dict(held_elements(ds))
+    for own in reversed([*groups, *map(one_item, sequences_of(Dataset(), *groups))]):
+        stated |= {tag: element for tag, element in held_elements(own).items() if tag not in OF_INSTANCE}
+    of_frame = Dataset(stated)
+    copy_encoding(ds, of_frame)
+    return of_frame
 
 
 def frame_arguments(
@@ -174,7 +182,7 @@ class _Group:
     def macro(self, keyword: str) -> Dataset | None:
         """Return the item of a functional group's sequence."""
         if keyword not in self._macros:
-            own = item(self.groups, keyword)
+            own = one_item(several) if (several := items(self.groups, keyword)) else None
             self._macros[keyword] = own if own is not None or self.shared is None else self.shared.macro(keyword)
         return self._macros[keyword]
 
@@ -226,7 +234,7 @@ def _grouped(group: _Group, common: FrameArguments, modality_lut: bool, dimensio
     mappings = group.macros("RealWorldValueMappingSequence")
     rescaling: list[Any] = [own.get(name, common[name]) for name in ("slope", "intercept")]
     own["meaning"] = with_mappings(meaning_of_frame(common["meaning"], *of_frame), mappings, *rescaling)
-    own["told"] = told_of(group.ds, *of_frame)
+    own["told"] = told_of(group.ds, *reversed(of_frame))
     if common["split_key"]["component"] is not None:  # magnetic resonance
         own["diffusion"] = diffusion_of(group.ds, None if group.shared is None else group.shared.groups, group.groups)
     stated = (stated_instant(content, f"Frame{name}DateTime", of=group.ds) for name in ("Acquisition", "Reference"))

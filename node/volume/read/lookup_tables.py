@@ -266,10 +266,8 @@ def with_mappings(meaning: Meaning, mappings: Sequence[Dataset], slope: float, i
         real, offset = number(item, "RealWorldValueSlope"), number(item, "RealWorldValueIntercept") or 0.0
         factor = None if real is None or not slope else real / slope
         values: tuple[object, ...] = tuple(stated_numbers(item, f"RealWorldValue{name}") for name in _TABLE)
-        if factor is not None:
-            values = f"{factor:.5g}", f"{offset - factor * intercept:.5g}"
-        found.add((*_codes(item, "MeasurementUnitsCodeSequence"), *_quantity(item), values))
-    return shared((*meaning.items(), (int(MAPPING), frozenset(found))))
+        found.add(values if factor is None else (f"{factor:.5g}", f"{offset - factor * intercept:.5g}"))
+    return shared((*meaning.items(), ((MAPPING,), frozenset(found))))
 
 
 def _mapping(item: Dataset) -> RealWorldMapping:

@@ -14,6 +14,7 @@ from node.volume.assemble import assemble
 from node.volume.describe.emission import SuvUnknown
 from node.volume.describe.uptake import SizeUnknown, suv_factor, with_uptake
 from node.volume.model import Volume, VolumeKind
+from node.volume.read.functional_groups import dataset_of_frame
 from node.volume.reasons import WarningKind
 from node.writers.base import stem_of
 from tests import make
@@ -189,7 +190,7 @@ def test_uptake_of_an_enhanced_image_comes_from_its_own_attributes() -> None:
     assert activity.slope == 2.5
     assert uptake.slope == pytest.approx(2.5 * factor)
     assert uptake.attributes["suv"]["decay_s"] == 3600
-    assert suv_factor(enhanced_pet(unit="g/ml{SUVbw}")).factor == 1
+    assert suv_factor(dataset_of_frame(enhanced_pet(unit="g/ml{SUVbw}"), 1)).factor == 1
 
 
 @pytest.mark.parametrize("dose", ["370", "370000000"])
@@ -197,14 +198,14 @@ def test_the_dose_of_an_enhanced_image_is_in_megabecquerels_unless_that_cannot_b
     ds = enhanced_pet()
     ds.SOPClassUID = EnhancedPETImageStorage
     ds.RadiopharmaceuticalInformationSequence[0].RadionuclideTotalDose = dose
-    factors = suv_factor(ds)
+    factors = suv_factor(dataset_of_frame(ds, 1))
     assert factors.injected_dose_bq == 370e6
     assert factors.factor == pytest.approx(70_000 / (370e6 * 2 ** (-3600 / 6586.2)))
 
 
 def test_uptake_of_an_enhanced_image_that_is_rescaled_to_something_else_is_unknown() -> None:
     with pytest.raises(SuvUnknown, match="Real World Value"):
-        suv_factor(enhanced_pet(rescale_slope="1"))
+        suv_factor(dataset_of_frame(enhanced_pet(rescale_slope="1"), 1))
 
 
 PET_FACTS = (

@@ -5,7 +5,7 @@ from pydicom import Dataset
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 
 from node.volume.assemble import assemble
-from node.volume.read.meaning import VARYING, meaning_of, name_of
+from node.volume.read.meaning import VARYING, meaning_of
 from node.volume.reasons import WarningKind
 from tests import make
 from tests.reference.truth_series import MEANINGS
@@ -31,7 +31,7 @@ def test_every_attribute_of_the_rule_tells_images_apart():
         one, other, none = Dataset(), Dataset(), Dataset()
         setattr(one, keyword, value_of(keyword, 1))
         setattr(other, keyword, value_of(keyword, 2))
-        assert len({meaning_of(ds).get(tag_for_keyword(keyword)) for ds in (one, other, none)}) == 3, keyword
+        assert len({meaning_of(ds).get((tag_for_keyword(keyword),)) for ds in (one, other, none)}) == 3, keyword
 
 
 def test_what_differs_between_the_images_of_one_volume_has_no_warning():
@@ -47,49 +47,6 @@ def test_what_differs_between_the_images_of_one_volume_has_no_warning():
         for keyword in measured:
             setattr(ds, keyword, value_of(keyword, number))
     assert details_of(series) == (1, set())
-
-
-def table_of(kind):
-    return make.dataset(LUTDescriptor=[2048, 0, 16], ModalityLUTType=kind, LUTData=list(range(2048)))
-
-
-PAIRS = [
-    {"ImagedNucleus": ("1H", "23Na")},
-    {"ScanOptions": ("MT", None)},
-    {"InPlanePhaseEncodingDirection": ("ROW", "COL")},
-    {"ReconstructionMethod": ("OSEM 3i24s", "FBP")},
-    {"DerivationDescription": ("iodine map", "virtual non contrast")},
-    {"SeriesDescription": ("MonoE 40 keV", "MonoE 70 keV")},
-    {"ImageLaterality": ("L", "R")},
-    {"FrameAnatomySequence": ([make.dataset(FrameLaterality="L")], [make.dataset(FrameLaterality="R")])},
-    {"ModalityLUTSequence": ([table_of("OD")], [table_of("HU")])},
-    {"DerivationCodeSequence": ([make.dataset(CodeValue="113061")], [make.dataset(CodeValue="113062")])},
-]
-
-
-@pytest.mark.diagonal
-@pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: next(iter(pair)))
-@pytest.mark.parametrize("is_enhanced", [False, True])
-def test_two_images_at_one_place_that_differ_in_what_they_mean_are_volumes_or_named(pair, is_enhanced):
-    ((keyword, values),) = pair.items()
-
-    def stated(count_of_other):
-        if is_enhanced:
-            (ds,) = made = [make.enhanced_mr(3, times=2)]
-            holders = [Dataset() for _ in ds.PerFrameFunctionalGroupsSequence]
-            for group, holder in zip(ds.PerFrameFunctionalGroupsSequence, holders, strict=True):
-                group.MRImagingModifierSequence = [holder]
-        else:
-            holders = made = sorted(make.time_series(2, 3), key=lambda ds: int(ds.InstanceNumber))
-        for number, holder in enumerate(holders):
-            value = values[number < count_of_other]
-            if value is not None:
-                setattr(holder, keyword, value)
-        return made
-
-    assert details_of(stated(3)) == (2, set())
-    count, details = details_of(stated(1))
-    assert count > 1 or any(name_of(tag_for_keyword(keyword)) in detail for detail in details)
 
 
 ENCODED = "Lossless JPEG compression, selection value 1, point transform 0, compression ratio 2.{} [{}]"
