@@ -114,10 +114,13 @@ SAME = b"the same"
 def recoded(mine: Path, theirs: Path) -> bytes:
     """Return `SAME` if two files have the same data set in different encodings, and no pixel of one differs; else b"".
 
+    `mine` may be a copy of `theirs` that left with a decided identity.
+
     Raises ConversionRefused, NotTranscodable: the pixels of one cannot be decoded.
     """
     from pydicom import dcmread
 
+    from node.dicom.coercion import take_back
     from node.dicom.recoded import DERIVATION_DESCRIPTION, OF_ENCODER, Encoded, is_recoded
     from node.dicom.walker import PIXELS_GROUP
     from node.files.reading import read_instance
@@ -127,6 +130,7 @@ def recoded(mine: Path, theirs: Path) -> bytes:
     headers: list[Encoded] = []
     readers: list[FrameReader] = []
     both = [dcmread(path) for path in (mine, theirs)]
+    take_back(*both)
     is_one_syntax = len({ds.file_meta.TransferSyntaxUID for ds in both}) == 1
     for path, ds in zip((mine, theirs), both, strict=True):
         tags = list(ds.keys())

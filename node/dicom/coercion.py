@@ -100,12 +100,15 @@ class Coercion:
 
 OF_BODY = frozenset(
     (
-        *range(0x00101010, 0x00101031), 0x00102000, 0x00102110, *range(0x00102160, 0x00102162), 0x00102180,
-        *range(0x001021A0, 0x001021D1), *range(0x00102201, 0x00102211), *range(0x00102292, 0x00102297), 0x00104000,
+        *range(0x00101023, 0x00101031), *range(0x00102201, 0x00102211), *range(0x00102292, 0x00102297),
         *range(0x00100200, 0x00100230), 0x00109431,
     )
 )  # fmt: skip
-"""Elements of group 0010 that describe a body or what was found on it (PS3.3 C.2.3, C.2.4), not who somebody is."""
+"""Elements of group 0010 that were measured of the body that was examined, such as the weight of a scanned patient, or
+say that it is none of a human. Age, size, history and comments are of the record of the one who was named (PS3.3 C.2.3,
+C.7.2.2)."""
+
+MODIFYING_SYSTEM = "VOXELNODE"
 
 _REFERENCED_PATIENT = 0x00081120
 _ORIGINAL_ATTRIBUTES = 0x04000561
@@ -179,13 +182,40 @@ class Identity:
         item = Dataset()
         item.SourceOfPreviousValues = ""
         item.AttributeModificationDateTime = f"{self.decided_at.astimezone(dt.UTC):%Y%m%d%H%M%S.%f}+0000"
-        item.ModifyingSystem = "VOXELNODE"
+        item.ModifyingSystem = MODIFYING_SYSTEM
         item.ReasonForTheAttributeModification = self.reason
         item.ModifiedAttributesSequence = [before]
         earlier = ds[_ORIGINAL_ATTRIBUTES].value if _ORIGINAL_ATTRIBUTES in ds else ()
         ds.OriginalAttributesSequence = [*earlier, item]
         ds.pop(LENGTH_TO_END, None)
         return True
+
+
+def take_back(copy: Dataset, stored: Dataset) -> None:
+    """Give a copy that came back the identity that it had before it left, if it left with another one.
+
+    Both have one character set then. Private elements without a VR stay as they are, since what they are is not known.
+    """
+    ours, theirs = (list(ds.get("OriginalAttributesSequence") or ()) for ds in (copy, stored))
+    own = ours[len(theirs) :]
+    if not own or any(item.get("ModifyingSystem") != MODIFYING_SYSTEM for item in own):
+        return
+    if texts(copy, "SpecificCharacterSet") != texts(stored, "SpecificCharacterSet"):
+        for ds in (copy, stored):
+            for tag in [tag for tag in ds.keys() if tag.is_private and ds.get_item(tag).VR is None]:  # noqa: SIM118
+                ds.add_new(tag, "UN", ds.get_item(tag).value)
+            ds.decode()
+            ds.SpecificCharacterSet = "ISO_IR 192"
+    for item in reversed(own):
+        copy.update(item.ModifiedAttributesSequence[0])
+    for tag in copy.keys() - stored.keys():
+        if identifies(tag):
+            del copy[tag]
+    stored.pop(LENGTH_TO_END, None)
+    if theirs:
+        copy.OriginalAttributesSequence = ours[: len(theirs)]
+    else:
+        del copy.OriginalAttributesSequence
 
 
 def _said(ds: Dataset, keyword: str) -> object:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from node.dicom.attributes import InstanceAttributes, attributes_by_windows
+from node.dicom.coercion import MODIFYING_SYSTEM
 from node.dicom.encoding import META_BYTES, file_meta
 from node.dicom.header import HEAD_BYTES, REST, WINDOW_BYTES, CutPixels, Head, cut_pixels, read_elements
 from node.dicom.recoded import Encoded, is_recoded
+
+_OWN = re.compile(rb"\x00\x04\x63\x05.{4}" + MODIFYING_SYSTEM.encode(), re.DOTALL)
+"""Modifying System (0400,0563) of this node, in little endian."""
 
 
 def head_of(path: Path, data_set_offset: int, transfer_syntax_uid: str) -> Head | None:
@@ -55,6 +60,18 @@ def are_recoded(mine: Path, theirs: Path) -> bool | None:
     """
     with mine.open("rb", buffering=0) as one, theirs.open("rb", buffering=0) as other:
         return is_recoded(_encoded(one.fileno()), _encoded(other.fileno()))
+
+
+def may_be_own_copy(path: Path) -> bool:
+    """Return whether a file seems to have left this node with a decided identity: its first part names the node.
+
+    Raises OSError: the file is missing, or cannot be read.
+    """
+    with path.open("rb", buffering=0) as file:
+        return (
+            re.search(rb"\x00\x04\x63\x05.{4}" + MODIFYING_SYSTEM.encode(), file.read(WINDOW_BYTES), re.DOTALL)
+            is not None
+        )
 
 
 def _encoded(descriptor: int) -> Encoded:

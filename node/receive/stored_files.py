@@ -23,7 +23,7 @@ from node.archive.filesystem import Archive
 from node.archive.intact import MISSING, data_set_offset, problem_with
 from node.errors import OutOfResources
 from node.files.durable import NO_ROOM
-from node.files.heads import are_recoded, cut_pixels_of
+from node.files.heads import are_recoded, cut_pixels_of, may_be_own_copy
 from node.index.database.index import Index
 from node.index.engine.scope import within
 from node.index.models.levels import STORE
@@ -46,12 +46,13 @@ def compared(archive: Archive, index: Index, batch: Sequence[Received]) -> Compa
     """Look at the files that are kept under the SOP Instance UIDs of `batch`; of a UID with several versions, at all.
 
     Versions with a flaw are not compared with others for the same data set in another encoding. One that can be the
-    same, and must be decoded to tell, is left to `node.lifecycle.scrub`.
+    same, and must be decoded to tell, is left to `node.lifecycle.scrub`; so is what may be a copy of the current one
+    that left with a decided identity.
 
     Raises OutOfResources if nothing can be said now: there are no file descriptors, or no memory.
     """
     flaws = flaws_of(archive, index, batch)
-    recoded = {}
+    recoded, own = {}, set()
     for versions in _versions(archive, index, batch, flaws):
         whole = []
         for version in versions:
@@ -62,9 +63,12 @@ def compared(archive: Archive, index: Index, batch: Sequence[Received]) -> Compa
             whole.append(version)
         for version in whole[1:]:
             with suppress(OSError):  # not known now: a person decides
-                if (is_same := are_recoded(whole[0].path(), version.path())) is not False:
+                is_same = are_recoded(whole[0].path(), version.path())
+                if is_same is False and may_be_own_copy(version.path()):
+                    own.add(version.key)
+                if is_same is not False or version.key in own:
                     recoded[version.key] = whole[0].sha256, bool(is_same)
-    return Compared(flaws, recoded)
+    return Compared(flaws, recoded, own)
 
 
 def flaws_of(archive: Archive, index: Index, batch: Sequence[Received]) -> dict[str, Flaw]:

@@ -5,6 +5,8 @@ import subprocess
 import zlib
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +26,14 @@ from pydicom.uid import (
 )
 
 from node.archive.intact import data_set_offset
+from node.children.forwarding import CopyChange, copy_of, forward
 from node.index.nouns.records import Outcome
 from node.lifecycle.scrub import Comparisons
 from node.receive.ingest import Announced
 from node.volume.read.transfer_syntaxes import DEFLATED_IMAGE_FRAME
 from tests import make
 from tests.integration.conftest import Root
+from tests.integration.test_patients import number, persons, right
 from tests.made_once import decoder
 from tests.programs import needs
 from tests.unit.volume.read.test_pixels import HIGH_THROUGHPUT
@@ -372,3 +376,41 @@ def test_what_a_person_has_decided_meanwhile_stays(root: Root, tmp_path: Path) -
     two_encodings(root, tmp_path, one_pixel)
     root.index.conflicts.decide([1], "kept", "somebody", root.clock())
     assert compare(root) == {"decision": "kept", "decided_by": "somebody"}
+
+
+WRONG = {"PatientID": "C-7", "PatientName": "Wrong^Person", "PatientAge": "044Y", "PatientComments": "of another"}
+
+
+@pytest.mark.sample(4)
+@pytest.mark.parametrize("is_changed", [False, True])
+@pytest.mark.parametrize("policy", ["never", "replace", "keep_both"])
+@pytest.mark.parametrize("encoding", ["", "implicit", "RLE"])
+@pytest.mark.parametrize("decisions", [1, 2])
+def test_an_own_copy_that_comes_back_is_the_stored_version(
+    root: Root, tmp_path: Path, policy: Any, encoding: str, decisions: int, *, is_changed: bool
+) -> None:
+    root.ingest.overwrite_policy = policy
+    root.take(grey(**WRONG, SpecificCharacterSet="ISO_IR 100", InstitutionName="Zürich"))
+    persons(root).correct(number(root, "C-7"), right(patient_id="C-1", patient_name="Yamada=山田"), root.clock())
+    [image] = root.rows("SELECT path, sha256 FROM v_images")
+    paths = [Path(image["path"]), *(tmp_path / str(place) for place in range(decisions))]
+    for one, other in pairwise(paths):
+        with root.index.reading() as index:
+            [instance] = index.instances.stored()
+        change = CopyChange(identity=replace(instance.identity, patient_id=f"C-{other.name}"))
+        copy_of(forward(one, change, other), change)
+    copy = dcmread(paths[-1])
+    assert not any(name in copy for name in ("PatientAge", "PatientComments"))
+    if is_changed:
+        one_pixel(copy)
+    copy.save_as(paths[-1])
+    if encoding:
+        RECODERS[encoding](paths[-1], paths[-1])
+    for _ in range(2):
+        assert received(root, paths[-1]) is Outcome.ALREADY_THERE
+    assert compare(root) == (OPEN if is_changed else KEPT)
+    assert root.rows("SELECT sha256 FROM v_images") == [{"sha256": image["sha256"]}]
+    assert len(root.rows("SELECT 1 FROM v_patients")) == 2
+    persons(root).separate(number(root, "C-7"), root.clock())
+    with root.index.reading() as index:
+        assert [one.identity for one in index.instances.stored()] == [None]

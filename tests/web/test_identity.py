@@ -20,9 +20,10 @@ from tests.web.conftest import Site, every_route, made_download, open_site, unti
 
 STUDY, SERIES = "1.2.7001", "1.2.7001.1"
 WRONG = {"PatientID": "WRONG-7", "PatientName": "Wrong^Person", "PatientBirthDate": "19010101", "PatientSex": "F",
-         "OtherPatientIDs": "WRONG-8", "PatientAddress": "WRONG street", "PatientWeight": "70"}  # fmt: skip
+         "OtherPatientIDs": "WRONG-8", "PatientAddress": "WRONG street", "PatientWeight": "70",
+         "PatientAge": "099Y", "PatientSize": "1.987", "PatientComments": "WRONG words"}  # fmt: skip
 RIGHT = {"patient_id": "RIGHT-1", "patient_name": "Right^Person", "patient_birth_date": "19850203", "patient_sex": "M"}
-MARKS = re.compile(rb"WRONG|Wrong.Person|Wrong\^Person|1901-?01-?01")
+MARKS = re.compile(rb"WRONG|Wrong.Person|Wrong\^Person|1901-?01-?01|099Y|1\.987")
 
 AS_STORED = {
     "/studies/{study_instance_uid}/series/{series_instance_uid}/header",

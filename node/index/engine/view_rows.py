@@ -235,11 +235,15 @@ def certainty_of(series: str) -> str:
 
 
 def years_of(age: str) -> str:
-    """Return the SQL of the years of an Age String (PS3.5 6.2) such as ``018M``; NULL of any other text."""
+    """Return the SQL of the years of an Age String (PS3.5 6.2) such as ``018M``; NULL of any other text.
+
+    Of a study whose patient somebody has decided it is NULL as well: it may be the age of another person.
+    """
     digits = " AND ".join(f"substr({age}, {place}, 1) BETWEEN '0' AND '9'" for place in (1, 2, 3))
     units = "WHEN 'Y' THEN 1.0 WHEN 'M' THEN 12.0 WHEN 'W' THEN 52.1775 WHEN 'D' THEN 365.2425"
     years = f"CAST(substr({age}, 1, 3) AS FLOAT) / CASE substr({age}, 4) {units} END"
-    return f"CASE WHEN length({age}) = 4 AND {digits} THEN {years} END"
+    is_of_patient = f"{age.partition('.')[0]}.identified_at IS NULL"
+    return f"CASE WHEN length({age}) = 4 AND {is_of_patient} AND {digits} THEN {years} END"
 
 
 def grid_of(volume: str, say: Words) -> dict[str, str]:

@@ -90,6 +90,7 @@ def disposition(
     policy: ReceivedPolicy,
     *,
     is_cut: bool = False,
+    is_own: bool = False,
     is_compared: bool = True,
 ) -> Disposition:
     """Decide what becomes of an instance that was received.
@@ -113,6 +114,9 @@ def disposition(
         a person has decided.
     is_cut : bool
         Whether the received one lacks pixels that it states; only known if the bytes differ.
+    is_own : bool
+        Whether the received one seems to be a copy of the first one that left with a decided identity: the first one
+        counts, unless a person has decided.
     is_compared : bool
         Whether somebody has looked for flaws.
     """
@@ -132,7 +136,7 @@ def disposition(
         return Restores(first, Flaw.DAMAGED)
     if first.is_of_series and is_first_cut and not is_cut and policy != "accept":
         return Replaces(first, is_whole=True)
-    is_worse = is_cut and flaw is None and not is_first_cut
+    is_worse = is_own or (is_cut and flaw is None and not is_first_cut)
     if policy == "accept" or (policy == "replace" and first.is_of_series and not is_worse):
         return Replaces(first)
     return Aside(first, is_found)

@@ -5,7 +5,7 @@ that needs a look at the kept file, nothing is written, and whoever added the in
 """
 
 import datetime as dt
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import groupby
@@ -58,10 +58,12 @@ class Compared(NamedTuple):
     `flaws`: why a file is not whole, by its key; those of the batch may lack pixels.
     `recoded`: by the key of a received file, the digest of the version that has its data set in another encoding, and
         whether that is certain without decoding.
+    `own`: keys of received files that seem to be copies of the current version, with the identity that was decided.
     """
 
     flaws: Mapping[str, Flaw] = MappingProxyType({})
     recoded: Mapping[str, tuple[str, bool]] = MappingProxyType({})
+    own: Collection[str] = frozenset()
 
 
 WHOLE = Compared()
@@ -165,7 +167,7 @@ class _Batch:
         self._connection, self._batch, self._places, self._holder = connection, batch, places, holder
         self._first = first
         self._host, self._are_acknowledged = host, are_acknowledged
-        self._flaws, self._recoded = compared
+        self._flaws, self._recoded, self._own = compared
         self._record_conflict = partial(record_conflict, connection, holder=holder)
         self._series: dict[tuple[object, ...], int] = {}
         self._images: dict[str, dict[str, object]] = {}  # rows to be inserted
@@ -208,7 +210,8 @@ class _Batch:
         first = self._compared(received)
         flaw = None if first is None else self._flaws.get(first.key)
         is_cut = self._flaws.get(received.file.key) is Flaw.CUT
-        decided = disposition(received.file, first, flaw, received.overwrite_policy, is_cut=is_cut)
+        is_own = received.file.key in self._own
+        decided = disposition(received.file, first, flaw, received.overwrite_policy, is_cut=is_cut, is_own=is_own)
         match decided:
             case Applied():
                 return Indexed(Outcome.STORED)
@@ -310,18 +313,21 @@ class _Batch:
     def _keep_aside(self, received: Received, first: First) -> Indexed:
         """Leave the row as it is; bytes that were set aside before are not kept twice."""
         file = received.file
-        aside = self._aside(received, file.sha256)
+        aside, is_own = self._aside(received, file.sha256), file.key in self._own
+        other, known = Outcome.OTHER_BYTES, Outcome.KNOWN_VERSION
+        if is_own:
+            other = known = Outcome.ALREADY_THERE
         if aside == file.key:  # applied before, and kept where it is
-            return Indexed(Outcome.OTHER_BYTES)
+            return Indexed(other, repeats=first.key)
         if aside == file.quarantine_key:  # a crash came between the commit and the move
-            return Indexed(Outcome.OTHER_BYTES, quarantine=file.key)
+            return Indexed(other, quarantine=file.key, repeats=first.key)
         if aside is not None:
-            return Indexed(Outcome.KNOWN_VERSION, remove=file.key, repeats=aside)
+            return Indexed(known, remove=file.key, repeats=first.key if is_own else aside)
         where = self._elsewhere(received, first)
         how = "without all its pixels" if self._flaws.get(file.key) is Flaw.CUT else "with other bytes"
         of_digest, is_certain = self._recoded.get(file.key, ("", False))
         is_recoded = first.is_of_series and of_digest == first.sha256
-        how = IN_ANOTHER_ENCODING if is_recoded else how
+        how = IN_ANOTHER_ENCODING + " and identity" * is_own if is_recoded else how
         lacks_pixels = self._flaws.get(file.key) is Flaw.CUT and self._flaws.get(first.key) is not Flaw.CUT
         is_worse = first.is_of_series and lacks_pixels
         detail = f"the instance came again {how}{where}; the first is current"
@@ -332,10 +338,11 @@ class _Batch:
         if decided_by == NOT_COMPARED:
             note(self._connection, NOT_COMPARED)
         self._record_conflict(kind, received, detail, key, file.sha256, decided_by, decision="kept")
-        record_received_event(self._connection, "instance-conflict", received, detail)
+        if not is_own:
+            record_received_event(self._connection, "instance-conflict", received, detail)
         if decided_by is None and (series := find_series(self._connection, received)) is not None:
             self._contested[series[0]] = file.received_at
-        return Indexed(Outcome.OTHER_BYTES, quarantine=None if stays else file.key)
+        return Indexed(other, quarantine=None if stays else file.key, repeats=first.key)
 
     def _note_found(self, received: Received, first: First) -> None:
         """Take back that the file of an instance is missing: it was just found whole."""

@@ -16,7 +16,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Select, String, bindparam, cast, func, literal, select, text
+from sqlalchemy import Connection, Select, String, bindparam, case, cast, func, literal, select, text
 from sqlalchemy.exc import OperationalError
 
 from node.dicom.answers import Answer, Found, Item
@@ -130,6 +130,8 @@ def _text_of(key: Key) -> Any:
     """Return the expression for the text of a stored attribute, empty if there is none."""
     assert key.column is not None
     column: Any = cast(getattr(TABLES[key.level], key.column), String)
+    if key.column == "patient_age":  # of a copy that leaves with a decided identity, as well
+        column = case((StudyRow.identified_at.is_(None), column))
     if key.vr == "DA":
         column = func.replace(column, "-", "")
     elif key.vr == "TM":

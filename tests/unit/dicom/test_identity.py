@@ -20,7 +20,10 @@ from node.dicom.coercion import Coercion, Identity, identifies
 from tests import make
 
 RIGHT = Identity("Right^Person", "C-1", "", "19700102", "", "F", "CORRECT", dt.datetime(2026, 1, 2, 3, tzinfo=dt.UTC))
-WRONG = {"PatientID": "C-7", "PatientName": "Wrong^Person", "OtherPatientIDs": "C-8", "IssuerOfPatientID": "ELSEWHERE"}
+WRONG = {
+    "PatientID": "C-7", "PatientName": "Wrong^Person", "OtherPatientIDs": "C-8", "IssuerOfPatientID": "ELSEWHERE",
+    "PatientAge": "044Y", "PatientSize": "1.8", "PatientComments": "of another", "AdditionalPatientHistory": "x",
+}  # fmt: skip
 
 
 def copied(ds: FileDataset, folder: Path, change: CopyChange) -> Dataset:
@@ -35,7 +38,7 @@ def copied(ds: FileDataset, folder: Path, change: CopyChange) -> Dataset:
     [ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian, RLELossless],
 )
 def test_a_copy_differs_in_the_identity_alone_in_every_encoding(tmp_path: Path, syntax: str) -> None:
-    [ds] = make.ct_series(1, **WRONG)
+    [ds] = make.ct_series(1, **WRONG, PatientWeight="70")
     if syntax == RLELossless:
         ds.compress(RLELossless, generate_instance_uid=False)
     elif syntax == ExplicitVRBigEndian:
@@ -43,7 +46,7 @@ def test_a_copy_differs_in_the_identity_alone_in_every_encoding(tmp_path: Path, 
         ds.file_meta.TransferSyntaxUID = syntax
     else:
         ds.file_meta.TransferSyntaxUID = syntax
-    stored = copied(ds, tmp_path, CopyChange(Coercion(remove=(0x00104000,))))
+    stored = copied(ds, tmp_path, CopyChange(Coercion(remove=(0x00104010,))))
     copy = copied(ds, tmp_path, CopyChange(identity=RIGHT))
     assert (copy.PatientID, copy.PatientName, copy.PatientSex) == ("C-1", "Right^Person", "F")
     assert "IssuerOfPatientID" not in copy
@@ -52,7 +55,8 @@ def test_a_copy_differs_in_the_identity_alone_in_every_encoding(tmp_path: Path, 
     assert item.AttributeModificationDateTime == "20260102030000.000000+0000"
     [before] = item.ModifiedAttributesSequence
     assert {name: str(before[name].value) for name in WRONG} == WRONG
-    assert "PatientSize" not in before
+    assert "PatientWeight" in copy
+    assert "PatientWeight" not in before
     rest = [{e.tag: e.value for e in one if not identifies(e.tag) and e.tag != 0x04000561} for one in (stored, copy)]
     assert rest[0] == rest[1]
 
