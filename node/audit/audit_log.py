@@ -105,17 +105,6 @@ class Result(Enum):
 
 CHANGES = frozenset({AuditAction.UPDATE, AuditAction.DELETE})
 
-MOVES = frozenset(
-    {
-        AuditEvent.BEGIN_TRANSFERRING,
-        AuditEvent.INSTANCES_TRANSFERRED,
-        AuditEvent.STUDY_DELETED,
-        AuditEvent.EXPORT,
-        AuditEvent.IMPORT,
-    }
-)
-"""Events of which each line with objects counts, whatever failed: some of these may have come, gone or left."""
-
 
 @dataclass(frozen=True, slots=True)
 class Participant:
@@ -153,13 +142,6 @@ class AuditMessage:
     ) -> Self:
         """Return the message that an account, or a user of this machine, did something."""
         return cls(event, action, result, [Participant(who, APPLICATION, is_requestor=True)], objects, detail, kind)
-
-    @property
-    def refused(self) -> Participant | None:
-        """The requestor whom the line says was refused, by an address; None: the line is of something else."""
-        if self.result is not Result.MINOR_FAILURE or (self.event in MOVES and self.objects):
-            return None
-        return next((one for one in self.participants if one.is_requestor and one.address), None)
 
     def __post_init__(self) -> None:
         assert self.event not in TYPED or self.type is not None, "PS3.15 A.5.3.1, A.5.3.11: of what type?"
@@ -216,17 +198,20 @@ class Audit:
         """
         self._record(message, durable=True)
 
-    def note(self, message: AuditMessage) -> None:
+    def note(self, message: AuditMessage, *, is_idle: bool = False) -> None:
         """Append a line about something that has happened; never raises.
 
         Of refusals of an address, as many lines are written as in the diagnostic log, and the number of the others.
+        `is_idle`: what was asked for changed nothing, and counts as a refusal.
         A line that cannot be written is reported in the diagnostic log. Lines about a change or a deletion are durable;
         of all others a power cut may take the last ones.
         """
-        who = message.refused
+        if message.result is Result.MINOR_FAILURE and all("study_instance_uid" not in one for one in message.objects):
+            is_idle = True  # else some of the study may have come or gone: each line counts
+        who = next((one for one in message.participants if is_idle and one.is_requestor and one.address), None)
         is_known = message.type is EventType.RESTRICTED_FUNCTION  # others may call themselves what they like
         reason = f"{who.user if who and is_known else ''}: {message.detail}"
-        kind = " ".join(one.value[1] for one in (message.event, message.type) if one)
+        kind = f"{message.event.value[1]} {message.type.value[1] if message.type else ''}".strip()
         if who is None or self._refusals.is_due(kind, who.address, reason):
             self._try(message, durable=message.action in CHANGES and who is None)
 
@@ -247,25 +232,40 @@ class Audit:
         self._try(AuditMessage(event, action, result, who, (), detail, what), durable=False)
 
     def change(
-        self, order: AuditMessage, make: Callable[[], Made], done: Callable[[Made], AuditMessage] | None = None
+        self,
+        order: AuditMessage,
+        make: Callable[..., Made],
+        done: Callable[[Made], AuditMessage] | None = None,
+        *,
+        is_late: bool = False,
     ) -> Made:
         """Make a change that somebody orders, with a line before it and a line after it; return what `make` returns.
 
         `order`: who orders what. The lines add to its detail whether it is ordered, done or not done.
         `make`: makes the change, or raises VoxelnodeError and has changed nothing.
         `done`: returns what the last line is about, from what `make` returned; None for what the first line is about.
+        `is_late`: `make` is given what writes the first line, and calls it before it commits; without it, no line.
 
         Raises AuditFailed if nothing was changed because the first line may be missing. If the process dies in between,
         the log has an order of which it does not say what became of it.
         """
-        self.require(replace(order, detail=f"ordered: {order.detail}"))
+        begun: list[bool] = []
+
+        def ordered() -> None:
+            self.require(replace(order, detail=f"ordered: {order.detail}"))
+            begun.append(True)
+
+        if not is_late:
+            ordered()
         try:
-            made = make()
+            made = make(ordered) if is_late else make()
         except VoxelnodeError:
-            self.note(replace(order, result=Result.SERIOUS_FAILURE, detail=f"not done: {order.detail}"))
+            if begun:
+                self.note(replace(order, result=Result.SERIOUS_FAILURE, detail=f"not done: {order.detail}"))
             raise
-        after = done(made) if done is not None else order
-        self.note(replace(after, detail=f"done: {after.detail}"))
+        if begun:
+            after = done(made) if done is not None else order
+            self.note(replace(after, detail=f"done: {after.detail}"))
         return made
 
     def _record(self, message: AuditMessage, *, durable: bool) -> None:

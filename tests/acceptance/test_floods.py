@@ -280,6 +280,7 @@ WITHIN: dict[str, Callable[[Any, int], object]] = {
 }
 """What a peer is refused within an association, by the event of the log."""
 
+HEAD = b"MSH|^~\\&|A|B|C|D|20260101||ADT^%s|1|P|2.3\r"
 DELETE = command({0x0003: b"1.2\0", 0x0100: b"\x50\x01", 0x0110: b"\1\0", 0x0800: b"\1\1", 0x1001: b"1.2\0"})
 BESIDE: dict[str, tuple[str, Callable[[Flooded, int], Sequence[bytes]]]] = {
     "association_rejected": ("dicom", lambda _, n: [associate_rq(calling=f"R{n}")]),
@@ -287,7 +288,11 @@ BESIDE: dict[str, tuple[str, Callable[[Flooded, int], Sequence[bytes]]]] = {
     "protocol_violated": ("dicom", lambda *_: [REQUEST, pdu(0x04, bytes(3))]),
     "association_given_up": ("dicom", lambda *_: [REQUEST, p_data(pdv(3, 3, DELETE))]),
     "hl7_message": ("hl7", lambda *_: [b"\x0b\x1c\r"]),
-    "type": ("hl7", lambda _, n: [b"\x0bMSH|^~\\&|A|B|C|D|20260101||ORU^R%02d|1|P|2.3\r\x1c\r" % (n % 100)]),
+    "type": ("hl7", lambda _, n: [b"\x0b" + HEAD % (b"R%02d" % (n % 100)) + b"\x1c\r"]),
+    "patient": ("hl7", lambda _, n: [merge(b"X%d" % n, b"Y" * 65)]),
+    "himself": ("hl7", lambda _, n: [merge(b"X%d" % n, b"X%d" % n)]),
+    "nothing to change": ("hl7", lambda *_: [merge(b"SAME", b"OTHER")]),
+    "nobody": ("hl7", lambda *_: [b"\x0b" + HEAD % b"A08" + b"PID|1||NOBODY||A^B\r\x1c\r"]),
     "hl7_connection_closed": ("hl7", lambda *_: [b"MSH|\x1c\r"]),
     "http_request": ("web", lambda node, _: [node.head("GET", "/login")]),
     "token": ("web", lambda node, n: [node.head("GET", f"/api/v1/studies/1.2.{n}", "Authorization: Bearer wrong")]),
@@ -318,8 +323,7 @@ OTHERS = {
 
 
 def merge(prior: bytes, into: bytes) -> bytes:
-    head = b"\x0bMSH|^~\\&|A|B|C|D|20260101||ADT^A40|1|P|2.3\r"
-    return head + b"PID|1||" + into + b"||A^B\rMRG|" + prior + b"\r\x1c\r"
+    return b"\x0b" + HEAD % b"A40" + b"PID|1||" + into + b"||A^B\rMRG|" + prior + b"\r\x1c\r"
 
 
 def form(node: Flooded, body: bytes) -> bytes:

@@ -208,6 +208,23 @@ def test_pseudonyms_of_128_characters_are_merged(root: Root, changes: OpenedRoot
         sent(changes, f"PID|||{new * 10}", f"MRG|{old}")
 
 
+def test_merges_of_ids_that_are_not_known_are_bounded_and_one_that_changes_nothing_is_no_order(
+    root: Root, changes: OpenedRoot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("node.index.nouns.person_plans.MAX_HELD", 3)
+    take(root, "KNOWN")
+    for prior in ("N0", "N1", "N2"):
+        assert sent(changes, "PID|||KNOWN", f"MRG|{prior}")[0].startswith("merged")
+    audited = (root.archive.root / "audit.jsonl").read_text().count("\n")
+    for wrong, words in (("N3", "3 merges hold"), ("N" * 65, "65 characters"), ("KNOWN", "the same patient")):
+        with pytest.raises(UsageError, match=words.replace("65", "64")):
+            sent(changes, "PID|||KNOWN", f"MRG|{wrong}")
+    assert sent(changes, "PID|||KNOWN", "MRG|N0") == ["nothing to change"]
+    assert (root.archive.root / "audit.jsonl").read_text().count("\n") == audited
+    take(root, "N1")
+    assert sent(changes, "PID|||KNOWN", "MRG|N4")[0].startswith("merged"), "one of them is stored now"
+
+
 BORN, LATER = "19700101", "19800202"
 EVERYDAY: list[tuple[dict[str, str], dict[str, str]]] = [
     *(

@@ -42,7 +42,7 @@ from node.extensions.worklist.modality_worklist import step_of
 from node.extensions.worklist.scheduled_rows import OrderedStep, ScheduledStepRepository
 from node.extensions.worklist.settings import WorklistSettings
 from node.index.nouns.person_plans import PatientLink, Person
-from node.index.nouns.persons import PersonRepository
+from node.index.nouns.persons import LEFT, PersonRepository
 from node.index.nouns.records import Refused
 from node.runtime.background import SupervisedThread
 from node.runtime.budget import Budget, Claim, Limits, Stage
@@ -206,10 +206,8 @@ class MllpListener:
         except Exception as failure:
             log.exception("hl7_failed", exc_info=failure)
             verdict, reason = "AE", "internal failure, see the log of the node"
-        is_refusal = verdict != "AA"
-        log.info("hl7_message", address=host, result=verdict, count=len(orders), reason=reason, is_refusal=is_refusal)
         self._note(host, orders, patients, verdict, reason)
-        if not is_refusal:
+        if verdict == "AA":
             return acknowledgment(message, verdict, reason, self._ae_title, self._now())
         remedy = "correct it at the sender, which must send the message again"
         self._on_refusal(Refused("hl7", ERRORS[error], reason, remedy, host, offered=type_of(message)))
@@ -220,13 +218,15 @@ class MllpListener:
         correction = PatientLink(False, update.person, update.person, is_correction=True)
         index = self._patients.ingest.index if self._patients is not None else None
         differs = index is not None and index.repository(PersonRepository).planned_update(update.person)[0]
-        reason = f"{update.make(self._steps, self._now())} worklist entries updated"
+        reason = UPDATED.format(update.make(self._steps, self._now()))
         if differs and self._patients is not None:
             reason += f"; stored: {make_changes(self._patients, [correction], f'HL7 {host}')[0]}"
         return reason
 
     def _note(self, host: str, orders: list[OrderedStep], patients: list[str], verdict: Verdict, reason: str) -> None:
-        """Record the message, about orders or patients, in the audit log (PS3.15 A.5.3.9)."""
+        """Log the message, about orders or patients, and record it in the audit log (PS3.15 A.5.3.9)."""
+        is_idle = verdict != "AA" or set(reason.split(", ")) <= {LEFT, UPDATED.format(0)}
+        log.info("hl7_message", address=host, result=verdict, count=len(orders), reason=reason, is_refusal=is_idle)
         steps = [order.step for order in orders if order.step is not None]
         objects = [
             *(
@@ -242,9 +242,8 @@ class MllpListener:
         detail = f"{counts}{verdict} {reason}".strip()
         if self._audit is None:
             return
-        self._audit.note(
-            AuditMessage(AuditEvent.PROCEDURE_RECORD, AuditAction.UPDATE, result, participants, objects, detail)
-        )
+        event, action = AuditEvent.PROCEDURE_RECORD, AuditAction.UPDATE
+        self._audit.note(AuditMessage(event, action, result, participants, objects, detail), is_idle=is_idle)
 
 
 class _TooMuch(Exception):
@@ -330,6 +329,7 @@ class _Peer:
 
 MERGE, UNLINK, RENAME = "ADT^A40", "ADT^A37", "ADT^A47"
 UPDATES = ("ADT^A08", "ADT^A31")
+UPDATED = "{} worklist entries updated"
 
 
 @dataclass(frozen=True, slots=True)
@@ -444,8 +444,11 @@ def make_changes(root: Root, links: Sequence[PatientLink], who: str) -> tuple[st
     order = f"link {len(links)} pairs of patients"
     by = partial(AuditMessage.by, who, AuditEvent.PATIENT_RECORD, AuditAction.UPDATE, order)
     objects = [{"patient_id": person.patient_id} for link in links for person in (link.one, link.other)]
+    persons = index.repository(PersonRepository)
+    persons.require_room(links)
     return root.audit.change(
         by(objects),
-        lambda: index.repository(PersonRepository).link(links, index.now(), who),
+        lambda ordered: persons.link(links, index.now(), who, ordered),
         lambda done: by([*objects, *({"study_instance_uid": uid} for uid in done.studies)]),
+        is_late=True,
     ).outcomes

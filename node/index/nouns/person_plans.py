@@ -5,8 +5,9 @@
 
 import datetime as dt
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from typing import Any
 
 from sqlalchemy import Connection, func, select
@@ -18,6 +19,7 @@ from node.index.models.history import ConflictRow
 from node.index.models.levels import PatientRow, StudyRow
 from node.index.nouns.identifiers import (
     AGE_AND_SEX,
+    IS_NAMED,
     NAMED,
     folded_name,
     identity_of,
@@ -35,6 +37,9 @@ SHARED = "shared-patient-id"
 """Kind of the conflicts that a merge decides."""
 
 MAX_ISSUER_CHARACTERS = 64
+
+MAX_HELD = 10_000
+"""Merges of persons of whom no file is here: whoever may send HL7 could fill the index with such."""
 
 MEANT = func.coalesce(StudyRow.corrected_patient_id, NAMED)
 """The person of whom a study is, before merges."""
@@ -166,6 +171,20 @@ def updating(connection: Connection, person: Person) -> tuple[list[Any], Any | N
     described = next((row for row in its if _is_described(row, given)), None)
     is_known = len(remaining) == 1 and described in remaining
     return ([] if is_known else remaining), described, given
+
+
+def require_room(connection: Connection, links: Sequence[PatientLink]) -> None:
+    """Raise UsageError if a merge would hold for an ID that is not known and is no LO, or too many hold for such."""
+    people = [one for link in links if link.is_merge for one in (link.one, link.other)]
+    ids = [(one.patient_id, one.issuer_of_patient_id) for one in people]
+    unknown = [one for one in ids if not people_with(connection, *one)]
+    if not all(map(_is_long_string, chain(*unknown))):
+        raise UsageError(f"an ID of more than {MAX_ISSUER_CHARACTERS} characters is merged once it is stored (LO)")
+    if not unknown:
+        return
+    held = select(PatientRow.id).where(PatientRow.merged_into.is_not(None), ~IS_NAMED).offset(MAX_HELD - 1).limit(1)
+    if connection.scalar(held) is not None:
+        raise UsageError(f"{MAX_HELD} merges hold for IDs of which nothing is stored: take some back by ADT^A37")
 
 
 def person_row(connection: Connection, patient: int) -> Any:

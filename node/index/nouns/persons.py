@@ -11,14 +11,14 @@ its patient then (`node.index.search.selection.Identities`).
 """
 
 import datetime as dt
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
 from itertools import chain, product
 from typing import Any
 
 from sqlalchemy import Connection, Select, case, func, insert, literal, literal_column, or_, select, table, update
 
-from node.errors import UsageError
+from node.errors import UsageError, counted
 from node.index.engine.backend import Overtaken, backend_of
 from node.index.engine.rows import IndexRepository, PagedRepository, Row, Terms, on_reader, on_writer, reads
 from node.index.engine.sql import listed_in, starts_with
@@ -43,7 +43,6 @@ from node.registry import ORDERED_PATIENTS, resolve
 _SETTLED = (plans.SHARED, "no-patient-id", "study-of-two-patients")
 """Kinds of the conflicts that say nothing any more once somebody has decided whose a study is."""
 
-
 LEFT, MERGED, SEPARATED, CORRECTED = "nothing to change", "merged", "separated", "corrected"
 HELD = "merged: holds for what comes with the prior Patient ID"
 """What a `PatientLink` comes to, with the number of studies."""
@@ -59,6 +58,7 @@ class PersonRepository(IndexRepository):
 
     planned_merge = reads(plans.merging)
     planned_update = reads(plans.updating)
+    require_room = reads(plans.require_room)
 
     @on_writer
     def merge(
@@ -237,13 +237,18 @@ class PersonRepository(IndexRepository):
 
     @on_writer
     def link(
-        self, connection: Connection, links: Sequence[PatientLink], now: dt.datetime, who: str | None = None
+        self,
+        connection: Connection,
+        links: Sequence[PatientLink],
+        now: dt.datetime,
+        who: str | None = None,
+        ordered: Callable[[], object] = lambda: None,
     ) -> Moved:
         """Merge patients or take them apart by their IDs, all of them or none; return what was done of each.
 
         Who is not known yet has a row from now on: what comes later with that Patient ID is of it (`identifiers`). A
-        merge the other way round takes the earlier one back first; a repetition changes nothing. Raises UsageError if
-        people share a Patient ID, if it was merged into somebody else, or if a patient is to be merged into himself.
+        merge the other way round takes the earlier one back first; a repetition changes nothing. `ordered` is called
+        before a commit. Raises UsageError if people share an ID, or it was merged into somebody else, or is the same.
         """
         people = [person for link in links for person in (link.one, link.other)]
         identities = {f"{issuer}\\{one.patient_id}" for one in people for issuer in ("", one.issuer_of_patient_id)}
@@ -251,9 +256,10 @@ class PersonRepository(IndexRepository):
         done, studies = list[str](), list[str]()
         for link in links:
             outcome, moved = self._linked(connection, link, now, who)
-            count = len(set(moved))
-            done.append(f"{outcome}: {count} {'study' if count == 1 else 'studies'}" if moved else outcome)
+            done.append(f"{outcome}: {counted(len(set(moved)), 'study', 'studies')}" if moved else outcome)
             studies += moved
+        if set(done) != {LEFT}:
+            ordered()
         return Moved(tuple(one.patient_id for one in people), tuple(dict.fromkeys(studies)), tuple(done))
 
     def _linked(

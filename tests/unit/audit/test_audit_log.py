@@ -29,6 +29,7 @@ from node.extensions.postgresql.membership import LogTail
 from node.receive.ingest import Origin
 
 WHO = [Participant("CT1", SOURCE, "10.0.0.1", is_requestor=True)]
+STUDY = [{"study_instance_uid": "1.2"}]
 SENDER = Origin("dicom", "CT1", "VOXELNODE", "10.0.0.1:4000", "a1")
 
 
@@ -324,7 +325,7 @@ def test_a_copy_shows_what_was_removed_from_it_or_from_the_log(tmp_path: Path) -
 def test_of_refusals_the_first_of_each_kind_and_the_number_of_the_others_are_written(tmp_path: Path) -> None:
     audit = Audit(tmp_path, "VOXELNODE")
     refused = AuditMessage(AuditEvent.QUERY, AuditAction.EXECUTE, Result.MINOR_FAILURE, WHO)
-    moved = AuditMessage(AuditEvent.INSTANCES_TRANSFERRED, AuditAction.READ, Result.MINOR_FAILURE, WHO, [{"uid": "1"}])
+    moved = AuditMessage(AuditEvent.INSTANCES_TRANSFERRED, AuditAction.READ, Result.MINOR_FAILURE, WHO, STUDY)
     for number in range(200):
         audit.note(replace(refused, detail="0 answers, 0xA900"))
         audit.note(replace(refused, detail=f"0 answers, 0xC00{number // 199}"))
