@@ -14,7 +14,7 @@ from tests.crash.journal import Journal, new_series
 from tests.integration.conftest import flip
 from tests.rows import read_rows
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.sqlite("a root is copied with its index")]
 
 POINTS = (*RECOVERING, *(point for point in RECEIVING if not point.startswith(("part-", "release-"))))
 UNNAMED = "0f" * 16
