@@ -167,7 +167,7 @@ class DimseMessage:
     data_set: bytes | None = b""
 
 
-MAXIMUM_BYTES = {C_FIND_RQ: 65_536, C_MOVE_RQ: 1 << 20, C_GET_RQ: 1 << 20}
+MAXIMUM_BYTES = {C_FIND_RQ: 1 << 20, C_MOVE_RQ: 1 << 20, C_GET_RQ: 1 << 20}
 """Longest identifier, which is held in memory while it arrives: a list of 10 000 UIDs has 640 KB."""
 
 MAXIMUM_OTHER_BYTES = 16_000_000

@@ -117,8 +117,8 @@ TICK_SECONDS = 1.0
 COMPLAINT_SECONDS = 60.0
 """Interval of log lines: the event loop reports every connection that it cannot accept."""
 
-HEAD_BYTES = 32_768
-"""Longest request line with headers; longer ones are answered 400. A viewer may request many frames in one URL."""
+HEAD_BYTES = 131_072
+"""Longest request line with headers; longer ones are answered 400. A search may name two thousand UIDs in its URL."""
 
 TLS_BUFFER_BYTES = 16 << 10
 """Bytes that asyncio reads at once over TLS: a record (RFC 8446 5.1). Each connection has a buffer of this size, of 256

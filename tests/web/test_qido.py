@@ -321,6 +321,14 @@ def test_a_key_may_be_given_again_and_again_without_the_answer_taking_longer(emp
     assert (refused.status_code, "at most 500 parameters" in refused.text) == (400, True)
 
 
+@pytest.mark.slow
+def test_a_list_of_a_thousand_uids_is_answered(site: Site) -> None:
+    site.take(make.instance(study_uid="1.2.3"))
+    uids = ",".join([*(f"{'1.2.3456789' * 5}.{number}" for number in range(1000)), "1.2.3"])
+    [found] = site.network_client().get("/dicom-web/studies", params={"StudyInstanceUID": uids}).json()
+    assert found["0020000D"]["Value"] == ["1.2.3"]
+
+
 @pytest.mark.parametrize("keyword", ["PatientName", "PatientID", "StudyDescription"])
 def test_thousands_of_wildcards_are_refused_in_words(client: httpx2.Client, keyword: str) -> None:
     patterns = "\\".join(f"*{number}*" for number in range(2000))
