@@ -54,6 +54,9 @@ class Operation:
     `store_service`: the service that knows the peer.
     """
 
+    reports_here = True
+    """Whether a result may follow on the same association."""
+
     def __init__(self, association: AcceptedAssociation, message: DimseMessage, store_service: StoreService) -> None:
         self.association = association
         self.context = association.accepted[message.context_id]

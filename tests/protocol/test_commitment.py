@@ -301,6 +301,14 @@ def test_a_request_that_is_none_is_refused(start_node: StartNode, options: dict[
     assert node.rows(COMMITMENTS) == []
 
 
+def test_a_request_whose_result_could_be_reported_nowhere_is_refused(start_node: StartNode) -> None:
+    node = start_node(peers={"asker": Peer(ae_title="ASKER")}, acceptor="pynetdicom")
+    for _ in range(2):
+        assert Asker().ask(node, [(CT_IMAGE_STORAGE, "1.2.3")]) == 0x0110
+    assert node.rows(COMMITMENTS) == []
+
+
+@pytest.mark.own_acceptor
 def test_a_result_for_a_peer_without_a_host_that_has_left_is_given_up_at_once_and_a_person_hears_why(
     start_node: StartNode, tmp_path: Path
 ) -> None:

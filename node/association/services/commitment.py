@@ -193,6 +193,7 @@ def serve_n_action(operation: Operation, service: CommitmentService) -> None:
     Statuses are those of PS3.7 10.1.4.1.10:
 
     * 0x0000: the request is kept, and its result will be reported
+    * 0x0110: the result can be reported nowhere: the acceptor is that of pynetdicom, and the peer has no host
     * 0x0112: the instance is not the well-known one; 0x0123: the action is another one
     * 0x0115: the Action Information lacks its Transaction UID or its references
     * 0x0122: the presentation context belongs to another service
@@ -224,6 +225,8 @@ def _taken_up(operation: Operation, service: CommitmentService) -> Work:
         raise RequestRefused(NO_SUCH_INSTANCE, f"the only instance is {STORAGE_COMMITMENT_INSTANCE}")
     if operation.number("ActionTypeID") != REQUEST_COMMITMENT:
         raise RequestRefused(NO_SUCH_ACTION, "the only action is 1, request storage commitment")
+    if not operation.reports_here and operation.origin.calling_ae_title not in service.peers:
+        raise RequestRefused(PROCESSING_FAILURE, "this peer has no host in [peers] to report the result to")
     information = operation.data_set(INVALID_ARGUMENT, MAXIMUM_ELEMENTS)
     transaction_uid = text(information, "TransactionUID")
     references = tuple(

@@ -196,6 +196,8 @@ class _StoreRequest:
 class _Request(Operation):
     """A request of an event, and who sent it. What it is answered is returned to pynetdicom: `status`, `reply`."""
 
+    reports_here = False
+
     def __init__(self, event: Event, service: StoreService) -> None:
         self.context = _context_of(event, as_scp=True)
         self.origin, self.log = service.origin, service.log
