@@ -84,6 +84,7 @@ class Archive:
     `incoming`, `work`: folders for files that are not finished; the next start of this host empties them.
     `suffix`: of the names of its folders among those of the hosts; empty if there are no others.
     `derived`: what was made of instances for requests.
+    `renew`: give the folders a generation (`node.receive.generation`).
     `acknowledged`: of the instances that were acknowledged here.
     `remote`: the object store behind the local files; None: the local files are all there is.
     """
@@ -95,6 +96,7 @@ class Archive:
         self.work = self.root / "work"
         make_folder(self.root)
         self._folders = HeldFolders(self.root)
+        self.renew = self._folders.renew
         self._objects, self._quarantine, self._incoming = map(self._own, ("objects/", "quarantine/", "incoming/"))
         self.derived = Derived(self.root)
         self.acknowledged = Ledger(self.root, self._own("acknowledged/"))

@@ -7,6 +7,7 @@ A folder of the root may be on another disk. An empty mount point, the folder of
 left below its mount must not be taken for it: what the index names would be missing, and what is acknowledged would lie
 below the mount. So each folder has a file `root-id`, as the root has: an identity, which all have, and a token of the
 folder, which the root has, too, with the inode of that file. Whoever locks the root compares them (`require_folders`).
+Behind the token it has the generation of what is in the folder (`node.receive.generation`).
 A process that has the root keeps its folders open and writes through them (`HeldFolders`): whatever is unmounted or
 mounted meanwhile, nothing that it writes lies elsewhere.
 """
@@ -35,6 +36,8 @@ MOUNT = "intake goes on once its disk is mounted again"
 
 MARKER = "root-id"
 """In a root and in its folders: to whom they belong."""
+
+_GENERATION = re.compile(r"[0-9]{12}-[0-9a-f]{8}-[a-z]{5}")
 
 OTHERS = stat.S_IRWXG | stat.S_IRWXO
 """The rights of the group and of everybody else."""
@@ -149,16 +152,16 @@ def _is_excluded(take_lock: Callable[[], object]) -> bool:
     return False
 
 
+MOUNT_OR_RESTORE = "if its disk is not mounted, mount it, or restore a backup"
+
+
 class FolderAway(VoxelnodeError):
     """A folder of the root is missing, empty or of another root: its disk may not be mounted."""
 
-    def __init__(self, root: Path, name: str, problem: str) -> None:
+    def __init__(self, root: Path, name: str, problem: str, remedy: str = MOUNT_OR_RESTORE) -> None:
         folder, marker = quote(str(root / name)), quote(str(root / MARKER))
         self.problem = f"{root / name} {problem}"
-        self.remedy = (
-            "if its disk is not mounted, mount it, or restore a backup; to go on without its files, run "
-            f"`mkdir -p {folder} && cp {marker} {folder}`"
-        )
+        self.remedy = f"{remedy}; to go on without its files, run `mkdir -p {folder} && cp {marker} {folder}`"
         super().__init__(f"{self.problem}: {self.remedy}")
 
 
@@ -181,7 +184,9 @@ def mark_folders(
     `lacks`: says what a folder lacks that it must have, so that it is no mount point that waits for its disk; or None.
     `is_new`: says whether a folder is to be marked later, and another disk may still be mounted for it.
 
-    Raises FolderAway if one lacks something, or is of another root. If the process dies here, the next start goes on.
+    None of these has a generation. If the process dies here, the next start goes on.
+
+    Raises FolderAway if one lacks something, or is of another root.
     """
     identity, notes = _marks(root)
     if not identity:
@@ -195,7 +200,8 @@ def mark_folders(
             raise FolderAway(root, name, "is the folder of another root")
         is_accepted = len(its_notes) > 1  # a person has put a copy of the file of the root there
         if not is_accepted and (problem := lacks(name)) is not None:
-            raise FolderAway(root, name, problem)
+            copy = f"is a copy, and {problem}", "copy the rest from where it was copied"  # a node may have run there
+            raise FolderAway(root, name, *(copy if name in notes else (problem,)))
     for name in changed:
         make_folder(root / name)
         token = uuid.uuid4().hex
@@ -212,6 +218,18 @@ def mark_anew(root: Path) -> None:
     for name in ("", *KEPT):
         (root / name / MARKER).unlink(missing_ok=True)
     mark_folders(root)
+
+
+def generation_of(root: Path, name: str) -> str | None:
+    """Return the generation of a folder; empty if its marker has none, None if it was never marked."""
+    identity, notes = _marks(root / name)
+    last = notes.get(name, [""])[-1]
+    return (last if _GENERATION.fullmatch(last) else "") if identity else None
+
+
+def is_bare(folder: Path) -> bool:
+    """Return whether a folder has nothing but a marker."""
+    return all(name == MARKER for name in os.listdir(folder))
 
 
 def _marks(folder: Path) -> tuple[str, dict[str, list[str]]]:
@@ -246,14 +264,12 @@ def _require_own(root: Path, name: str, identity: str, note: list[str]) -> None:
 
 
 class HeldFolders:
-    """The folders of a root, open until this is closed; missing ones are made. The journal holds its own."""
+    """The folders of a root, open until this is closed; missing ones are made. The journal says if its own is away."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
         self._held: dict[str, tuple[int, os.stat_result]] = {}
         for name in FOLDERS:
-            if name == "journal":
-                continue
             (root / name).mkdir(mode=0o700, exist_ok=True)
             descriptor = os.open(root / name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             self._held[name] = descriptor, os.fstat(descriptor)
@@ -273,9 +289,19 @@ class HeldFolders:
         """Return which folder is not at its place, and how; None if all are."""
         for name, (_, opened) in self._held.items():
             with suppress(OSError):  # it says nothing about the folder
-                if (problem := moved(self._root / name, opened)) is not None:
+                if name != "journal" and (problem := moved(self._root / name, opened)) is not None:
                     return problem
         return None
+
+    def renew(self, generation: str) -> None:
+        """Write a generation into the markers, durably, and in their place: another inode would be that of a copy."""
+        for name in KEPT:
+            folder = Path(self.path(f"{name}/"))
+            identity, notes = _marks(folder)
+            if name in notes:  # else nothing was in it yet
+                with (folder / MARKER).open("r+b", buffering=0) as file:
+                    file.write(f"{identity}\n{name} {' '.join(notes[name][:2])} {generation}\n".encode())
+                    os.fdatasync(file)
 
     def close(self) -> None:
         """Let the folders go, so that their disks can be unmounted."""

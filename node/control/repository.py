@@ -14,7 +14,7 @@ import structlog
 from node.archive.base import VOLUMES, Remote
 from node.archive.filesystem import Archive
 from node.archive.intake import Ballast
-from node.archive.root import keep_private, lock_problem, mark_folders, others_may
+from node.archive.root import is_bare, keep_private, lock_problem, mark_folders, others_may
 from node.audit.audit_log import Audit, Transfers
 from node.control.actions import Actions
 from node.control.root import LOCK_FILE, hold_or_request, locked_root, require_created, require_index
@@ -22,15 +22,16 @@ from node.conversion.volume_files import LostSources, sweep_unknown
 from node.errors import OutOfResources, UsageError, VoxelnodeError
 from node.files.durable import make_folder
 from node.index.database.index import Index
-from node.index.engine.about_keys import HELD_FOR_OLDER, JOURNAL, STORE, STORE_SPOOLED, SWEPT_VOLUMES
+from node.index.engine.about_keys import COMPARED, HELD_FOR_OLDER, JOURNAL, STORE, STORE_SPOOLED, SWEPT_VOLUMES
 from node.index.engine.backend import IndexUnusable, OldIndex
 from node.journal.journal import SEGMENT_BYTES, Journal
 from node.lifecycle.deletion import resume_deletions, resume_restores
-from node.lifecycle.fsck import has_volumes, lacks
+from node.lifecycle.fsck import altered_volumes, has_volumes, lacks
 from node.lifecycle.journal import JOURNAL_FOLDER
-from node.receive.accounting import account_for
+from node.receive.accounting import account_for, complete_ledger
 from node.receive.apply import Applier
 from node.receive.custody import take_back
+from node.receive.generation import CLEAN, INDEX, RECORDS, odd_parts, renew
 from node.receive.ingest import Ingest
 from node.receive.recovery import mark_all_missing, record_quarantined, recover
 from node.receive.results import Results
@@ -103,19 +104,23 @@ class Repository:
         of them, the next start begins with the first.
         """
         self._make_parts(root, settings, new_index=new_index)
+        self._odd = odd_parts(self.archive, self.index, self.journal)  # before anything changes that
         if previous is not None:  # before any file is looked at: some were to go
             self.index.salvage.begin(previous)
         resume_deletions(self.archive, self.index, self.index.now())  # before files without a row are adopted
         is_older, marked = self._mark_missing_if_older()
         self._hold_retention_if_labels_are_lost(settings, previous, is_new=new_index, is_older=is_older)
         self._apply_journal()
+        if "acknowledged/" in self._odd and not (is_older or new_index):
+            complete_ledger(self.archive, self.index)
         self._compare_files(marked)
-        self._adopt_from_files(is_new=new_index, is_older=is_older)
+        self._adopt_from_files(is_new=new_index, is_older=is_older or bool(self._odd))
         resume_restores(self.archive, self.index, self._quiet_seconds, self.index.now())
         self._take_over_facts(previous)
-        self._account_for_acknowledged(previous, is_new=new_index)
+        self._account_for_acknowledged(previous, is_new=new_index or bool(self._odd))
         self.ingest.end_cut_off()
-        self._remove_unknown_volumes(is_new=new_index, is_older=is_older)
+        self._remove_unknown_volumes(is_new=new_index, is_older=is_older or bool(self._odd))
+        self._compare_volumes()
         self._begin_to_take(root)
 
     def _make_parts(self, root: Path, settings: Settings, *, new_index: bool) -> None:
@@ -202,21 +207,31 @@ class Repository:
 
     def _apply_journal(self) -> None:
         """Apply what was acknowledged, before files and rows are compared: a record has the file that its row lacks."""
-        self._look_for_journal()
-        applied = self.index.about.applied(self.journal.identity)
+        known, applied = self.index.about.get(self._journal_key), self.index.about.applied(self.journal.identity)
         if applied.journal == self.journal.identity and applied.sequence < self.journal.freed:
             self.index.associations.forget()  # those of an older index: how they ended is not in the journal any more
         self.replayed = self.applier.replay()
+        self._look_for_journal(known or "", applied.sequence)
 
-    def _look_for_journal(self) -> None:
-        """Note a gap if the journal is not the one that the process before has left with records of its own."""
-        known = self.index.about.get(self._journal_key)
-        if not known or known == self.journal.identity:
+    def _look_for_journal(self, known: str, applied: int) -> None:
+        """Note a gap if the journal is not the one that the process before has left with records of its own.
+
+        Or it is that one as it was before: by its generation, or because its last record is one before `applied`, the
+        last one in the index. If the index is as old, what else names acknowledged versions must not be.
+        """
+        odd, ledger, root = self._odd, "acknowledged/", self.archive.root
+        is_ledger_odd = odd.get(ledger) or (ledger in odd and is_bare(root / ledger))
+        if known and known != self.journal.identity:
+            what = f"the journal that the last process wrote is not in {root / JOURNAL_FOLDER}"
+            applied = self.index.about.applied(known).sequence
+        elif RECORDS in odd or (INDEX in odd and (is_ledger_odd or odd.get("quarantine/"))):
+            what = f"{', '.join(odd)}: as they were before other parts of the root"
+        elif known and applied > self.journal.found:
+            what = f"the journal ends with its record {self.journal.found}"
+        else:
             return
-        applied = self.index.about.applied(known).sequence
         detail = (
-            f"the journal that the last process wrote is not in {self.archive.root / JOURNAL_FOLDER}: instances that "
-            f"were acknowledged after its record {applied}, the last one in the index, may be missing"
+            f"{what}: instances that were acknowledged after record {applied}, the last in the index, may be missing"
         )
         log.error("journal_gone", detail=detail)
         self.index.lost.note_gap(detail + self.ingest.open_at_end(), self.index.now())
@@ -233,6 +248,7 @@ class Repository:
             self._quiet_seconds,
             self.index.now(),
             marked,
+            everything=bool(self._odd),
             lengths=not self.index.was_closed,
             digests=self.applier.lacks_segments,
         )
@@ -280,8 +296,20 @@ class Repository:
             lost = LostSources(self.index.lost.by_series())
             self.archive.remote.remove_unknown_volumes(lost.may_be_in, self.index.now())
 
+    def _compare_volumes(self) -> None:
+        """Have series converted again whose files are missing or cut, and note that all was compared."""
+        now, odd = self.index.now(), ", ".join(self._odd)
+        is_lost = is_bare(self.archive.root / VOLUMES) and has_volumes(self.index)
+        again = altered_volumes(self.archive, self.index, now) if odd or is_lost else 0
+        if odd:
+            counted = f"{self.recovered.missing} instances without a file, {again} series to convert again"
+            detail = f"all that rows and ledger name, because of {odd}: {counted}"
+            log.warning("all_compared", detail=detail)
+            self.index.about.set(COMPARED, f"{now:%Y-%m-%d %H:%M} UTC: {detail}")
+
     def _begin_to_take(self, root: Path) -> None:
         """Free the journal of what was applied, and apply what is received from now on."""
+        renew(self.archive, self.index, self.journal)
         self.results.sweep()
         self.ingest.gaps = self.index.lost.gaps()
         self.applier.checkpoint()
@@ -312,6 +340,8 @@ class Repository:
 
     def _is_index_older(self) -> bool:
         """Return whether the journal has let go of records that the index lacks: a copy of the index was restored."""
+        if INDEX in self._odd:
+            return True
         if self.index.sharing.holder is not None and not self.journal.freed:  # a host that joins others
             return False
         applied = self.index.about.applied(self.journal.identity)
@@ -332,7 +362,8 @@ class Repository:
         self._transfers.close()
         self.applier.finish()
         if self.journal.freed == self.journal.last:
-            with suppress(OutOfResources):  # the next start finds the journal, or tells that it is gone
+            with suppress(OutOfResources, OSError):  # the next start finds the journal, or tells that it is gone
+                renew(self.archive, self.index, self.journal, CLEAN)
                 self.index.about.set(self._journal_key, "")
         if self.archive.remote is not None:
             self.archive.remote.close()

@@ -93,6 +93,11 @@ def _read_mark(folder: Path) -> dict[str, Any]:
     return mark if isinstance(mark, dict) else {}
 
 
+def age_of(folder: Path) -> str:
+    """Return the generation of a journal, by its mark; empty if there is none."""
+    return str(_read_mark(folder).get("generation", ""))
+
+
 def in_order(segments: Iterable[Segment]) -> list[Segment]:
     """Return the segments that were used, in the order of their records; unreadable ones come first.
 

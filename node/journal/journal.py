@@ -31,7 +31,7 @@ from typing import Any
 
 from node.errors import VoxelnodeError
 from node.files.durable import NO_ROOM, locked, make_folder, moved, sync_folder, write_durably
-from node.journal.inspection import MARK_FILE, JournalUnusable, read_in_order, segment_files, used_segments
+from node.journal.inspection import MARK_FILE, JournalUnusable, age_of, read_in_order, segment_files, used_segments
 from node.journal.segment import (
     GROW_BYTES,
     HEADER_BYTES,
@@ -87,7 +87,7 @@ class Journal:
     `segment_bytes`, `max_bytes`: size of a segment, and of all of them.
 
     `last`: sequence number of the last durable record; 0 before the first one. `freed`: that of the last record that is
-    durable elsewhere, or 0.
+    durable elsewhere, or 0. `found`: that of the last record that `replay` has found. `generation`: that of `renew`.
 
     Raises JournalUnusable: another process holds it, or a newer version has written it.
     Raises OSError: it cannot be read or made.
@@ -109,7 +109,8 @@ class Journal:
         self._marking = threading.Lock()  # guards `_sizes` and the mark
         self._sizes: dict[str, int] = {}  # of the segments that the mark names
         self._is_closed = self._is_ready = False
-        self.last = self.freed = 0
+        self.last = self.freed = self.found = 0
+        self.generation = age_of(folder)
         self._start = Cursor(1, HEADER_BYTES)
         if (lock := locked(folder, os.O_RDONLY | os.O_DIRECTORY)) is None:
             raise JournalUnusable(f"{folder} is in use by another process: stop it first")
@@ -151,7 +152,8 @@ class Journal:
         for found in read_in_order(self._used, self.freed, self._gone):
             self.last = found.last if isinstance(found, Damage) else found.sequence
             yield found
-        self.last = max(self.last, known, *(segment.last for segment in self._used))
+        self.found = max([self.last, *(segment.last for segment in self._used)])
+        self.last = max(self.found, known)
         self._start = Cursor(self.last + 1, HEADER_BYTES)
         # Before a segment is begun: a start writes over what is freed, and the journal grows by no segment a start.
         self._spare += [segment for segment in self._used if segment.last <= self.freed]
@@ -318,6 +320,7 @@ class Journal:
             self._sizes = {} if forget else {**self._sizes, **new}
             number = self.freed if freed is None else freed
             mark = {"version": VERSION, "journal": self.identity, "freed": number, "segments": self._sizes}
+            mark["generation"] = self.generation
             write_durably(self._folder / MARK_FILE, json.dumps(mark).encode())
             self.freed = number
 
@@ -411,6 +414,11 @@ class Journal:
         reached("journal-freed")
         self._release(sequence)
         self._drop_surplus()
+
+    def renew(self, generation: str) -> None:
+        """Write a generation into the mark, durably. Raises OSError if the disk fails."""
+        self.generation = generation
+        self._mark()
 
     def begin_clean(self) -> None:
         """Overwrite the free segments, and continue in one of them: earlier records are freed with their segment.

@@ -184,8 +184,7 @@ def _named_in(name: str, archive: Archive, index: Index) -> list[tuple[str, ...]
         if name == "quarantine":
             return [(key,) for key in view.instances.loser_keys(host) - view.instances.to_be_set_aside()]
         if name == VOLUMES:
-            here = (row for row in view.volumes.files() if not row.superseded and row.place != STORE)
-            return [(row.key,) for row in here if _is_here(row, host)]
+            return [(row.key,) for row in view.volumes.files() if not row.superseded and is_here(row, host)]
     large = (
         its for its in map(receipt, (one.facts for one in records(archive.root / JOURNAL_FOLDER))) if its is not None
     )
@@ -210,6 +209,9 @@ def _journal(root: Path, index: ReadIndex, *, serving: bool) -> Iterator[Finding
     report = journal_report(root, index.applied)
     for damage in report.damage:
         yield Finding("journal-damaged", f"{JOURNAL_FOLDER}/{damage.segment.name}", damaged_records(damage))
+    if report.applied > report.last and not serving:
+        detail = f"it ends with record {report.last}, and the index has record {report.applied}"
+        yield Finding("journal-damaged", JOURNAL_FOLDER, f"{detail}: instances that were acknowledged may be missing")
     for gap in index.lost.gaps():
         yield Finding("journal-gap", JOURNAL_FOLDER, str(gap["detail"]))
     if report.waiting and not serving:
@@ -318,8 +320,25 @@ def _unknown(root: Path, keys: set[str], *, serving: bool) -> Iterator[Finding]:
             yield Finding("file-unknown", key)
 
 
+def altered_volumes(archive: Archive, index: Index, now: dt.datetime) -> int:
+    """Have the series converted again whose volumes are missing here, or have another length; return how many."""
+    with index.reading(wait=False) as view:
+        found = list(_of_volumes(archive.root, view, set(), digests=False, host=index.sharing.holder))
+    return index.series.reopen({finding.series for finding in found if finding.series is not None}, now)
+
+
 def _volumes(root: Path, index: ReadIndex, *, digests: bool, host: str | None) -> Iterator[Finding]:
     named = index.trash.volumes()
+    yield from _of_volumes(root, index, named, digests=digests, host=host)
+    lost = LostSources(index.lost.by_series())
+    for path in sorted((root / VOLUMES).glob("*/*/*/")):
+        folder = str(path.relative_to(root))
+        if folder not in named:
+            yield Finding("volume-kept" if lost.are_in(root, folder) else "volume-unknown", folder)
+
+
+def _of_volumes(root: Path, index: ReadIndex, named: set[str], *, digests: bool, host: str | None) -> Iterator[Finding]:
+    """Compare the files that rows of volumes name, and add their folders to `named`."""
     for row in index.volumes.files():
         path = root / row.key
         named |= folders_of([row.key])
@@ -331,7 +350,7 @@ def _volumes(root: Path, index: ReadIndex, *, digests: bool, host: str | None) -
         except OSError as error:
             yield Finding("file-unreadable", row.key, f"{detail}: {error.strerror}")
             continue
-        is_gone = problem == MISSING and (row.superseded or row.place == STORE or not _is_here(row, host))
+        is_gone = problem == MISSING and (row.superseded or not is_here(row, host))
         if problem is None or is_gone:  # a repair removes damaged files of superseded revisions
             continue
         if row.place == STORE:
@@ -340,11 +359,6 @@ def _volumes(root: Path, index: ReadIndex, *, digests: bool, host: str | None) -
             yield Finding("volume-missing", row.key, detail, series=to_convert_again(row))
         else:
             yield Finding("volume-altered", row.key, f"{detail}: {problem}", series=to_convert_again(row))
-    lost = LostSources(index.lost.by_series())
-    for path in sorted((root / VOLUMES).glob("*/*/*/")):
-        folder = str(path.relative_to(root))
-        if folder not in named:
-            yield Finding("volume-kept" if lost.are_in(root, folder) else "volume-unknown", folder)
 
 
 def revision_of(row: VolumeFile) -> str:
@@ -352,9 +366,9 @@ def revision_of(row: VolumeFile) -> str:
     return f"revision {row.revision}{', superseded' if row.superseded else ''}"
 
 
-def _is_here(row: VolumeFile, host: str | None) -> bool:
+def is_here(row: VolumeFile, host: str | None) -> bool:
     """Return whether a file that no store has is on this disk, as far as its row says."""
-    return host is None or (row.place is not None and row.holder in (None, host))
+    return row.place != STORE and (host is None or (row.place is not None and row.holder in (None, host)))
 
 
 def to_convert_again(row: VolumeFile) -> tuple[str, str] | None:

@@ -43,7 +43,7 @@ def journal_report(root: Path, applied_of: Callable[[str], AppliedPosition]) -> 
         segments=state.segments,
         bytes=state.bytes,
         last=state.last,
-        applied=min(done, state.last),
+        applied=done,
         freed=state.freed,
         waiting=waiting,
         damage=state.damage,

@@ -13,7 +13,7 @@ import datetime as dt
 import json
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -32,9 +32,11 @@ from node.files.durable import NO_ROOM
 from node.index.database.index import Index
 from node.index.database.work_loop import IndexFollower
 from node.index.engine.about_keys import SCRUB
+from node.index.nouns.conversions import VolumeFile
 from node.index.nouns.instance_files import HeldFile
 from node.index.nouns.received import NOT_COMPARED
 from node.index.nouns.records import InstanceFile
+from node.lifecycle.fsck import is_here
 from node.receive.accounting import note_lost
 from node.receive.stored_files import problem_of, report_damage
 from node.runtime.background import MAX_PAUSE_SECONDS
@@ -156,7 +158,9 @@ class Scrub(IndexFollower):
             seconds = (current.bytes - due_bytes) / max(self._total, 1) * self._duration.total_seconds()
             return min(max(seconds, MIN_SLEEP_SECONDS), MAX_SLEEP_SECONDS)
         self._is_empty = not current.files  # before the look, so that no commit is missed
-        files = self._index.instances.files_after(current.key, MAX_FILES_PER_STEP)
+        files: Sequence[InstanceFile | VolumeFile] = self._index.instances.files_after(current.key, MAX_FILES_PER_STEP)
+        with self._index.reading(wait=False) as view:
+            files = files or list(view.volumes.files(current.key, MAX_FILES_PER_STEP))  # these keys are greater
         if not files and not current.files:  # an empty archive: a pass begins when it has files
             return MAX_SLEEP_SECONDS
         if not files:
@@ -198,7 +202,9 @@ class Scrub(IndexFollower):
         except OSError as error:
             log.error("ledger_unreadable", reason=error.strerror)
 
-    def _compared(self, current: ScrubPass, file: InstanceFile) -> ScrubPass:
+    def _compared(self, current: ScrubPass, file: InstanceFile | VolumeFile) -> ScrubPass:
+        if isinstance(file, VolumeFile):
+            return self._volume_compared(current, file)
         problem = self._problem_of(file)
         if problem is not None and file.key not in self._index.instances.named_keys([file.key]):
             problem = None  # deleted or replaced meanwhile
@@ -209,8 +215,18 @@ class Scrub(IndexFollower):
             report_damage(self._archive, self._index, file.key, problem, now)
         return replace(current.counting(problem, file.bytes), key=file.key)
 
-    def _problem_of(self, file: InstanceFile | HeldFile) -> str | None:
-        """Compare a file; of one that only the object store has, whether the object is there."""
+    def _volume_compared(self, current: ScrubPass, file: VolumeFile) -> ScrubPass:
+        """Compare a file of a revision that is here; if it is damaged or missing, its series is converted again."""
+        is_here_now = file.sha256 and not file.superseded and is_here(file, self._index.sharing.holder)
+        problem = self._problem_of(file) if is_here_now else None
+        if problem not in (None, UNREADABLE):
+            log.error("volume_damaged", path=file.key, reason=problem)
+            self._archive.remove(file.key)  # a series whose files have their length stays as it is
+            self._index.series.reopen([(file.study_instance_uid, file.series_instance_uid)], self._now())
+        return replace(current.counting(problem, file.bytes), key=file.key)
+
+    def _problem_of(self, file: InstanceFile | HeldFile | VolumeFile) -> str | None:
+        """Compare a file; of an instance that only the object store has, whether the object is there."""
         if self._index.sharing.is_away(file.holder):  # its host reads it when it moves it to the store
             return None
         path = self._archive.path(file.key)

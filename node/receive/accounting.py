@@ -136,7 +136,7 @@ def account_for(
     lost = 0
     if is_short or is_absent or is_torn:
         lost = index.lost.record(gone, now)
-        written = _rewrite(archive, index)
+        written = complete_ledger(archive, index)
         if is_short:
             log.warning(
                 "ledger_rewritten",
@@ -158,7 +158,7 @@ def repair_ledger(archive: Archive, index: Index, names: Sequence[str]) -> None:
 
     Raises OSError if the disk fails.
     """
-    _rewrite(archive, index)
+    complete_ledger(archive, index)
     archive.acknowledged.note_repaired(names)
 
 
@@ -192,8 +192,8 @@ def write_off(
     return audit.change(order, made)
 
 
-def _rewrite(archive: Archive, index: Index) -> int:
-    """Add everything that the index has to the ledger; return how much that is."""
+def complete_ledger(archive: Archive, index: Index) -> int:
+    """Add everything that the index has to the ledger; return how much that is. Raises OSError if the disk fails."""
     after = written = 0
     while rows := index.lost.stored(after, LOOKED_UP_TOGETHER):
         after = rows[-1][0]

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic
 
 import structlog
 
@@ -26,6 +27,7 @@ from node.index.nouns.records import Received
 from node.journal.journal import Journal
 from node.journal.segment import Damage, Record
 from node.receive.accounting import listed, mark_of
+from node.receive.generation import RENEW_SECONDS, renew
 from node.receive.record import Receipt, receipt
 
 log = structlog.get_logger()
@@ -73,6 +75,7 @@ class Checkpoint:
         self._unlisted: list[Unlisted] = []
         self._copies: dict[Path, str] = {}  # segments with damage, and their copies in quarantine
         self.is_damaged = False
+        self._renewed_at = monotonic()
 
     def written(self, key: str) -> None:
         """Note a file that the next checkpoint has to sync."""
@@ -104,6 +107,9 @@ class Checkpoint:
                 self._index.about.set(mark_of(self._archive), str(self._archive.acknowledged.position))
                 with self._archive.intake.refusing():
                     self._journal.free(applied)
+                    if monotonic() > self._renewed_at + RENEW_SECONDS:
+                        renew(self._archive, self._index, self._journal)
+                        self._renewed_at = monotonic()
             except BaseException:
                 with self._lock:
                     self._unsynced |= keys

@@ -70,17 +70,18 @@ def recover(
     now: dt.datetime,
     marked: Mapping[str, set[str]] = MappingProxyType({}),
     *,
+    everything: bool = False,
     lengths: bool = False,
     digests: bool = False,
 ) -> Recovered:
     """Make archive and index agree again, after `Applier.replay`; return the repairs.
 
-    Compares only folders of this host that no earlier start has compared: older folders never grow, and `fsck` compares
-    all of them.
+    Compares the folders of this host that no earlier start has compared, because older folders never grow; all of them
+    if one of these is gone. The rows name them, whatever is on the disk.
 
-    `marked`: what `mark_all_missing` returned: these folders were compared as well. `lengths`: compare those of the
-    files, too: the process before did not end by itself, and a disk may have kept names without bytes. `digests`: read
-    the files.
+    `marked`: what `mark_all_missing` returned: these folders were compared as well. `everything`: compare all folders,
+    with the lengths of the files. `lengths`: compare those in any case: the process before did not end by itself, and a
+    disk may have kept names without bytes. `digests`: read the files.
     """
 
     def list_part(key: str) -> None:
@@ -89,15 +90,19 @@ def recover(
 
     parts = archive.sweep_incoming(list_part)
     reached("parts-swept")
-    quarantine_losers(archive, index)
+    quarantine_losers(archive, index, now)
     unread: list[str] = []  # folders with files that cannot be read now: the next start compares them again
     note = f"{SWEPT_FOLDER}{archive.suffix}"
-    compared = index.about.get(note) or ""
-    folders = [folder for folder in archive.folders() if folder >= compared]
+    compared, _, count = (index.about.get(note) or "").partition(" ")
+    there = archive.folders()
+    if everything or (archive.remote is None and sum(folder <= compared for folder in there) < int(count or 0)):
+        compared = ""
+    named = filter(archive.is_own, index.instances.folders(compared))
+    folders = sorted({*named, *(folder for folder in there if folder >= compared)})
     gone = dict(marked)
     for folder in folders:
         gone[folder] = gone.get(folder, set()) | mark_missing(archive, index, folder, now)
-        if lengths or digests:
+        if lengths or digests or everything:
             _report_damaged(archive, index, folder, now, digests=digests)
     adopted = quarantined = missing = 0
     fates: dict[str, str] = {}
@@ -115,7 +120,8 @@ def recover(
         missing += sum(row.file_missing and row.key in keys for row in rows)
     reached("files-compared")
     if folders:
-        index.about.set(note, min([*unread, folders[-1]]))
+        compared = min([*unread, folders[-1]])
+        index.about.set(note, f"{compared} {sum(folder <= compared for folder in archive.folders())}")
     claims = index.series.release_all_claims(now)
     reached("claims-released")
     log.info("recovered", parts=parts, adopted=adopted, quarantined=quarantined, missing=missing, claims=claims)
@@ -266,6 +272,13 @@ def return_from_quarantine(archive: Archive, index: Index, folder: str, now: dt.
     return fates
 
 
+def _is_gone(path: Path) -> bool:
+    try:
+        return problem_with(path, 0, None, None) == MISSING
+    except OSError:  # it cannot be read now
+        return False
+
+
 def _is_whole(archive: Archive, row: InstanceFile) -> bool:
     try:
         return problem_with(archive.path(row.key), row.data_set_offset, row.bytes, row.sha256) is None
@@ -320,14 +333,14 @@ def stored_instance(root: Path, key: str, now: dt.datetime) -> tuple[InstanceAtt
     )
 
 
-def quarantine_losers(archive: Archive, index: Index) -> int:
-    """Move files that lost a conflict to quarantine, if a crash came before the move; return how many."""
-    misplaced = [key for key in index.instances.loser_keys(here=True) if not archive.path(key).exists()]
+def quarantine_losers(archive: Archive, index: Index, now: dt.datetime) -> None:
+    """Move files that lost a conflict to quarantine, if a crash came before the move; one that is nowhere is lost."""
+    misplaced = [key for key in index.instances.loser_keys(here=True) if _is_gone(archive.path(key))]
     folders = archive.folders() if misplaced else []
-    moved = 0
-    for name in (PurePath(key).name for key in misplaced):
-        for key in (f"objects/{folder}/{name}" for folder in folders):
-            if archive.path(key).exists():
-                archive.quarantine(key)
-                moved += 1
-    return moved
+    for loser in misplaced:
+        keys = (f"objects/{folder}/{PurePath(loser).name}" for folder in folders)
+        found = [key for key in keys if archive.path(key).exists()]
+        for key in found:
+            archive.quarantine(key)
+        if not found:
+            index.instances.record_loser_damage(loser, "the file is missing", now, gone=True)

@@ -27,6 +27,7 @@ from node.files.heads import are_recoded, cut_pixels_of, may_be_own_copy
 from node.index.database.index import Index
 from node.index.engine.scope import within
 from node.index.models.levels import STORE
+from node.index.nouns.conversions import VolumeFile
 from node.index.nouns.instance_files import HeldFile
 from node.index.nouns.received import Compared
 from node.index.nouns.records import Flaw, InstanceFile, Received
@@ -213,7 +214,7 @@ class RecentlyVerified:
         return problem
 
 
-def problem_of(archive: Archive, file: InstanceFile | HeldFile) -> str | None:
+def problem_of(archive: Archive, file: InstanceFile | HeldFile | VolumeFile) -> str | None:
     """Return how a file that is kept or comes back differs from its row, or None; of one in the store, its object.
 
     Whatever comes back passes this: from the trash, from quarantine, by a decision or a repair. Its row has the digest.

@@ -33,7 +33,7 @@ RECEIVING = (
 
 CONVERTING = ("series-claimed", "volumes-written", "volumes-published", "outcome-recorded")
 JUDGING = ("sidecars-noted", "sidecar-written", "sidecars-renamed", "sidecars-done")
-RECOVERING = ("journal-replayed", "parts-swept", "file-adopted", "files-compared", "claims-released")
+RECOVERING = ("journal-replayed", "parts-swept", "file-adopted", "files-compared", "claims-released", "renewal-begun")
 DELETING = ("deletion-ordered", "deletion-unlinked", "deletion-noted")
 ERASING = ("erasure-owed", "erasure-deleted", "erasure-purged", "erasure-certified")
 LISTING = ("ledger-begun", "write-off-noted")

@@ -122,6 +122,18 @@ def test_a_folder_whose_files_are_lost_for_good_is_accepted_as_the_sentence_says
     assert check_repository(settings_of(root), digests=False, repair=False) == []
 
 
+def test_a_folder_that_was_copied_before_all_was_there_is_named_as_a_copy(filled: Path, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    copy_root(filled, root)
+    shutil.copytree(root / "objects", tmp_path / "copy", ignore=shutil.ignore_patterns("00000001"))
+    shutil.rmtree(root / "objects")
+    for path in sorted((tmp_path / "copy").glob("*/*.dcm"))[1:]:
+        path.unlink()
+    (tmp_path / "copy").rename(root / "objects")
+    with pytest.raises(FolderAway, match=r"/root/objects is a copy, and lacks 3 of 4 files .*: copy the rest from"):
+        Repository(settings_of(root))
+
+
 @pytest.mark.parametrize("name", [name for name in KEPT if name not in ("incoming", "volumes")])
 def test_a_root_of_before_is_marked_once_unless_a_folder_lacks_what_it_should_have(
     filled: Path, tmp_path: Path, name: str

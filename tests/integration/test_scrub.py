@@ -248,3 +248,22 @@ def test_a_series_whose_file_is_whole_again_is_incomplete_no_more(root: Root, fi
         assert root.take(sent[1]) is Outcome.ALREADY_THERE
     [row] = root.rows("SELECT verdict, verdict_rule, missing_instances, revision FROM v_series")
     assert (row["verdict"], row["missing_instances"], row["revision"]) == ("complete", 0, 1)
+
+
+@pytest.mark.parametrize("harm", [flip, Path.unlink])
+def test_a_series_whose_volume_is_missing_or_altered_is_converted_again(
+    root: Root, harm: Callable[[Path], None]
+) -> None:
+    root.take_all(make.ct_series(3))
+    root.convert_due()
+    [volume] = root.rows("SELECT path FROM v_volumes")
+    content = Path(volume["path"]).read_bytes()
+    harm(Path(volume["path"]))
+    service = scrub(root)
+    full_pass(root, service)
+    assert (state(root).last.files, state(root).last.damaged) == (4, 1)
+    root.convert_due()
+    [volume] = root.rows("SELECT path FROM v_volumes WHERE NOT superseded")
+    assert Path(volume["path"]).read_bytes() == content
+    full_pass(root, service)
+    assert state(root).last.damaged == 0

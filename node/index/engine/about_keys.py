@@ -23,13 +23,20 @@ GAPS = "gaps"
 """Records that were acknowledged and that a start could not read, until a person accepts it, as JSON: see
 `node.index.nouns.lost`."""
 
+GENERATION = "generation"
+"""The generations that the parts of the root may have, separated by blanks (`node.receive.generation`); the name of a
+host follows as for `SWEPT_FOLDER`."""
+
+COMPARED = "compared"
+"""The last comparison of all that rows and ledger name, in words."""
+
 LEDGER = "ledger"
 """How far the ledger of acknowledged instances was at the last checkpoint (`node.files.acknowledged.LedgerPosition`);
 the name of a host follows if several share the index."""
 
 SWEPT_FOLDER = "swept_folder"
-"""The last folder of the archive whose files a start has compared with the rows; empty: all are to be compared. The
-name of a host follows, behind a dash, if several share the index."""
+"""The last folder of the archive whose files a start has compared with the rows, and the number of folders up to it;
+empty: all are to be compared. The name of a host follows, behind a dash, if several share the index."""
 
 SWEPT_VOLUMES = "swept_volumes"
 """``yes`` once all volume folders of the disk have rows, or are noted (`node.conversion.volume_files`); the name of a

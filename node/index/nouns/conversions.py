@@ -7,7 +7,7 @@ instances, or some of their frames, in no volume.
 import datetime as dt
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from sqlalchemy import Connection, Select, case, delete, func, insert, select, text, union_all, update
 from sqlalchemy import Row as SelectedRow
@@ -44,8 +44,9 @@ from node.index.nouns.records import (
 
 @dataclass(frozen=True, slots=True)
 class VolumeFile(RevisionFile):
-    """A file of a revision that should exist, with that revision."""
+    """A file of a revision that should exist, with that revision. `data_set_offset`: all of its bytes are compared."""
 
+    data_set_offset: ClassVar[int] = 0
     study_instance_uid: str = ""
     series_instance_uid: str = ""
     revision: int = 0
@@ -63,6 +64,33 @@ def revision_files(connection: Connection, query: Select[*tuple[Any, ...]]) -> l
 def revision_file(connection: Connection, path: str) -> RevisionFile | None:
     """Return a file of a revision by its path, if its place is noted; see `RevisionFileRow`."""
     return next(iter(revision_files(connection, REVISION_FILES.where(RevisionFileRow.key == path))), None)
+
+
+def volume_files(connection: Connection, after: str = "", limit: int | None = None) -> Iterator[VolumeFile]:
+    """Yield every file of a revision that should exist and has a digest, sorted by path: of all, or behind a path.
+
+    Where there is an object store, those are all files; elsewhere, what lies beside a volume is not in the index.
+    """
+    rows = VolumeRow, RevisionFileRow, ConversionRow, SeriesRow, StudyRow
+    columns = columns_of(VolumeFile, *rows, key=VolumeRow.path, holder=RevisionFileRow.spool_host)
+    volumes = (
+        select(*columns)
+        .select_from(join(VolumeRow, ConversionRow).join(SeriesRow).join(StudyRow))
+        .outerjoin(RevisionFileRow, RevisionFileRow.key == VolumeRow.path)
+        .where(ConversionRow.files_removed_at.is_(None), VolumeRow.path > after)
+    )
+    beside = (
+        select(*REVISION_FILES.selected_columns, *columns[len(RevisionFile.__match_args__) :])
+        .select_from(join(RevisionFileRow, ConversionRow).join(SeriesRow).join(StudyRow))
+        .where(
+            RevisionFileRow.key > after,
+            ~select(VolumeRow.id)
+            .where(VolumeRow.path == RevisionFileRow.key, VolumeRow.conversion_id == ConversionRow.id)
+            .exists(),
+        )
+    )
+    for row in connection.execute(union_all(volumes, beside).order_by("path").limit(limit)):
+        yield VolumeFile(*row)
 
 
 class ReadVolumes(PagedRepository, VolumeViews):
@@ -114,30 +142,7 @@ class ReadVolumes(PagedRepository, VolumeViews):
         rest = "AND files_removed_at IS NULL"
         return self._rows_of_study(source, study_instance_uid, series_instance_uid, rest)[0]
 
-    def files(self) -> Iterator[VolumeFile]:
-        """Yield every file of a revision that should exist and has a digest, sorted by path.
-
-        Where there is an object store, those are all files; elsewhere, what lies beside a volume is not in the index.
-        """
-        rows = VolumeRow, RevisionFileRow, ConversionRow, SeriesRow, StudyRow
-        columns = columns_of(VolumeFile, *rows, key=VolumeRow.path, holder=RevisionFileRow.spool_host)
-        volumes = (
-            select(*columns)
-            .select_from(join(VolumeRow, ConversionRow).join(SeriesRow).join(StudyRow))
-            .outerjoin(RevisionFileRow, RevisionFileRow.key == VolumeRow.path)
-            .where(ConversionRow.files_removed_at.is_(None))
-        )
-        beside = (
-            select(*REVISION_FILES.selected_columns, *columns[len(RevisionFile.__match_args__) :])
-            .select_from(join(RevisionFileRow, ConversionRow).join(SeriesRow).join(StudyRow))
-            .where(
-                ~select(VolumeRow.id)
-                .where(VolumeRow.path == RevisionFileRow.key, VolumeRow.conversion_id == ConversionRow.id)
-                .exists()
-            )
-        )
-        for row in self._connection.execute(union_all(volumes, beside).order_by("path")):
-            yield VolumeFile(*row)
+    files = reads(volume_files)
 
     file_at = reads(revision_file)
 

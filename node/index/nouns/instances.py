@@ -26,7 +26,7 @@ from node.index.engine.rows import (
     set_applied,
 )
 from node.index.engine.sql import JsonGroupDistinct, PositionOf, looked_up_in
-from node.index.models.history import SET_ASIDE, ConflictRow, EventRow
+from node.index.models.history import ConflictRow, EventRow, VolumeRow
 from node.index.models.levels import ImageRow, PatientRow, SeriesRow, StudyRow
 from node.index.models.work import ObjectRemovalRow
 from node.index.nouns.association_ends import end_association
@@ -244,7 +244,9 @@ class InstanceRepository(IndexRepository):
         kind: EventKind = "file-missing" if gone else "file-damaged"
         for row in rows:
             record_event(connection, kind, now, detail=f"{key}, another version: {detail}", **uids_of(row))
-        owed = [row for row in rows if row.kind in SET_ASIDE and row.sha256 is not None and row.sop_instance_uid]
+        owed = [
+            row for row in rows if row.kind != "instance-damaged" and row.sha256 is not None and row.sop_instance_uid
+        ]
         record_lost(connection, [aside_entry(row) for row in owed], now)
 
     @on_reader
@@ -294,8 +296,9 @@ class InstanceRepository(IndexRepository):
 
     @on_reader
     def total_bytes(self, connection: Connection) -> int:
-        """Return the bytes of all instances."""
-        return int(connection.execute(select(func.coalesce(func.sum(ImageRow.bytes), 0))).scalar_one())
+        """Return the bytes of all instances and volumes."""
+        queries = (select(func.coalesce(func.sum(table.bytes), 0)) for table in (ImageRow, VolumeRow))
+        return sum(int(connection.execute(query).scalar_one()) for query in queries)
 
     @on_reader
     def files(self, connection: Connection, folder: str) -> list[InstanceFile]:
@@ -303,11 +306,15 @@ class InstanceRepository(IndexRepository):
         return list(instance_files(connection, folder))
 
     @on_reader
-    def folders(self, connection: Connection) -> list[str]:
-        """Return the names of the folders of `objects` that rows of images name; reads all of them."""
+    def folders(self, connection: Connection, first: str = "") -> list[str]:
+        """Return the names of the folders of `objects` that rows of images name, from one on; reads all of these.
+
+        If several hosts have roots, only rows of files that this one alone has.
+        """
         begin = len("objects/") + 1
         length = PositionOf(func.substr(ImageRow.key, begin), "/") - 1
-        return list(connection.scalars(select(func.substr(ImageRow.key, begin, length)).distinct()))
+        which = ImageRow.key > f"objects/{first}", ImageRow.spool_host == self._sharing.holder
+        return list(connection.scalars(select(func.substr(ImageRow.key, begin, length)).where(*which).distinct()))
 
     @on_writer
     def record_quarantined(self, connection: Connection, found: Received) -> None:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from node.errors import counted, with_last_line
 from node.index.engine.about_keys import (
     APPLIED,
+    COMPARED,
     GAPS,
     RETENTION,
     REVISION,
@@ -61,6 +62,11 @@ class Snapshot(ViewRows):
     def scrub(self) -> str | None:
         """How far the background comparison of the archive is; see `node.lifecycle.scrub.scrub_state`."""
         return self._about(SCRUB)
+
+    @property
+    def compared(self) -> str | None:
+        """The last comparison of all that rows name, in words; see `node.receive.generation`."""
+        return self._about(COMPARED)
 
     @property
     def retention(self) -> RetentionState:

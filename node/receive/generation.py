@@ -1,0 +1,70 @@
+"""Generations: are the parts of a root of one age?
+
+The index, the journal and the marker of each folder have the generation of the root: a number that grows, and letters,
+because two states of a root may have come to one number. A start gives them the next one, and so do a clean end and a
+checkpoint that comes `RENEW_SECONDS` after the last one. A disk that was put back as it was yesterday has an earlier
+one; the marker of a folder that is new, a copy, or accepted by a person has none. A start that finds such a part
+compares all that rows and ledger name, and renews the generation only then: if the process dies before, the next start
+compares again.
+
+    the index permits both generations -> journal -> folders -> the index permits the new one alone
+
+If the process dies in between, each part has a generation that the index permits.
+"""
+
+import uuid
+
+from node.archive.filesystem import Archive
+from node.archive.root import generation_of
+from node.archive.space import KEPT
+from node.index.database.index import Index
+from node.index.engine.about_keys import GENERATION
+from node.journal.journal import Journal
+from node.runtime.failpoints import reached
+
+RENEW_SECONDS = 600.0
+
+CLEAN, BEGUN = "-clean", "-begun"
+"""Ends of a generation, of one length: that of a clean end, which leaves nothing in the journal alone, or not."""
+
+INDEX, RECORDS = "the index", "the journal"
+"""Parts of a root beside its folders; the journal by its mark."""
+
+
+def permitted(archive: Archive, index: Index) -> list[str]:
+    """Return the generations that the index permits, the newest last; empty if it is new, or had another host."""
+    return (index.about.get(f"{GENERATION}{archive.suffix}") or "").split()
+
+
+def odd_parts(archive: Archive, index: Index, journal: Journal) -> dict[str, str]:
+    """Return the parts of a root that do not have its newest generation, with theirs; empty if all have it.
+
+    A journal without a mark, and a folder without a marker, had nothing yet; a journal that is older than a clean end
+    lacks nothing.
+    """
+    known = permitted(archive, index)
+    ages = {f"{name}/": generation_of(archive.root, name) for name in KEPT}
+    ages |= {RECORDS: journal.generation or None, INDEX: known[-1] if known else None}
+    found = {part: known[-1] if age in known else age for part, age in ages.items() if age is not None}
+    newest = max(found.values(), default="")
+    if newest.endswith(CLEAN):
+        found.pop(RECORDS, None)
+    return {part: age for part, age in found.items() if age != newest}
+
+
+def renew(archive: Archive, index: Index, journal: Journal, end: str = BEGUN) -> None:
+    """Give all parts of a root the next generation, durably, once all of them were compared.
+
+    `end`: `CLEAN` if nothing is left in the journal alone.
+
+    Raises OutOfResources or OSError if a part is away, or its disk fails.
+    """
+    archive.intake.require_here()
+    key, known = f"{GENERATION}{archive.suffix}", permitted(archive, index)
+    newest = max(*known, journal.generation, *(generation_of(archive.root, name) or "" for name in KEPT))
+    new = f"{int(newest[:12] or 0) + 1:012d}-{uuid.uuid4().hex[:8]}{end}"
+    index.about.set(key, " ".join([*known, new]))
+    journal.renew(new)
+    reached("renewal-begun")
+    archive.renew(new)
+    index.about.set(key, new)
