@@ -310,16 +310,6 @@ def test_a_correction_that_says_nothing_or_nobody_is_refused(root: Root, values:
     assert table_rows(root) == before
 
 
-def test_a_merge_that_was_decided_before_its_first_file_holds_for_it(root: Root) -> None:
-    kept = take(root, "C-1")
-    prior, remaining = (Person(one, "", "", None, "") for one in ("C-7", "C-1"))
-    persons(root).link([PatientLink(True, prior, remaining)], root.clock())
-    later = take(root, "C-7", PatientName="Ann^A", PatientBirthDate="19700101")
-    stranger = take(root, "C-7", PatientName="Bob^B", PatientBirthDate="19800101")
-    assert owners(root) == {kept: "C-1", later: "C-1", stranger: "C-7"}
-    assert found_ids(root)[later] == found_ids(root)[kept]
-
-
 def test_what_comes_back_from_the_trash_is_of_the_right_patient_still(root: Root, audit: Audit) -> None:
     uid, other = take(root, "C-7", PatientBirthDate="19700101"), take(root, "C-7")
     persons(root).correct(number(root, "C-7"), right(patient_id="C-1"), root.clock(), uid)

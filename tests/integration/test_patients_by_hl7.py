@@ -8,7 +8,7 @@ from pydicom import config
 from node.api import Audit, OpenedRoot, Settings, UsageError
 from node.dicom.json_model import entry_text
 from node.extensions.worklist.hl7 import MessageRefused, parse
-from node.extensions.worklist.mllp import MllpListener, changes_of, make_changes, update_of
+from node.extensions.worklist.mllp import MllpListener, changes_of, make_changes, update_entries, update_of
 from node.extensions.worklist.modality_worklist import step_of
 from node.extensions.worklist.performed_steps import PerformedStep, PerformedStepRepository, ReadPerformedSteps
 from node.extensions.worklist.scheduled_rows import OrderedStep, ReadScheduledSteps, ScheduledStepRepository
@@ -174,7 +174,7 @@ def test_steps_of_the_worklist_follow_a_merge_and_its_end(root: Root, changes: O
     after = whose()
     assert after == dict.fromkeys(("rest", "hl7", "file"), ("NEW", "New^Name")) | dict.fromkeys(REPORTED, "NEW")
     update = update_of(parse(b"MSH|^~\\&|RIS||||2026||ADT^A08|1|P|2.5\rPID|||NEW||Maier^Eva||19710101|F\r"))
-    assert update.make(steps, root.clock()) == 2  # those of files stay
+    assert update_entries(steps, update, root.clock()) == 2  # those of files stay
     assert sent(changes, "PID|||B", "MRG|A") == [HELD]
     assert {whose()[name] for name in ("rest", "hl7")} == {("NEW", "Maier^Eva")}, "of others, it changes nothing"
     assert sent(changes, "PID|||NEW", "PID|||OLD", kind="ADT^A37") == ["separated"]

@@ -335,7 +335,7 @@ def test_a_patient_update_changes_the_entries_that_are_not_over(listening: Any) 
             ("PID|||P2^^^HOSPITAL||Else^Who", "AA", "0 worklist entries updated"),
             ("PID|||P1^^^HOSPITAL||Maier^Hans||19710203|a", "AA", "2 worklist entries updated"),
             ('PID|||P1||Mayer^Hans||""|', "AA", "2 worklist entries updated"),
-            ("PID|||P1||Never^Been||19711340", "AE", "Patient"),
+            ("PID|||P1||Never^Been||19711340", "AE", "PID-7 must be empty or a date"),
             ("PID|||||Never^Been", "AE", "PID-3 must have a Patient ID"),
         ):
             answer = ris.send(update(pid))

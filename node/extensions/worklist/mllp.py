@@ -12,9 +12,9 @@ import socket
 import ssl
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from time import monotonic
 
@@ -24,20 +24,7 @@ from node.association.added import OpenedRoot as Root
 from node.audit.audit_log import APPLICATION, SOURCE, Audit, AuditAction, AuditEvent, AuditMessage, Participant, Result
 from node.dicom.attributes import MAX_TEXT_BYTES, date_of, is_short
 from node.errors import OutOfResources, UsageError
-from node.extensions.worklist.hl7 import (
-    ERRORS,
-    Hl7Message,
-    MessageRefused,
-    Verdict,
-    acknowledgment,
-    birth_date_of,
-    heading,
-    orders_of,
-    parse,
-    patient_name_of,
-    sex_of,
-    type_of,
-)
+from node.extensions.worklist import hl7
 from node.extensions.worklist.modality_worklist import step_of
 from node.extensions.worklist.scheduled_rows import OrderedStep, ScheduledStepRepository
 from node.extensions.worklist.settings import WorklistSettings
@@ -181,23 +168,23 @@ class MllpListener:
         self._on_refusal(Refused("hl7", rule, reason, remedy, host))
 
     def _answer(self, data: bytes, host: str) -> bytes:
-        message: Hl7Message | None = None
-        verdict: Verdict = "AA"
+        message: hl7.Hl7Message | None = None
+        verdict: hl7.Verdict = "AA"
         reason, error = "", 207
         orders: list[OrderedStep] = []
         patients: list[str] = []
         try:
-            message = heading(data)
-            message = parse(data)
+            message = hl7.heading(data)
+            message = hl7.parse(data)
             if (update := update_of(message)) is not None:
-                patients = [update.person.patient_id]
+                patients = [update.patient_id]
                 reason = self._updated(update, host)
             elif self._patients is not None and (changes := changes_of(message)) is not None:
                 reason = ", ".join(make_changes(self._patients, changes, f"HL7 {host}"))
             else:
-                orders = orders_of(message, self._settings.hl7_station_by_modality)
+                orders = hl7.orders_of(message, self._settings.hl7_station_by_modality)
                 self._steps.apply_orders(orders, self._now())
-        except MessageRefused as refused:
+        except hl7.MessageRefused as refused:
             verdict, reason, error = refused.code, str(refused), refused.error
         except UsageError as refused:
             verdict, reason, error = "AE", str(refused), 204
@@ -208,22 +195,24 @@ class MllpListener:
             verdict, reason = "AE", "internal failure, see the log of the node"
         self._note(host, orders, patients, verdict, reason)
         if verdict == "AA":
-            return acknowledgment(message, verdict, reason, self._ae_title, self._now())
+            return hl7.acknowledgment(message, verdict, reason, self._ae_title, self._now())
         remedy = "correct it at the sender, which must send the message again"
-        self._on_refusal(Refused("hl7", ERRORS[error], reason, remedy, host, offered=type_of(message)))
-        return acknowledgment(message, verdict, reason, self._ae_title, self._now(), error)
+        self._on_refusal(Refused("hl7", hl7.ERRORS[error], reason, remedy, host, offered=hl7.type_of(message)))
+        return hl7.acknowledgment(message, verdict, reason, self._ae_title, self._now(), error)
 
-    def _updated(self, update: PatientUpdate, host: str) -> str:
+    def _updated(self, person: Person, host: str) -> str:
         """Change the entries of a patient, and correct what is stored; return what was done."""
-        correction = PatientLink(False, update.person, update.person, is_correction=True)
-        index = self._patients.ingest.index if self._patients is not None else None
-        differs = index is not None and index.repository(PersonRepository).planned_update(update.person)[0]
-        reason = UPDATED.format(update.make(self._steps, self._now()))
-        if differs and self._patients is not None:
-            reason += f"; stored: {make_changes(self._patients, [correction], f'HL7 {host}')[0]}"
+        root = self._patients
+        if root is not None:  # so that nothing is changed if it raises
+            root.ingest.index.ahead.require_caught_up()
+            root.ingest.index.repository(PersonRepository).planned_update(person)
+        reason = UPDATED.format(update_entries(self._steps, person, self._now()))
+        correction = PatientLink(False, person, person, is_correction=True)
+        if root is not None and (done := make_changes(root, [correction], f"HL7 {host}")[0]) != LEFT:
+            reason += f"; stored: {done}"
         return reason
 
-    def _note(self, host: str, orders: list[OrderedStep], patients: list[str], verdict: Verdict, reason: str) -> None:
+    def _note(self, host: str, orders: list[OrderedStep], patients: list[str], verdict: str, reason: str) -> None:
         """Log the message, about orders or patients, and record it in the audit log (PS3.15 A.5.3.9)."""
         is_idle = verdict != "AA" or set(reason.split(", ")) <= {LEFT, UPDATED.format(0)}
         log.info("hl7_message", address=host, result=verdict, count=len(orders), reason=reason, is_refusal=is_idle)
@@ -332,54 +321,40 @@ UPDATES = ("ADT^A08", "ADT^A31")
 UPDATED = "{} worklist entries updated"
 
 
-@dataclass(frozen=True, slots=True)
-class PatientUpdate:
-    """A patient, and the fields of worklist entries (`entries.FIELDS`) that have new values."""
-
-    person: Person
-    fields: Mapping[str, str]
-
-    def make(self, steps: ScheduledStepRepository, now: dt.datetime) -> int:
-        """Change the entries of the patient that are not over; return how many. A repetition changes nothing else.
-
-        Raises MessageRefused, with nothing changed, if the patients of several issuers may be meant, or a value breaks
-        a rule.
-        """
-
-        whose = self.person.patient_id, self.person.issuer_of_patient_id
-        try:
-            return steps.update_patient(*whose, partial(step_of, self.fields), now)
-        except UsageError as error:
-            raise MessageRefused("AE", str(error)) from error
-
-
-def update_of(message: Hl7Message) -> PatientUpdate | None:
-    """Return the update that a message is; None if it is of another type. Raises MessageRefused.
+def update_of(message: hl7.Hl7Message) -> Person | None:
+    """Return the patient whom a message describes anew; None if it is of another type. Raises hl7.MessageRefused.
 
     A field that is empty or the null of HL7 changes nothing.
     """
-    if type_of(message) not in UPDATES:
+    if hl7.type_of(message) not in UPDATES:
         return None
-    patient = message.of_patient(message.only("PID"), 3)[0]
-    values = {
-        "patient_name": patient_name_of(message, patient),
-        "patient_birth_date": birth_date_of(message, patient),
-        "patient_sex": sex_of(message, patient),
-    }
-    update = PatientUpdate(_person(message, patient, 3).person, {name: text for name, text in values.items() if text})
-    _require_id(update.person, "PID-3")
-    return update
+    person = _person(message, message.of_patient(message.only("PID"), 3)[0], 3).person
+    _require_id(person, "PID-3")
+    return person
+
+
+def update_entries(steps: ScheduledStepRepository, person: Person, now: dt.datetime) -> int:
+    """Change the entries of a patient that are not over; return how many. A repetition changes nothing else.
+
+    Raises UsageError, with nothing changed, if the patients of several issuers may be meant.
+    """
+    birth_date = f"{person.patient_birth_date:%Y%m%d}" if person.patient_birth_date else ""
+    texts = asdict(person) | {"patient_birth_date": birth_date}
+    names = "patient_name", "patient_birth_date", "patient_sex"
+    changed = partial(step_of, {name: texts[name] for name in names if texts[name]})
+    return steps.update_patient(person.patient_id, person.issuer_of_patient_id, changed, now)
 
 
 def _require_id(person: Person, fields: str) -> None:
     texts = person.patient_id, person.issuer_of_patient_id, person.patient_name, person.patient_sex
     if not person.patient_id or not all(map(is_short, texts)):
-        raise MessageRefused("AE", f"{fields} must have a Patient ID, and no text of more than {MAX_TEXT_BYTES} bytes")
+        reason = f"{fields} must have a Patient ID, and no text of more than {MAX_TEXT_BYTES} bytes"
+        raise hl7.MessageRefused("AE", reason)
 
 
-def changes_of(message: Hl7Message) -> list[PatientLink] | None:
-    """Return what a message about patients asks for; None if it is of another type. Raises MessageRefused."""
-    kind = type_of(message)
+def changes_of(message: hl7.Hl7Message) -> list[PatientLink] | None:
+    """Return what a message about patients asks for; None if it is of another type. Raises hl7.MessageRefused."""
+    kind = hl7.type_of(message)
     if kind not in (MERGE, UNLINK, RENAME):
         return None
     found: list[PatientLink] = []
@@ -394,7 +369,7 @@ def changes_of(message: Hl7Message) -> list[PatientLink] | None:
             priors = [_person(message, one, 1) for one in message.of_patient(segment, 1)]
             found += _merges(priors, last, is_correction=kind == RENAME)
     if not found:
-        raise MessageRefused("AE", "ADT^A40 and A47 need PID and MRG segments, ADT^A37 two PID segments")
+        raise hl7.MessageRefused("AE", "ADT^A40 and A47 need PID and MRG segments, ADT^A37 two PID segments")
     for one in (person for change in found for person in (change.one, change.other)):
         _require_id(one, "PID and MRG-1")
     return found
@@ -408,13 +383,16 @@ class _Named:
     kind: str
 
 
-def _person(message: Hl7Message, segment: tuple[str, ...], field: int) -> _Named:
+def _person(message: hl7.Hl7Message, segment: tuple[str, ...], field: int) -> _Named:
     number, kind = (message.value(segment, field, part) for part in (1, 5))
     issuer = message.authority(segment, field)
     if segment[0] == "MRG":
         return _Named(Person(number, issuer, "", None, ""), kind)
-    name, birth_date = patient_name_of(message, segment), date_of(birth_date_of(message, segment))
-    return _Named(Person(number, issuer, name, birth_date, sex_of(message, segment)), kind)
+    name, text = hl7.patient_name_of(message, segment), hl7.birth_date_of(message, segment)
+    birth_date = date_of(text)
+    if text and birth_date is None:
+        raise hl7.MessageRefused("AE", "PID-7 must be empty or a date")
+    return _Named(Person(number, issuer, name, birth_date, hl7.sex_of(message, segment)), kind)
 
 
 def _merges(priors: Sequence[_Named], remaining: Sequence[_Named], *, is_correction: bool) -> Iterator[PatientLink]:

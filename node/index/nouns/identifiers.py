@@ -9,7 +9,7 @@ stated may be any.
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import product
+from itertools import combinations, product
 from typing import Any
 
 from sqlalchemy import Connection, and_, bindparam, func, or_, select, true, update
@@ -68,16 +68,19 @@ def people_with(connection: Connection, patient_id: str | None, issuer: str | No
     return [row for row in connection.execute(query) if not issuer or row.issuer_of_patient_id in its]
 
 
-def require_one_patient(rows: Sequence[Any]) -> None:
+def require_one_patient(rows: Iterable[Any]) -> None:
     """Raise UsageError if persons are of two issuers, or people who share a Patient ID, and no decision joins them."""
     groups: dict[int, list[Any]] = {}
     for row in rows:
         groups.setdefault(row.merged_into or row.id, []).append(row)
-    issuers = {row.issuer_of_patient_id for row in rows} - {None, ""}
-    several = list(groups.values())
-    pairs = ((one, other) for place, one in enumerate(several) for other in several[place + 1 :])
-    if len(several) > 1 and (len(issuers) > 1 or any(are_strangers(*pair) for pair in pairs)):
+    if not all(may_be_one(*pair) for pair in combinations(groups.values(), 2)):
         raise UsageError("people share this Patient ID: decide on the page Problems, Conflicts")
+
+
+def may_be_one(ones: Sequence[Any], others: Sequence[Any]) -> bool:
+    """Return whether two groups of rows with one Patient ID can be those of one patient."""
+    issuers = {row.issuer_of_patient_id for row in (*ones, *others)} - {None, ""}
+    return len(issuers) < 2 and not are_strangers(ones, others)
 
 
 def decided_patient(connection: Connection, person: Mapping[str, Any]) -> Any | None:

@@ -8,32 +8,22 @@ from typing import Any
 
 import structlog
 from sqlalchemy import JSON, ColumnElement, Connection, and_, bindparam, delete, literal, or_, select, update
-from sqlalchemy.orm import aliased, join
+from sqlalchemy.orm import join
 
 from node.index.engine.backend import Overtaken, backend_of
 from node.index.engine.hot_statements import PreparedStatement
 from node.index.engine.sql import insert, looked_up_in
 from node.index.models.history import ConflictRow
 from node.index.models.levels import PatientRow, SeriesRow, StudyRow
+from node.index.nouns import identifiers
 from node.index.nouns.events import EventKind, record_event, uids_of
-from node.index.nouns.identifiers import (
-    AGE_AND_SEX,
-    HAS_GIVEN_ISSUER,
-    PERSONS,
-    can_be,
-    contradict,
-    decided_patient,
-    known_person,
-    name_groups,
-    patient_identity,
-)
 from node.index.nouns.projects import Content, enter_projects
 from node.index.nouns.records import Received
 from node.registry import ORDERS, resolve
 
 log = structlog.get_logger()
 
-_PERSON = ("patient_id", "patient_name", *AGE_AND_SEX)
+_PERSON = ("patient_id", "patient_name", *identifiers.AGE_AND_SEX)
 
 _FIND_SERIES = PreparedStatement(
     select(SeriesRow.id, PatientRow.identity, SeriesRow.state)
@@ -80,7 +70,7 @@ def hold_new_places(connection: Connection, batch: Sequence[Received]) -> Places
     names: set[str] = set()
     for attributes in (received.attributes for received in batch):
         if (place := (attributes.study_instance_uid, attributes.series_instance_uid)) not in places:
-            names |= {*place, patient_identity(attributes), f"\\{attributes.patient['patient_id'] or ''}"}
+            names |= {*place, identifiers.patient_identity(attributes), f"\\{attributes.patient['patient_id'] or ''}"}
     if names:
         backend_of(connection).hold(connection, names)
     return places
@@ -135,7 +125,7 @@ def correct_levels(connection: Connection, received: Received, identity: str) ->
     backend_of(connection).hold(connection, [identity])
     person, of_whom = _person(connection, attributes.patient, identity)
     corrected = {name: value for name, value in attributes.patient.items() if name != "issuer_of_patient_id"}
-    corrected |= name_groups(attributes.patient["patient_name"])
+    corrected |= identifiers.name_groups(attributes.patient["patient_name"])
     connection.execute(update(PatientRow).where(PatientRow.id == person).values(corrected))
     values = {**attributes.study, "patient_id": of_whom, "named_patient_id": person if person != of_whom else None}
     if study.corrected_patient_id is not None:  # a version was accepted, and the patient is still the other one
@@ -165,7 +155,7 @@ def _study(connection: Connection, received: Received, identity: str) -> int:
             merged = connection.execute(select(PatientRow.__table__).where(same))
             _compare_persons(connection, received, [row, *merged], row.id)
         return int(row.study)
-    known = connection.execute(PERSONS, {"identity": identity}).all()
+    known = connection.execute(identifiers.PERSONS, {"identity": identity}).all()
     person_id, patient_id = _person(connection, received.attributes.patient, identity)
     if known:
         _compare_persons(connection, received, known, patient_id)
@@ -174,7 +164,7 @@ def _study(connection: Connection, received: Received, identity: str) -> int:
         record_conflict(connection, "no-patient-id", received, detail)
     study = received.attributes.study
     named = person_id if person_id != patient_id else None
-    has_issuer = select(PatientRow.id).where(PatientRow.id == patient_id, HAS_GIVEN_ISSUER)
+    has_issuer = select(PatientRow.id).where(PatientRow.id == patient_id, identifiers.HAS_GIVEN_ISSUER)
     is_decided = named is not None or bool(known and connection.execute(has_issuer).first())
     identified_at = received.file.received_at if is_decided else None
     values = {**study, "patient_id": patient_id, "named_patient_id": named, "identified_at": identified_at}
@@ -196,18 +186,18 @@ def _person(connection: Connection, new: Mapping[str, Any], identity: str) -> tu
     sex of its own files. One person has one name, and no two birth dates or sexes; a birth date or a sex that the row
     lacks is added to it. The two ids differ if somebody has merged the person into another patient.
     """
-    rows = connection.execute(PERSONS, {"identity": identity}).all()
-    known = known_person(connection, rows, new, identity)
+    rows = connection.execute(identifiers.PERSONS, {"identity": identity}).all()
+    known = identifiers.known_person(connection, rows, new, identity)
     if known is None:
         values = {**new, "identity": identity}
-        decided = decided_patient(connection, new)
+        decided = identifiers.decided_patient(connection, new)
         if decided is not None:
             like = next((row for row in rows if row.merged_into == decided.id), decided)
             names = "is_corrected", "decided_by"
             values |= {"merged_into": decided.id} | {name: getattr(like, name) for name in names}
         inserted = _inserted(connection, PatientRow, values)
         return inserted, inserted if decided is None else int(decided.id)
-    added = {name: new[name] for name in AGE_AND_SEX if new[name] and not getattr(known, name)}
+    added = {name: new[name] for name in identifiers.AGE_AND_SEX if new[name] and not getattr(known, name)}
     if added:
         connection.execute(update(PatientRow).where(PatientRow.id == known.id).values(added))
     return int(known.id), int(known.merged_into or known.id)
@@ -219,9 +209,9 @@ def _compare_persons(connection: Connection, received: Received, known: Sequence
     `patient`: the one of the study; if somebody has decided that this is who the person is, there is no conflict.
     """
     new = received.attributes.patient
-    if any(can_be(row, new) for row in known) or not any(contradict(row, new) for row in known):
+    if any(identifiers.can_be(row, new) for row in known) or not any(identifiers.contradict(row, new) for row in known):
         return
-    decided = decided_patient(connection, new)
+    decided = identifiers.decided_patient(connection, new)
     if decided is not None and decided.id == patient:
         return
     detail = (
@@ -254,13 +244,11 @@ def _record_patient_conflict(connection: Connection, received: Received, identit
     """Record one conflict per series, unless the two patients were merged, or the study was corrected."""
     uid = received.attributes.study_instance_uid
     backend_of(connection).hold(connection, [uid])
-    known, other = aliased(PatientRow), aliased(PatientRow)
     named = select(StudyRow.named_patient_id).where(StudyRow.study_instance_uid == uid).scalar_subquery()
-    merged = select(known.id).where(
-        known.identity == of_study, other.identity == identity, or_(other.merged_into == known.id, other.id == named)
-    )
-    decided = decided_patient(connection, received.attributes.patient)
-    if connection.execute(merged).first() is None and (decided is None or decided.identity != of_study):
+    is_named = select(PatientRow.id).where(PatientRow.id == named, PatientRow.identity == identity)
+    decided = identifiers.decided_patient(connection, received.attributes.patient)
+    is_decided = decided is not None and decided.identity == of_study
+    if not is_decided and connection.execute(is_named).first() is None:
         detail = "this study was received under another patient; it stays with the first one"
         of_series = ConflictRow.series_instance_uid == received.attributes.series_instance_uid
         _record_once(connection, "study-of-two-patients", received, detail, of_series)

@@ -17,16 +17,7 @@ from node.errors import UsageError
 from node.index.engine.sql import listed_in
 from node.index.models.history import ConflictRow
 from node.index.models.levels import PatientRow, StudyRow
-from node.index.nouns.identifiers import (
-    AGE_AND_SEX,
-    IS_NAMED,
-    NAMED,
-    folded_name,
-    identity_of,
-    people_with,
-    require_one_patient,
-    same_person,
-)
+from node.index.nouns import identifiers
 
 
 class NoSuchPatient(UsageError):
@@ -41,7 +32,7 @@ MAX_ISSUER_CHARACTERS = 64
 MAX_HELD = 10_000
 """Merges of persons of whom no file is here: whoever may send HL7 could fill the index with such."""
 
-MEANT = func.coalesce(StudyRow.corrected_patient_id, NAMED)
+MEANT = func.coalesce(StudyRow.corrected_patient_id, identifiers.NAMED)
 """The person of whom a study is, before merges."""
 
 _GROUP = func.coalesce(PatientRow.merged_into, PatientRow.id)
@@ -49,7 +40,7 @@ _GROUP = func.coalesce(PatientRow.merged_into, PatientRow.id)
 
 CHOSEN = func.coalesce(PatientRow.merged_first_into, PatientRow.merged_into)
 
-_DESCRIBING = ("patient_name", *AGE_AND_SEX)
+_DESCRIBING = ("patient_name", *identifiers.AGE_AND_SEX)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,8 +127,8 @@ def _is_long_string(text: str) -> bool:
 
 def only_patient(connection: Connection, person: Person) -> list[Any]:
     """Return the rows of a patient, one for each spelling. Raises UsageError if they are of several people."""
-    rows = people_with(connection, person.patient_id, person.issuer_of_patient_id)
-    require_one_patient(rows)
+    rows = identifiers.people_with(connection, person.patient_id, person.issuer_of_patient_id)
+    identifiers.require_one_patient(rows)
     return rows
 
 
@@ -146,43 +137,50 @@ def described_person(connection: Connection, person: Person) -> Any | None:
 
     Raises UsageError if people share the Patient ID, and not one of them is so described.
     """
-    rows = people_with(connection, person.patient_id, person.issuer_of_patient_id)
-    described = same_person(rows, asdict(person)) if person.patient_name else None
-    if described is None:
-        require_one_patient(rows)
-
-    def is_worse(row: Any) -> tuple[bool, bool]:
-        return (row.issuer_of_patient_id or "") != person.issuer_of_patient_id, row.merged_into is not None
-
-    return described or min(rows, key=is_worse, default=None)
+    rows = identifiers.people_with(connection, person.patient_id, person.issuer_of_patient_id)
+    if person.patient_name and (described := identifiers.same_person(rows, asdict(person))) is not None:
+        return described
+    identifiers.require_one_patient(rows)
+    rows.sort(key=lambda row: row.merged_into is not None)
+    return min(rows, key=lambda row: (row.issuer_of_patient_id or "") != person.issuer_of_patient_id, default=None)
 
 
 def updating(connection: Connection, person: Person) -> tuple[list[Any], Any | None, dict[str, Any]]:
     """Return the patients who remain of a Patient ID, the row of who so described is, and the values that are new.
 
-    No patients: the ID is not known, or what is said of it is what is known. Raises UsageError: people share it.
+    No patients: the ID is not known, or what is said of it is what is known. Raises UsageError: people share it, and
+    none of them is so described.
     """
-    rows = only_patient(connection, person)
+    rows = identifiers.people_with(connection, person.patient_id, person.issuer_of_patient_id)
     given = {name: value for name in _DESCRIBING if (value := getattr(person, name))}
     ids = {row.merged_into or row.id for row in rows}
     query = select(PatientRow.__table__).where(PatientRow.id.in_(ids), PatientRow.patient_id == person.patient_id)
     remaining = list(connection.execute(query))  # an ID that was merged into another one says nothing any more
     its = [*remaining, *(row for row in rows if row.merged_into in {one.id for one in remaining})]
     described = next((row for row in its if _is_described(row, given)), None)
-    is_known = len(remaining) == 1 and described in remaining
-    return ([] if is_known else remaining), described, given
+    if described is None:
+        identifiers.require_one_patient(rows)
+    else:
+        own = described.id, described.merged_into
+        remaining = [one for one in remaining if one.id in own or identifiers.may_be_one([one], [described])]
+    return ([] if not given or remaining == [described] else remaining), described, given
 
 
 def require_room(connection: Connection, links: Sequence[PatientLink]) -> None:
     """Raise UsageError if a merge would hold for an ID that is not known and is no LO, or too many hold for such."""
     people = [one for link in links if link.is_merge for one in (link.one, link.other)]
     ids = [(one.patient_id, one.issuer_of_patient_id) for one in people]
-    unknown = [one for one in ids if not people_with(connection, *one)]
+    unknown = [one for one in ids if not identifiers.people_with(connection, *one)]
     if not all(map(_is_long_string, chain(*unknown))):
         raise UsageError(f"an ID of more than {MAX_ISSUER_CHARACTERS} characters is merged once it is stored (LO)")
     if not unknown:
         return
-    held = select(PatientRow.id).where(PatientRow.merged_into.is_not(None), ~IS_NAMED).offset(MAX_HELD - 1).limit(1)
+    held = (
+        select(PatientRow.id)
+        .where(PatientRow.merged_into.is_not(None), ~identifiers.IS_NAMED)
+        .offset(MAX_HELD - 1)
+        .limit(1)
+    )
     if connection.scalar(held) is not None:
         raise UsageError(f"{MAX_HELD} merges hold for IDs of which nothing is stored: take some back by ADT^A37")
 
@@ -211,7 +209,7 @@ def corrected_values(row: Any, correction: Correction) -> dict[str, Any]:
     values = {name: getattr(row, name) for name in names} | correction.values()
     if not values["patient_id"]:
         raise UsageError(f"patient #{row.id} has no Patient ID: give the right one")
-    return values | {"identity": identity_of(values, "")}
+    return values | {"identity": identifiers.identity_of(values, "")}
 
 
 def correcting(
@@ -252,8 +250,9 @@ def correcting(
 
 
 def _is_described(row: Any, given: Mapping[str, Any]) -> bool:
+    folded = identifiers.folded_name
     return all(
-        folded_name(row.patient_name) == folded_name(value) if name == "patient_name" else getattr(row, name) == value
+        getattr(row, name) == value or (name == "patient_name" and folded(row.patient_name) == folded(value))
         for name, value in given.items()
     )
 
@@ -321,7 +320,7 @@ def shared_conflicts(connection: Connection, patients: Collection[int], decision
     query = (
         select(ConflictRow.id, PatientRow.identity)
         .join(StudyRow, StudyRow.study_instance_uid == ConflictRow.study_instance_uid)
-        .join(PatientRow, PatientRow.id == NAMED)
+        .join(PatientRow, PatientRow.id == identifiers.NAMED)
         .where(
             ConflictRow.kind == SHARED,
             ConflictRow.decision.is_not_distinct_from(decision),

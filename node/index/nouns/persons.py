@@ -24,17 +24,9 @@ from node.index.engine.rows import IndexRepository, PagedRepository, Row, Terms,
 from node.index.engine.sql import listed_in, starts_with
 from node.index.models.history import ConflictRow
 from node.index.models.levels import ImageRow, PatientRow, SeriesRow, StudyRow, Utc
+from node.index.nouns import identifiers
 from node.index.nouns import person_plans as plans
 from node.index.nouns.events import EventKind, record_event
-from node.index.nouns.identifiers import (
-    HAS_GIVEN_ISSUER,
-    IS_NAMED,
-    NAMED,
-    are_strangers,
-    identity_of,
-    name_groups,
-    people_with,
-)
 from node.index.nouns.level_views import PatientViews
 from node.index.nouns.levels import delete_empty_patient
 from node.index.nouns.person_plans import Correction, Moved, PatientLink, Person
@@ -51,6 +43,10 @@ _SHOWN: Select[Any] = select(literal_column("*")).select_from(table("v_patients"
 
 APART = {"merged_into": None, "merged_first_into": None, "is_corrected": False, "decided_by": None}
 _UNDECIDED = {"decision": None, "decided_at": None, "decided_by": None}
+
+
+_Done = tuple[str, Sequence[str]]
+"""What was done of a `PatientLink`, and of which studies."""
 
 
 class PersonRepository(IndexRepository):
@@ -119,12 +115,17 @@ class PersonRepository(IndexRepository):
             terms(connection)
         moved, target, values = plans.correcting(connection, patient, correction, study)
         if target is None:
-            values |= name_groups(values["patient_name"])
+            values |= identifiers.name_groups(values["patient_name"])
             target = connection.execute(insert(PatientRow).values(values).returning(PatientRow.id)).scalar_one()
         if study is None:
             return _merge(connection, patient, target, now, who, is_correction=True)
         of_study = StudyRow.study_instance_uid == study
-        here = {"named_patient_id": NAMED, "corrected_patient_id": target, "patient_id": target, "decided_by": who}
+        here = {
+            "named_patient_id": identifiers.NAMED,
+            "corrected_patient_id": target,
+            "patient_id": target,
+            "decided_by": who,
+        }
         connection.execute(update(StudyRow).where(of_study).values(here))
         note_decided(connection, moved.studies, now)
         _record(connection, "patient-corrected", moved.studies, f"the study is of patient #{target}", now)
@@ -179,7 +180,7 @@ class PersonRepository(IndexRepository):
         if former is not None:
             is_named = listed_in(plans.MEANT, group)
             is_corrected = StudyRow.corrected_patient_id.is_not(None)
-            named = case((is_corrected, StudyRow.named_patient_id), else_=func.nullif(NAMED, patient))
+            named = case((is_corrected, StudyRow.named_patient_id), else_=func.nullif(identifiers.NAMED, patient))
             back = {"patient_id": patient, "named_patient_id": named}
             connection.execute(update(StudyRow).where(StudyRow.patient_id == former, is_named).values(back))
             first = func.nullif(plans.CHOSEN, patient)
@@ -255,32 +256,22 @@ class PersonRepository(IndexRepository):
         backend_of(connection).hold(connection, identities)
         done, studies = list[str](), list[str]()
         for link in links:
-            outcome, moved = self._linked(connection, link, now, who)
+            step = self._join if link.is_merge else self._update if link.is_correction else self._part
+            outcome, moved = step(connection, link, now, who)
             done.append(f"{outcome}: {counted(len(set(moved)), 'study', 'studies')}" if moved else outcome)
             studies += moved
         if set(done) != {LEFT}:
             ordered()
         return Moved(tuple(one.patient_id for one in people), tuple(dict.fromkeys(studies)), tuple(done))
 
-    def _linked(
-        self, connection: Connection, link: PatientLink, now: dt.datetime, who: str | None
-    ) -> tuple[str, Sequence[str]]:
-        if link.is_merge:
-            return self._join(connection, link, now, who)
-        if link.is_correction:
-            return self._update(connection, link.other, now, who)
-        return self._part(connection, link.one, link.other, now)
-
-    def _join(
-        self, connection: Connection, link: PatientLink, now: dt.datetime, who: str | None
-    ) -> tuple[str, Sequence[str]]:
+    def _join(self, connection: Connection, link: PatientLink, now: dt.datetime, who: str | None) -> _Done:
         """Merge all persons of the prior Patient ID."""
         prior, remaining = link.one, link.other
         if (prior.patient_id, prior.issuer_of_patient_id) == (remaining.patient_id, remaining.issuer_of_patient_id):
             raise UsageError("MRG-1 and PID-3 name the same patient")
         sources, target = plans.only_patient(connection, prior), plans.described_person(connection, remaining)
         known = [row for row in sources if target is None or row.id != target.id]
-        if link.is_correction and target is not None and are_strangers(known, [target]):
+        if link.is_correction and target is not None and identifiers.are_strangers(known, [target]):
             raise UsageError("PID-3 is of another person: merge by ADT^A40, or correct by hand")
         if not sources:
             known = [_added(connection, prior, {})]
@@ -294,57 +285,48 @@ class PersonRepository(IndexRepository):
             raise UsageError("the patient of MRG-1 was merged into another one: ADT^A37 takes that back")
         moved = [_merge(connection, one, into, now, who, is_correction=link.is_correction).studies for one in ids]
         if into != target.id:
-            chosen = update(PatientRow).where(PatientRow.id.in_(ids)).values(merged_first_into=target.id)
-            connection.execute(chosen)
+            chosen = {"merged_first_into": target.id}
+            connection.execute(update(PatientRow).where(PatientRow.id.in_(ids)).values(chosen))
         done = CORRECTED if link.is_correction else MERGED
         return (LEFT if not ids else done if sources else HELD), tuple(chain(*moved))
 
-    def _update(
-        self, connection: Connection, person: Person, now: dt.datetime, who: str | None
-    ) -> tuple[str, Sequence[str]]:
+    def _update(self, connection: Connection, link: PatientLink, now: dt.datetime, who: str | None) -> _Done:
         """Let all persons of a Patient ID be the one who is so described.
 
-        A row that no file names is changed, so that many messages are one correction, which is undone as one.
+        A former row that no file names goes, so that many messages are one correction, which is undone as one.
         """
-        remaining, described, given = plans.updating(connection, person)
+        remaining, described, _ = plans.updating(connection, link.other)
         if not remaining:
             return LEFT, ()
         if described is not None and described.merged_into is not None:  # so the files are right
             back = self._separate(connection, described.id, now, None, None).studies
-            return CORRECTED, (*back, *self._update(connection, person, now, who)[1])
-        if described is None:
-            described = remaining[0]
-            values = given | (name_groups(given["patient_name"]) if "patient_name" in given else {})
-            is_it = PatientRow.id == described.id
-            if connection.execute(select(PatientRow.id).where(is_it, ~IS_NAMED)).first() is not None:
-                connection.execute(update(PatientRow).where(is_it).values(values))
-                studies = select(StudyRow.study_instance_uid).where(StudyRow.patient_id == described.id)
-                moved = tuple(connection.scalars(studies))
-                note_decided(connection, moved, now)
-                _record(connection, "patient-corrected", moved, f"patient #{described.id} has other values", now)
-                resolve(ORDERED_PATIENTS)(connection, [person.patient_id], now)
-                if len(remaining) == 1:
-                    return CORRECTED, moved
-            else:
-                described = _added(connection, person, described._mapping)
-        others = [one.id for one in remaining if one.id != described.id]
-        done = [_merge(connection, one, described.id, now, who, is_correction=True).studies for one in others]
-        return CORRECTED, tuple(chain(*done))
+            return CORRECTED, (*back, *self._update(connection, link, now, who)[1])
+        person = described or _added(connection, link.other, remaining[0]._mapping)
+        ids = [one.id for one in remaining if one.id != person.id]
+        moved = [_merge(connection, one, person.id, now, who, is_correction=True).studies for one in ids]
+        gone = connection.scalars(select(PatientRow.id).where(PatientRow.id.in_(ids), ~identifiers.IS_NAMED)).all()
+        connection.execute(
+            update(PatientRow).where(PatientRow.merged_first_into.in_(gone)).values(merged_first_into=None)
+        )
+        connection.execute(update(PatientRow).where(PatientRow.id.in_(gone)).values(APART))
+        for former in gone:
+            delete_empty_patient(connection, former)
+        return CORRECTED, tuple(chain(*moved))
 
-    def _part(self, connection: Connection, one: Person, other: Person, now: dt.datetime) -> tuple[str, Sequence[str]]:
-        ones, others = (people_with(connection, each.patient_id, each.issuer_of_patient_id) for each in (one, other))
-        linked = [
-            row.id
-            for row, into in (*product(ones, others), *product(others, ones))
-            if into.id in (row.merged_into, row.merged_first_into)
-        ]
+    def _part(self, connection: Connection, link: PatientLink, now: dt.datetime, who: str | None) -> _Done:
+        ones, others = (
+            identifiers.people_with(connection, one.patient_id, one.issuer_of_patient_id)
+            for one in (link.one, link.other)
+        )
+        pairs = *product(ones, others), *product(others, ones)
+        linked = [row.id for row, into in pairs if into.id in (row.merged_into, row.merged_first_into)]
         studies = [self._separate(connection, row, now, None, None).studies for row in linked]
         return SEPARATED if linked else LEFT, tuple(chain(*studies))
 
     @on_reader
     def has_given_issuer(self, connection: Connection, patient: int) -> bool:
         """Return whether a person has given the Patient ID of a patient another issuer than the files have."""
-        query = select(PatientRow.id).where(PatientRow.id == patient, HAS_GIVEN_ISSUER)
+        query = select(PatientRow.id).where(PatientRow.id == patient, identifiers.HAS_GIVEN_ISSUER)
         return connection.execute(query).first() is not None
 
     @on_reader
@@ -371,7 +353,7 @@ class PersonRepository(IndexRepository):
         """Return the `id` of the persons who share the Patient ID of a conflict, the one of its study first."""
         named = (
             select(PatientRow.id, PatientRow.identity)
-            .join(StudyRow, PatientRow.id == NAMED)
+            .join(StudyRow, PatientRow.id == identifiers.NAMED)
             .join(ConflictRow, ConflictRow.study_instance_uid == StudyRow.study_instance_uid)
             .where(ConflictRow.id == conflict, ConflictRow.kind == plans.SHARED)
         )
@@ -397,7 +379,7 @@ class PersonRepository(IndexRepository):
         )  # fmt: skip
         is_theirs = StudyRow.patient_id == (row["merged_into"] or patient)
         if row["merged_into"] is not None:
-            is_theirs &= listed_in(NAMED, [patient])
+            is_theirs &= listed_in(identifiers.NAMED, [patient])
         listed = select(*columns).where(is_theirs).order_by(StudyRow.id.desc()).limit(limit)
         studies = connection.execute(listed).mappings().all()
         senders = _senders(connection, [study["id"] for study in studies])
@@ -408,7 +390,7 @@ class PersonRepository(IndexRepository):
 def _added(connection: Connection, person: Person, known: Mapping[str, Any]) -> Any:
     """Insert the row of a patient of whom no file is here, and return it; `known`: what `person` leaves out."""
     values = {name: value or known.get(name) for name, value in asdict(person).items()}
-    values |= {"identity": identity_of(values, ""), "patient_birth_time": known.get("patient_birth_time")}
+    values |= {"identity": identifiers.identity_of(values, ""), "patient_birth_time": known.get("patient_birth_time")}
     return connection.execute(insert(PatientRow).values(values).returning(PatientRow.__table__)).one()
 
 
@@ -440,7 +422,7 @@ def _merge(
     connection.execute(update(PatientRow).where(of_source).values(merged_first_into=plans.CHOSEN, merged_into=target))
     merged = {"merged_into": target, "is_corrected": is_correction, "decided_by": who}
     connection.execute(update(PatientRow).where(PatientRow.id == source).values(merged))
-    named = {"named_patient_id": NAMED, "patient_id": target}
+    named = {"named_patient_id": identifiers.NAMED, "patient_id": target}
     connection.execute(update(StudyRow).where(StudyRow.patient_id == source).values(named))
     note_decided(connection, moved.studies, now)
     kind: EventKind = "patient-corrected" if is_correction else "patient-merged"
@@ -455,7 +437,7 @@ def _merge(
 
 def note_decided(connection: Connection, studies: Collection[str], now: dt.datetime) -> None:
     """Note that what leaves of studies has the identity of their patient from now on, or is as stored again."""
-    given = select(PatientRow.id).where(PatientRow.id == StudyRow.patient_id, HAS_GIVEN_ISSUER).exists()
+    given = select(PatientRow.id).where(PatientRow.id == StudyRow.patient_id, identifiers.HAS_GIVEN_ISSUER).exists()
     decided = case((or_(StudyRow.named_patient_id.is_not(None), given), literal(now, Utc)))
     of_studies = listed_in(StudyRow.study_instance_uid, studies)
     connection.execute(update(StudyRow).where(of_studies).values(identified_at=decided))
