@@ -28,9 +28,9 @@ from node.volume.arrange.timing import (
     is_of_excitations,
     is_of_labelling,
     missing_time_warnings,
-    simultaneous_warnings,
     starts_s,
     step_s,
+    unsteady_warnings,
 )
 from node.volume.derived import with_upright
 from node.volume.describe.bids_fields import HERTZ
@@ -143,7 +143,7 @@ def volumes_of(
     gaps = [] if polarity else missing_time_warnings(planes, others, repetition_s, is_labelled=is_labelled)
     time_step_s = None if gaps else step_s(planes, times_s, volume_repetition_s)
     if time_step_s is None and not gaps:
-        gaps = simultaneous_warnings(planes, volume_repetition_s)
+        gaps = unsteady_warnings(planes, volume_repetition_s)
     middle = planes[len(planes) // 2][len(planes[0]) // 2]
     volume = Volume(
         voxels=voxels,

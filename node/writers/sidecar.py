@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 
 from node.version import __version__
-from node.volume.arrange.timing import is_of_excitations
 from node.volume.model import Diffusion, Float, Volume, VolumeKind
 from node.volume.reasons import WarningKind
 from node.writers.base import FileGrid, WrittenFile, real_dtype, slice_timing_of, write_file
@@ -79,8 +78,6 @@ def _repetition(volume: Volume, fields: dict[str, Any]) -> dict[str, Any]:
     without a fixed step have Volume Timing instead, or neither if their times are not known.
     """
     excitation_s, step_s = fields.get("RepetitionTime"), volume.time_step_s
-    if step_s is None and volume.times_s is None and not is_of_excitations(fields, volume.shape[2]):
-        return fields
     if step_s is not None:
         fields["RepetitionTime"] = step_s
     else:

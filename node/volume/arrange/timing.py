@@ -31,14 +31,14 @@ MICROSECONDS = 6
 STEP_TOLERANCE = 0.05
 """Allowed relative difference between the steps of a time series; the clocks of scanners are coarse."""
 
-CONTRADICTION = 0.25
-"""Relative difference between the step of a regular clock and a repetition by which one of the two must be false."""
-
 MIN_SEVERAL_REPETITIONS = 1.5
 """A volume that lasts this many repetitions takes several: one per plane, line of k-space or package of slices."""
 
-PHASE_STEP_TOLERANCE = 0.1
-"""Share of a repetition by which the step of cardiac phases must differ from it; smaller differences are rounding."""
+FAST_CLOCK = 0.25
+"""Share of a repetition by which the steps of a regular clock may be shorter."""
+
+RESOLUTIONS_S = (1.0, 0.1, 0.01)
+"""Units in which coarse clocks count."""
 
 LONG_STEP = 1.5
 """A step of this many usual ones is not noise of the clock."""
@@ -108,9 +108,13 @@ def _unwrapped(times: list[float | None]) -> list[float | None]:
 
 
 def starts_s(planes: Planes) -> tuple[float, ...] | None:
-    """Return the start of each time in seconds after the first; None if unknown, or if starts do not ascend."""
-    for starts in (_starts(planes, lambda frame: frame.time_key.get("frame_time")), _starts(planes, _acquired)):
-        if starts is not None:
+    """Return the start of each time in seconds after the first; None if unknown, or if starts do not ascend.
+
+    Times that share a moment of the clock, such as the phases after a label, start apart by their triggers.
+    """
+    clock = _earliest(planes, _acquired)
+    for moments in (_earliest(planes, lambda frame: frame.time_key.get("frame_time")), clock, _after(clock, planes)):
+        if (starts := _since_first(moments)) is not None:
             return tuple(starts.tolist())
     return None
 
@@ -155,8 +159,8 @@ def step_s(planes: Planes, starts: tuple[float, ...] | None, repetition_s: float
 
     The Frame Time of a cine, and trigger times of cardiac phases, are the step itself, or deny a fixed one. A
     repetition is the step of volumes only if it excites all slices once (PS3.3 C.8.3.1): it is used unless the clock
-    shows that a volume takes several; a clock that contradicts it otherwise has a warning (`missing_time_warnings`).
-    What starts together, and only numbers call times, follows nothing: maps of one scan, for example.
+    shows that a volume takes several, and only if the starts of all times follow it. What starts together,
+    and only numbers call times, follows nothing: maps of one scan, for example.
     """
     if len(planes) == 1 or _start_together(planes):
         return None
@@ -174,11 +178,39 @@ def step_s(planes: Planes, starts: tuple[float, ...] | None, repetition_s: float
         and _starts(planes, lambda frame: frame.time_key.get("cardiac_phase")) is not None
     ):
         return None  # a repetition has several phases
-    if phases is not None and abs(phases - repetition_s) > PHASE_STEP_TOLERANCE * repetition_s:
-        return phases
+    if phases is not None:  # a smaller difference is rounding
+        return phases if abs(phases - repetition_s) > STEP_TOLERANCE * repetition_s else repetition_s
     if starts is not None and float(np.median(np.diff(starts))) > MIN_SEVERAL_REPETITIONS * repetition_s:
         return _steady(starts)
-    return repetition_s
+    return repetition_s if _follow(planes, repetition_s) else None
+
+
+def _follow(planes: Planes, step_s: float) -> bool:
+    """Return whether all times start at even steps, as far as the clock, or else their triggers, tell them apart."""
+    clock = _earliest(planes, _acquired)
+    apart = _after(clock, planes)
+    sources = (clock if _since_first(apart) is None else apart, _earliest(planes, _triggered))
+    known = [moments for moments in sources if moments is not None and np.ptp(moments) > 0]
+    return not known or _are_along(known[0], step_s)
+
+
+def _are_along(moments: Float, step_s: float) -> bool:
+    """Return whether moments in seconds follow even steps: each of them, and what they add up to.
+
+    Of times that share a moment, it is that of the first. No volume takes less than a repetition: a regular clock with
+    slightly shorter steps runs fast.
+    """
+    usual_s = _steady(moments)
+    if usual_s is not None and (1 - FAST_CLOCK) * step_s <= usual_s <= step_s:
+        return True
+    at = np.flatnonzero(np.diff(moments, prepend=np.nan) != 0)
+    expected = at * step_s
+    away = moments[at] - moments[0] - expected
+    units = [unit for unit in RESOLUTIONS_S if np.abs(moments / unit - np.rint(moments / unit)).max() < STEP_TOLERANCE]
+    return all(
+        bool((np.abs(off) <= np.maximum(STEP_TOLERANCE * of, max(units, default=0.0))).all())
+        for off, of in ((away, expected), (np.diff(away), np.diff(expected)))
+    )
 
 
 def _start_together(planes: Planes) -> bool:
@@ -195,12 +227,9 @@ def _start_together(planes: Planes) -> bool:
 
 def _contradicts(starts: tuple[float, ...] | None, repetition_s: float) -> bool:
     """Return whether a regular clock, perhaps of whole seconds, has another step than a repetition, and not several."""
-    if starts is None or _steady(starts) is None:
+    if starts is None or _steady(starts) is None or _are_along(np.array(starts), repetition_s):
         return False
-    expected_s = (len(starts) - 1) * repetition_s
-    resolution_s = 1.0 if all(start.is_integer() for start in starts) else 0.0
-    differs = abs(starts[-1] - expected_s) > max(resolution_s, CONTRADICTION * expected_s)
-    return differs and starts[-1] <= MIN_SEVERAL_REPETITIONS * expected_s
+    return starts[-1] <= MIN_SEVERAL_REPETITIONS * (len(starts) - 1) * repetition_s
 
 
 def _steady(starts: Sequence[float] | Float | None) -> float | None:
@@ -214,11 +243,24 @@ def _steady(starts: Sequence[float] | Float | None) -> float | None:
 
 def _starts(planes: Planes, time_of: Callable[[Frame], float | None]) -> Float | None:
     """Return the earliest moment of each time in seconds after the first, if every frame has one and they ascend."""
-    earliest = _earliest(planes, time_of)
-    if earliest is None or not (np.diff(earliest) > 0).all():
+    return _since_first(_earliest(planes, time_of))
+
+
+def _since_first(moments: Float | None) -> Float | None:
+    """Return ascending moments in seconds after the first; None if they are unknown or do not ascend."""
+    if moments is None or not (np.diff(moments) > 0).all():
         return None
-    since_first: Float = np.round(earliest - earliest[0], MICROSECONDS)
+    since_first: Float = np.round(moments - moments[0], MICROSECONDS)
     return since_first
+
+
+def _after(clock: Float | None, planes: Planes) -> Float | None:
+    """Return moments of times, apart by triggers where they share one of the clock; None if triggers only ascend."""
+    triggers = _earliest(planes, _triggered)
+    if clock is None or triggers is None or _since_first(triggers) is not None:
+        return None
+    first = dict(zip(clock[::-1], triggers[::-1], strict=True))
+    return clock + triggers - np.array([first[moment] for moment in clock])
 
 
 def _earliest(planes: Planes, time_of: Callable[[Frame], float | None]) -> Float | None:
@@ -253,7 +295,8 @@ def missing_time_warnings(
 
     A scan whose step is the repetition, such as an fMRI, makes no pause. Others do, such as a dynamic scan before the
     contrast agent, or labelling after its calibration: if their Instance Numbers have no hole, a long step is no lost
-    time. A regular clock that has another step than the repetition, and not several of them, contradicts it.
+    time. Neither is one after which triggers start again. A regular clock that has another step than the repetition,
+    and not several of them, contradicts it.
     """
     if len(planes) < 2 or len({frame.sop_instance_uid for time in planes for frame in time}) < 2:
         return []
@@ -274,7 +317,7 @@ def missing_time_warnings(
     clock = starts if starts is not None else triggers
     units = _steps_in_units(planes, clock, repetition_s)
     is_continuous = not is_labelled and _is_continuous(clock, repetition_s)
-    if not is_numbered or any(found.values()) or is_continuous:
+    if not _start_again(planes, units) and (not is_numbered or any(found.values()) or is_continuous):
         found["by their starts"] = _whole_steps(units)
     details = [f"{_worded(gaps)} {source}" for source, gaps in found.items() if gaps]
     if details:
@@ -291,8 +334,14 @@ def missing_time_warnings(
     return []
 
 
-def simultaneous_warnings(planes: Planes, repetition_s: float | None = None) -> list[VolumeWarning]:
-    """Return a warning if times start together by the clock; else none.
+def _start_again(planes: Planes, units: Float | None) -> bool:
+    """Return whether triggers ascend in all steps but the long ones, as those of phases that start again after each."""
+    triggers = _earliest(planes, _triggered)
+    return units is not None and triggers is not None and bool(((np.diff(triggers) > 0) == (units <= LONG_STEP)).all())
+
+
+def unsteady_warnings(planes: Planes, repetition_s: float | None = None) -> list[VolumeWarning]:
+    """Return a warning if times start together by the clock, or start again by their triggers; else none.
 
     Philips gives label and control of a pair one Acquisition Time. One for all times is that of the series, unless
     nothing but numbers says that they are times.
@@ -300,6 +349,13 @@ def simultaneous_warnings(planes: Planes, repetition_s: float | None = None) -> 
     `planes`: frames by time, then by slice. `repetition_s`: Repetition Time (0018,0080), which would be their step.
     """
     earliest = _earliest(planes, _acquired)
+    known = starts_s(planes) is not None or _starts(planes, _triggered) is not None
+    if not known and repetition_s is not None and not _follow(planes, repetition_s):
+        detail = (
+            f"Repetition Time (0018,0080), {repetition_s:g} s, is not the step by the clock or Trigger Time "
+            "(0018,1060), as of phases that start again: the step is left out"
+        )
+        return [VolumeWarning(WarningKind.IRREGULAR_TIME_STEPS, detail)]
     if earliest is None or not (np.diff(earliest) >= 0).all():
         return []
     moments = len(np.unique(earliest))

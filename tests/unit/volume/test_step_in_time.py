@@ -14,6 +14,7 @@ from node.volume.reasons import WarningKind
 from node.writers.options import WriteOptions
 from node.writers.write import write_volume
 from tests import make, truth
+from tests.volumes import only
 
 
 def volume_of(times: int = 4, slices: int = 6, *, clock: bool = False, **attributes: Any) -> Volume:
@@ -89,3 +90,63 @@ def test_times_that_start_together_have_no_step_unless_more_than_numbers_says_th
     assert volume.time_step_s == step_s
     assert written(volume, tmp_path)[0] == (step_s or 0)
     assert [warning.name for warning in volume.warnings] == ([] if labelled else [WarningKind.IRREGULAR_TIME_STEPS])
+
+
+def phases(trains: int, clock: str | None, train_s: float = 4.0, count: int = 4, **attributes: Any) -> Volume:
+    """Return a volume of phases 250 ms apart that start again after each label; `clock`: of trains, phases, or none."""
+    times = [(train, phase) for train in range(trains) for phase in range(count)]
+    starts = [train_s * train + (0.25 * phase if clock == "phases" else 0) for train, phase in times]
+    moments = None if clock is None else [f"1015{start + (0.84 if clock == 'trains' else 0):09.6f}" for start in starts]
+    return only(
+        *make.time_series(
+            len(times),
+            3,
+            AcquisitionTime=moments,
+            TriggerTime=[str(300 + 250 * phase) for _, phase in times],
+            TemporalPositionIdentifier=[train + 1 for train, _ in times],
+            RepetitionTime="250",
+            **attributes,
+        )
+    )
+
+
+@pytest.mark.parametrize("trains", [2, 3, 6])
+@pytest.mark.parametrize("train_s", [2.0, 3.71])
+@pytest.mark.parametrize("clock", [None, "trains", "whole seconds", "phases"])
+def test_phases_that_start_again_have_no_step(clock: str | None, train_s: float, trains: int, tmp_path: Path) -> None:
+    volume = phases(trains, clock, train_s)
+    starts = [round(train_s * train + 0.25 * phase, 6) for train in range(trains) for phase in range(4)]
+    assert (volume.times, volume.time_step_s) == (4 * trains, None)
+    assert volume.times_s == (None if clock is None else tuple(starts))
+    assert WarningKind.IRREGULAR_TIME_STEPS in {warning.name for warning in volume.warnings}
+    assert WarningKind.MISSING_TIME not in {warning.name for warning in volume.warnings}
+    step_s, sidecar = written(volume, tmp_path)
+    assert step_s == 0
+    assert "RepetitionTime" not in sidecar
+    assert sidecar.get("VolumeTiming") == (None if clock is None else starts)
+
+
+def test_phases_whose_trains_follow_each_other_have_a_step() -> None:
+    assert phases(4, "trains", 1.0).time_step_s == phases(4, "phases", 1.0).time_step_s == 0.25
+
+
+@pytest.mark.parametrize(
+    ("starts_s", "step_s"),
+    [
+        ((0, 2, 4, 6, 8), 2.0),
+        ((0, 2.02, 3.99, 6.01, 8), 2.0),
+        ((0, 1, 3, 5, 7), 2.0),  # whole seconds
+        ((0, 2, 4, 6, 10, 14), None),
+        ((0, 2, 4, 6.6, 8.6), None),
+        ((0, 2, 4.3, 6, 8), None),
+        ((0, 2.2, 4.4, 6.6, 8.8), None),
+        ((0, 0, 4, 4, 8, 8), 2.0),  # label and control
+        ((0, 0, 5, 5, 10, 10), None),
+        ((0, 0, 0, 9, 9, 9), None),
+    ],
+)
+def test_a_repetition_is_a_step_only_if_all_starts_follow_it(starts_s: tuple[float, ...], step_s: float | None) -> None:
+    clock = [f"1015{start:09.6f}" for start in starts_s]
+    counted = list(range(1, len(starts_s) + 1))
+    series = make.time_series(len(starts_s), 3, AcquisitionTime=clock, TemporalPositionIdentifier=counted)
+    assert only(*series).time_step_s == step_s

@@ -28,7 +28,7 @@ def fields_of(folder: Path, times: int = 1, **changes: Any) -> dict[str, Any]:
         (2.0, None, {"RepetitionTime": 2.0}),
         (2.5, (0.0, 2.5, 5.0), {"RepetitionTime": 2.5, "RepetitionTimeExcitation": 2.0}),
         (None, (0.0, 2.5, 9.0), {"RepetitionTimeExcitation": 2.0, "VolumeTiming": [0.0, 2.5, 9.0]}),
-        (None, None, {"RepetitionTime": 2.0}),
+        (None, None, {"RepetitionTimeExcitation": 2.0}),
     ],
 )
 def test_repetition_time_is_the_time_between_volumes(

@@ -34,6 +34,7 @@ def clocked(times: int, step_s: float, **attributes: Any) -> truth.Truth:
         (2.0, 2.0, 2.0),
         (2.0, 2.04, 2.04),  # a clock of whole seconds
         (1.79, 2.0, 2.0),  # one that runs fast
+        (2.4, 2.0, None),
         (4.0, 2.0, 4.0),  # two repetitions for each volume
     ],
 )

@@ -18,7 +18,8 @@ def series_in_time(numbers_between: int = 0, *, clock_s: float | None = None) ->
 
     `clock_s`: seconds from slice to slice, and twice that from the last slice of a time to the first one of the next.
     """
-    series = make.time_series(TIMES, SLICES, AcquisitionTime=None)
+    repetition_ms = 1000 * (clock_s or 0.4) * (SLICES + 1)
+    series = make.time_series(TIMES, SLICES, AcquisitionTime=None, RepetitionTime=f"{repetition_ms:g}")
     for index, ds in enumerate(series):
         time = index // SLICES
         ds.InstanceNumber = index + 1 + time * numbers_between
