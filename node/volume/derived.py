@@ -12,6 +12,7 @@ from dataclasses import replace
 from math import ceil
 
 import numpy as np
+from numpy.typing import NDArray
 
 from node.volume.geometry import SHEARED_ADVICE, SPACING_TOLERANCE, Placement
 from node.volume.model import Array, Float, Geometry, Volume, VolumeKind
@@ -39,7 +40,7 @@ def with_upright(volume: Volume, placement: Placement, fill: float, codes: Array
         warnings = (*without_advice(volume.warnings), VolumeWarning(WarningKind.NOT_RESAMPLED, detail))
         return [replace(volume, warnings=warnings)]
     voxels, affine_lps, step_mm = grid
-    nearest = np.rint(placement.along / step_mm).astype(int)
+    slices = slices_of(placement.along, step_mm)
     between = [index for index in range(voxels.shape[1]) if 0 < _between(placement.along, index * step_mm)[1] < 1]
     return [
         volume,
@@ -50,7 +51,7 @@ def with_upright(volume: Volume, placement: Placement, fill: float, codes: Array
             spacing_mm=(*volume.spacing_mm[:2], step_mm),
             geometry=Geometry.REGULAR,
             kind=VolumeKind.RESAMPLED,
-            sources=tuple(replace(source, slice_index=int(nearest[source.slice_index])) for source in volume.sources),
+            sources=tuple(replace(source, slice_index=int(slices[source.slice_index])) for source in volume.sources),
             warnings=without_advice(volume.warnings),
             attributes={**volume.attributes, **({"interpolated_slices": between} if between else {})},
         ),
@@ -69,7 +70,7 @@ def upright(
 
     Planes are shifted within themselves, and values between planes are computed, by linear interpolation; where a code
     would take part in that, the nearest voxel is taken. Voxels outside the planes get `fill`. No distance is stretched:
-    the first plane keeps its position.
+    the first plane keeps its position, and the grid ends with the slice that the last one lies in (`slices_of`).
 
     `voxels`: (times, slices, rows, columns[, 3]) array.
     `placement`: placement of the planes, at least two.
@@ -122,8 +123,15 @@ def upright_grid(placement: Placement, columns: int, rows: int) -> tuple[Float, 
     affine = placement.affine_lps.copy()
     affine[:3, 2] = placement.axes.normal * step
     affine[:3, 3] += placement.axes.row * lowest[0] * columns_mm + placement.axes.column * lowest[1] * rows_mm
-    planes = int((placement.along[-1] / step) + SPACING_TOLERANCE) + 1
-    return affine, (columns + grown[0], rows + grown[1], planes), step
+    return affine, (columns + grown[0], rows + grown[1], int(slices_of(placement.along, step)[-1]) + 1), step
+
+
+def slices_of(along: Float, step: float) -> NDArray[np.intp]:
+    """Return the slice of the upright grid, from 0, that each plane lies in: the nearest; the grid ends with the last.
+
+    `along`, (N,) float, mm: distances of the planes from the first. `step`: distance between slices of the grid, mm.
+    """
+    return np.floor(along / step + 0.5 + SPACING_TOLERANCE).astype(np.intp)
 
 
 def _shifts(placement: Placement) -> Float:

@@ -32,6 +32,7 @@ from node.settings.section import Convert
 from node.writers.options import write_options
 from tests import make
 from tests.converting import here
+from tests.unit.volume.describe.test_uptake import pet_series
 from tests.volumes import unpacked
 
 OPTIONS = write_options(Convert(thumbnails=False, formats=("nifti",)))
@@ -782,3 +783,32 @@ def test_a_folder_that_another_run_made_meanwhile_is_replaced(tmp_path: Path, mo
     [row] = convert_folder([folder], out, OPTIONS, here)["volumes"]
     assert (out / row["path"]).is_file()
     assert not (out / series[0].SeriesInstanceUID / "of another run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("last_gap", [1.0, 1.4, 1.6, 1.9, 3.0])
+def test_indices_of_every_kind_of_volume_lie_in_its_grid(last_gap: float, tmp_path: Path) -> None:
+    places = [(-50.0, -40.0, z) for z in (0.0, 1.0, 2.0, 3.6, 3.6 + last_gap)]
+    body = np.full((5, 20, 24), 24, np.int16)
+    body[:, 4:16, 4:20] = 1064
+    ct = make.ct_series(5, rows=20, columns=24, positions=places, pixels=body, pixel_spacing=(10.0, 10.0))
+    square = [make.contour(make.on_slice(ds, [(6, 6), (12, 6), (12, 12)]), [ds]) for ds in ct]
+    datasets = [*ct, make.structure_set(ct, {"liver": square}), *pet_series(positions=places[2:])]
+    make.saved(datasets, tmp_path / "in")
+    derived = {"body_masks": True, "body_contours": True, "masked_volumes": True, "suv": True}
+    options = replace(OPTIONS, **derived)
+    kinds = set()
+    for row in convert_folder([tmp_path / "in"], tmp_path / "out", options, here)["volumes"]:
+        path = tmp_path / "out" / row["path"]
+        sidecar = json.loads((path.parent / (path.name.split(".")[0] + ".json")).read_text())
+        if row["kind"] == "contours":
+            indices = [(one["slice"], one["time"]) for one in sidecar["contours"]]
+        else:
+            assert tuple(sidecar["shape"]) == nib.load(path).shape, row["path"]
+            indices = [(slice_, time) for planes in sidecar["sources"].values() for _, slice_, time in planes]
+            indices += [(slice_, 0) for slice_ in sidecar.get("interpolated_slices", ())]
+        shape = row["shape"]
+        assert indices, row["path"]
+        assert {(0 <= slice_ < shape[2], time) for slice_, time in indices} == {(True, 0)}, row["path"]
+        kinds.add(row["kind"])
+    assert kinds == {"volume", "resampled", "suv", "mask", "masked", "contours"}

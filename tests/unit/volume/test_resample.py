@@ -178,3 +178,33 @@ def test_a_resampled_copy_never_mixes_what_is_no_number_or_padding_with_real_num
     volume, copy = assemble(series).volumes
     assert set(np.unique(copy.voxels).astype(str)) == set(np.unique(volume.voxels).astype(str))
     assert np.count_nonzero(copy.voxels[:, :, 4:15] == 100) == 5 * (11 * 12 - 6)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    gaps=st.lists(st.sampled_from([0.5, 1.0, 1.0, 1.0, 1.4, 1.5, 1.6, 1.9, 3.5]), min_size=2, max_size=9),
+    shear=st.tuples(*[st.sampled_from([0.0, 0.4])] * 2),
+    orientation=st.sampled_from([AXIAL, OBLIQUE]),
+    times=st.integers(1, 2),
+)
+def test_every_plane_lies_in_the_slice_that_its_volume_names(gaps, shear, orientation, times):
+    row, column = np.reshape(orientation, (2, 3))
+    away = np.cumsum([0.0, *gaps])
+    places = away[:, None] * (np.cross(row, column) + shear[0] * row + shear[1] * column)
+    series = make.time_series(times, len(away), positions=places, orientation=orientation)
+    for ds in series[len(away) - 1 :: len(away)]:
+        make.set_pixels(ds, np.full((ds.Rows, ds.Columns), 999, np.int16))
+    place_of = {ds.SOPInstanceUID: [*map(float, ds.ImagePositionPatient), 1.0] for ds in series}
+    for volume in assemble(series).volumes:
+        assert sorted({source.time_index for source in volume.sources}) == list(range(volume.times))
+        assert {source.slice_index for source in volume.sources} <= set(range(volume.voxels.shape[1]))
+        assert set(volume.attributes.get("interpolated_slices", ())) <= set(range(volume.voxels.shape[1]))
+        if volume.kind is VolumeKind.RESAMPLED:
+            last = max(source.slice_index for source in volume.sources)
+            assert last == volume.voxels.shape[1] - 1, "the grid ends with the slice of the last plane"
+            assert last in volume.attributes.get("interpolated_slices", ()) or volume.voxels[:, last].max() == 999
+            for source in volume.sources:
+                i, j, k, _ = np.linalg.solve(volume.affine_lps, place_of[source.sop_instance_uid])
+                assert abs(k - source.slice_index) <= 0.52
+                assert -0.02 <= i <= volume.voxels.shape[3] - make.COLUMNS + 0.02
+                assert -0.02 <= j <= volume.voxels.shape[2] - make.ROWS + 0.02
