@@ -29,7 +29,7 @@ class WarningKind(StrEnum):
     SEVERAL_PATIENTS = "several-patients"
     SEVERAL_QUANTITIES = "several-quantities"  # units differ, or some times are signed, the others never
     TIMES_ASSUMED = "times-assumed"  # only numbers tell the times, or counts of times contradict each other
-    SLICES_ASSUMED = "slices-assumed"  # the frames of one instance are slices, by the distance that it states alone
+    SLICES_ASSUMED = "slices-assumed"  # frames of one instance, or of CT, are slices by the stated distance alone
     SLOPE_VARIES = "slope-varies"
     NO_GEOMETRY = "no-geometry"
     PARTLY_NOT_AN_IMAGE = "partly-not-an-image"  # e.g. an SR in an image series

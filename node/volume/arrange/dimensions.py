@@ -11,9 +11,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+from pydicom.uid import CTImageStorage
 
 from node.errors import ConversionRefused
 from node.volume.arrange.contradictions import parts_in_time, settle
+from node.volume.arrange.sources import COUNTING_KEYS, EVENT_KEYS
 from node.volume.arrange.split_stacks import (
     alternating_passes,
     split_by_chosen_variant,
@@ -31,6 +33,7 @@ from node.volume.arrange.whole_times import (
 )
 from node.volume.geometry import cluster_numbers, group_by_position
 from node.volume.model import Frame, grouped
+from node.volume.read.vectors import assumption
 from node.volume.reasons import Reason, VolumeWarning, WarningKind
 
 TIMES_OF_SLICES = {
@@ -221,6 +224,9 @@ def _have_distinct_locations(frames: Sequence[Frame]) -> bool:
 def _arrange_without_position(frames: Sequence[Frame]) -> Arrangement:
     """Return the grid of frames without a position in the patient: by their slice numbers, else as a time series."""
     slices = grouped(frames, lambda frame: frame.time_key.get("slice"))
+    if _are_sections(frames):
+        warning = assumption(frames[0].spacing_between_slices_mm or 0.0, is_placed=False)
+        return Arrangement([sorted(frames, key=instance_order)], warnings=(warning,))
     if None in slices or len(slices) == 1:
         _, [ordered], doubt = settle("instance", [sorted(frames, key=instance_order)])
         doubts = () if doubt is None else (VolumeWarning(WarningKind.TIMES_ASSUMED, doubt),)
@@ -229,3 +235,16 @@ def _arrange_without_position(frames: Sequence[Frame]) -> Arrangement:
     if set(map(len, bins)) == {1}:
         return Arrangement([[only for (only,) in bins]])
     return arrange_times(bins) if len(set(map(len, bins))) == 1 else arrange_unequal_times(bins)
+
+
+def _are_sections(frames: Sequence[Frame]) -> bool:
+    """Return whether images of CT without a place are slices, as frames of one instance would be: nothing counts times.
+
+    Their numbers order them.
+    """
+    first, numbers = frames[0], {frame.instance_number for frame in frames} - {None}
+    is_section = first.split_key.get("sop_class") == CTImageStorage and not first.split_key.get("localizer")
+    counts = [{frame.time_key.get(key) for frame in frames} for key in COUNTING_KEYS | EVENT_KEYS]
+    is_counted = any(len(values) > 1 for values in counts) or (first.time_key.get("temporal_positions") or 1) > 1
+    is_placed = any(frame.time_key.get("slice") is not None for frame in frames)
+    return is_section and not (is_counted or is_placed) and 1 < len(frames) == len(numbers)

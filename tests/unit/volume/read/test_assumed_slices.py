@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from pydicom.uid import MRImageStorage
 
 from node.volume.assemble import assemble
 from node.volume.reasons import Reason, WarningKind
@@ -78,3 +79,33 @@ def test_frames_at_one_position_without_that_proof_stay_refused(ds):
 def test_two_such_instances_at_one_position_are_two_volumes():
     series = [placed(series_uid="1.2.3", InstanceNumber=number, RescaleIntercept=str(number)) for number in (1, 2)]
     assert [volume.shape for volume in assemble(series).volumes] == [(10, 8, 6)] * 2
+
+
+def unplaced(modality="CT", **attributes):
+    series = make.ct_series(4, modality=modality, InstanceNumber=[3, 1, 4, 2], **attributes)
+    for ds in series:
+        del ds.ImagePositionPatient
+    return series
+
+
+@pytest.mark.parametrize("attributes", [
+    {}, {"AcquisitionTime": ["101500", "101501", "101502", "101503"]}, {"SpacingBetweenSlices": "5"},
+    {"NumberOfTemporalPositions": 1, "TemporalPositionIdentifier": 1}, {"ImageOrientationPatient": None},
+])  # fmt: skip
+def test_instances_of_ct_without_a_place_are_slices_as_frames_without_one(attributes):
+    volume = only(*unplaced(**attributes))
+    assert volume.shape == (make.COLUMNS, make.ROWS, 4)
+    pixels = make.pattern(4, make.ROWS, make.COLUMNS)
+    assert np.array_equal(volume.voxels[0], pixels[[1, 3, 0, 2]] - 1024)
+    assert volume.spacing_mm[2] == float(attributes.get("SpacingBetweenSlices", make.SPACING_MM))
+    assert names(volume) == {WarningKind.SLICES_ASSUMED, WarningKind.NO_GEOMETRY}
+
+
+@pytest.mark.parametrize("attributes", [
+    {"TemporalPositionIdentifier": [1, 2, 3, 4]}, {"NumberOfTemporalPositions": 4}, {"modality": "MR"},
+    {"TriggerTime": ["0", "10", "20", "30"]}, {"SliceLocation": "7"}, {"ImageType": r"ORIGINAL\PRIMARY\LOCALIZER"},
+])  # fmt: skip
+def test_instances_without_a_place_that_are_counted_otherwise_stay_times(attributes):
+    sop_class = {"sop_class_uid": MRImageStorage} if "modality" in attributes else {}
+    volume = only(*unplaced(**attributes, **sop_class))
+    assert volume.shape == (make.COLUMNS, make.ROWS, 1, 4)
