@@ -81,7 +81,8 @@ def dump(file: BinaryIO, limits: DumpLimits) -> Dump:
             file, cut = _plain(file, limits.inflated_bytes)
             ds, error = readable(file, limits.view)
         except Exception as failure:  # bytes that are not DICOM make the parser raise anything
-            return Dump((), f"no data set can be read ({type(failure).__name__})")
+            named = isinstance(failure, NotUnderstood)
+            return Dump((), str(failure) if named else f"no data set can be read ({type(failure).__name__})")
         meta = getattr(ds, "file_meta", Dataset())
         if cut is not None:
             meta.TransferSyntaxUID = DEFLATED_LITTLE_ENDIAN
@@ -95,6 +96,8 @@ def _plain(file: BinaryIO, most: int) -> tuple[BinaryIO, str | None]:
     """Return a file as it is, or with its data set inflated up to `most` bytes and a text: why it ends there, or ""."""
     head = file.read(META_BYTES)
     elements, offset = file_meta(head)
+    if head[128:132] != b"DICM" and not elements and head[:2] not in (b"\x08\x00", b"\x00\x08"):
+        raise NotUnderstood("not a DICOM file")
     file.seek(0)
     if elements.get(0x0010) != DEFLATED_LITTLE_ENDIAN:
         return file, None

@@ -121,8 +121,6 @@ def volumes_of(
         timing, doubt = slice_timing(ds, planes, attributes.get("RepetitionTime"), bands)
         if timing is not None:
             attributes["SliceTiming"] = timing
-        if len(planes) == 1 or is_of_excitations(attributes, len(planes[0])):
-            doubt = None  # field maps, structural images: nobody corrects them for slice timing
     if attributes.get("Modality") == "PT":
         attributes |= emission_fields(planes, dataset_of)
     if first.split_key.get("maps_field") and first.split_key.get("component") == FIELD_MAP:
@@ -172,7 +170,8 @@ def volumes_of(
             *warnings,
             *arrangement.warnings,
             *gaps,
-            *([] if doubt is None else [doubt]),
+            # Nobody corrects the slice timing of field maps and structural images.
+            *([doubt] if doubt and len(planes) > 1 and not is_of_excitations(attributes, len(planes[0])) else []),
             *equal_times_warnings(planes, voxels),
             *_warnings(planes, placement, ds, several_items(ds, first, attributes)),
             *place_warnings(planes, placement),

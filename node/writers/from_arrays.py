@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from PIL import Image, ImageDraw
 
 from node.errors import no_label
@@ -203,28 +204,27 @@ def _require_true_places(fields: Mapping[str, Any], label_fields: Sequence[Mappi
 
 
 def refined(mask: Array, opening: int = 0, fill: bool = False) -> Array:
-    """Return a mask without holes in its slices, with `fill`, and then without what is thinner than a disc.
+    """Return a mask without holes in its slices, with `fill`, and then of the squares alone that fit into it.
 
-    `mask`: (i, j, k) or (i, j, k, t) array; a slice has one k. `opening`: radius of the disc in voxels.
+    `mask`: (i, j, k) or (i, j, k, t) array; a slice has one k. `opening`: side of the squares in voxels.
 
     A hole is what no path of neighbouring voxels of the slice, outside of the mask, connects with its border.
 
-    Raises ValueError if the radius is below 0.
+    Raises ValueError if the side is below 0.
     """
-    import SimpleITK as sitk  # pictures do not need it, and it loads slowly
+    found: Array = mask != 0
+    if fill:
+        import SimpleITK as sitk  # pictures do not need it, and it loads slowly
 
-    if opening < 0:
-        raise ValueError(f"opening = {opening}: a radius is 0 or more voxels")
-    times = mask[..., None] if mask.ndim == 3 else mask
-    refined_times = np.empty(times.shape, np.uint8)
-    for time in range(times.shape[3]):
-        image = sitk.GetImageFromArray(np.ascontiguousarray(times[..., time].transpose() != 0).astype(np.uint8))
-        if fill:
-            image = sitk.JoinSeries([sitk.BinaryFillhole(image[:, :, k]) for k in range(image.GetDepth())])
-        if opening:
-            image = sitk.BinaryMorphologicalOpening(image, [opening, opening, 0], sitk.sitkBall)
-        refined_times[..., time] = sitk.GetArrayFromImage(image).transpose()
-    return refined_times.reshape(mask.shape)
+        for index in np.ndindex(found.shape[2:]):
+            plane = sitk.GetImageFromArray(found[:, :, *index].astype(np.uint8))
+            found[:, :, *index] = sitk.GetArrayFromImage(sitk.BinaryFillhole(plane)) != 0
+    if opening:
+        found = np.pad(found, [(opening - 1, opening - 1)] * 2 + [(0, 0)] * (found.ndim - 2))
+        for reduced in (np.all, np.any):  # where squares fit, then what they cover
+            for axis in (0, 1):
+                found = reduced(sliding_window_view(found, opening, axis), axis=-1)
+    return np.asarray(found, np.uint8)
 
 
 def _volume(array: Array, affine_lps: Float, window: Window | None, modality: str) -> Volume:

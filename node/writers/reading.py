@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 from nibabel import nifti1, nifti2
 from nibabel.filebasedimages import ImageFileError
@@ -55,24 +56,35 @@ def read_affine(path: Path) -> Float:
 def read_header(path: Path) -> dict[str, Any]:
     """Return dimensions, spacing and affine of a volume file in the frame that its format has; raises as `read_voxels`.
 
-    ``affine_ras`` or ``affine_lps``: from the indices of the voxels to mm, in RAS+ for NIfTI, in LPS+ for others.
+    ``affine_ras`` or ``affine_lps``: from the indices of the voxels to mm, in RAS+ for NIfTI and NPZ, in LPS+ for
+    others; None for Analyze, and for NPZ without a position. ``components``: times of NRRD, or channels of colour.
     """
     with _refused(path):
-        if path.name.lower().endswith(NIFTI):
-            image = opened_nifti(path)
-            spacing, kind = [round(float(zoom), 6) for zoom in image.header.get_zooms()], str(image.get_data_dtype())
-            units, affine = [*image.header.get_xyzt_units()], image.affine.tolist()
-            return {"dimensions": image.shape, "type": kind, "spacing": spacing, "units": units, "affine_ras": affine}
-        import SimpleITK as sitk
+        name, units = path.name.lower(), ["mm"]
+        if name.endswith(".npz"):
+            with path.open("rb") as file, np.lib.npyio.NpzFile(file) as held:
+                data, spacing, affine = held["data"].T, held["spacing"].tolist(), held["affine"]
+            shape, kind = data.shape, data.dtype
+        elif name.endswith((*NIFTI, ".hdr", ".img")):
+            image: Any = nibabel.load(path)
+            shape, kind, affine = image.shape, image.get_data_dtype(), np.array(np.nan)
+            spacing = [round(float(zoom), 6) for zoom in image.header.get_zooms()]
+            if isinstance(image.header, nifti1.Nifti1Header):
+                units, affine = [*image.header.get_xyzt_units()], image.affine
+        else:
+            import SimpleITK as sitk
 
-        reader = _itk_header(path)
-        return {
-            "dimensions": reader.GetSize(),
-            "type": sitk.GetPixelIDValueAsString(reader.GetPixelID()),
-            "spacing": reader.GetSpacing(),
-            "units": ["mm"],
-            "affine_lps": _itk_affine(path).tolist(),
-        }
+            reader = _itk_header(path)
+            return {
+                "dimensions": reader.GetSize(),
+                "type": sitk.GetPixelIDValueAsString(reader.GetPixelID()),
+                "spacing": reader.GetSpacing(),
+                "units": units,
+                "affine_lps": _itk_affine(path).tolist(),
+                "components": reader.GetNumberOfComponents(),
+            }
+        place = affine.tolist() if np.isfinite(affine).all() else None
+        return {"dimensions": shape, "type": str(kind), "spacing": spacing, "units": units, "affine_ras": place}
 
 
 @contextmanager
@@ -80,7 +92,7 @@ def _refused(path: Path) -> Iterator[None]:
     path.stat()
     try:
         yield
-    except (ImageFileError, HeaderDataError, WrapStructError, EOFError, zlib.error, RuntimeError) as error:
+    except (ImageFileError, HeaderDataError, WrapStructError, EOFError, zlib.error, RuntimeError, LookupError) as error:
         raise ValueError(f"{path} cannot be read as a volume ({type(error).__name__})") from error
 
 

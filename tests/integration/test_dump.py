@@ -39,14 +39,25 @@ def test_a_header_is_printed_as_text_and_as_json_as_far_as_it_goes(run: Run, tmp
 @pytest.mark.long
 def test_the_header_of_a_volume_is_told(run: Run, tmp_path: Path) -> None:
     make.saved(make.ct_series(3), tmp_path / "scan")
-    assert run("convert", "scan", "-o", "out", "--format", "nifti", "--format", "mhd")[0] == 0
-    for command, suffix in (("dump", ".nii.gz"), ("info", ".mhd")):
-        [path] = (tmp_path / "out").rglob(f"*{suffix}")
+    forms = ("nifti", "nifti-pair", "analyze", "mhd", "nrrd", "npz")
+    assert run("convert", "scan", "-o", "out", *(word for form in forms for word in ("--format", form)))[0] == 0
+    files = [path for path in (tmp_path / "out").rglob("*.*") if path.suffix not in (".json", ".png", ".zraw")]
+    assert len(files) == 8
+    for command, path in ((command, path) for path in files for command in ("dump", "info")):
         header = json.loads(run(command, str(path), "--json")[1])
-        assert (header["dimensions"], header["spacing"]) == ([12, 16, 3], [0.5, 0.75, 2.5])
-        affine = header["affine_ras"] if suffix == ".nii.gz" else header["affine_lps"]
-        assert np.allclose(np.abs(np.diag(affine)), (0.5, 0.75, 2.5, 1))
+        assert (header["dimensions"], np.round(header["spacing"], 6).tolist()) == ([12, 16, 3], [0.5, 0.75, 2.5])
+        affine = header.get("affine_lps" if path.suffix in (".mhd", ".nrrd") else "affine_ras")
+        assert (affine is None) == ("analyze" in path.name)
+        assert affine is None or np.allclose(np.abs(np.diag(affine)), (0.5, 0.75, 2.5, 1))
     assert "dimensions  [12, 16, 3]\n" in run("info", str(path))[1]
-    (tmp_path / "x.nii").write_bytes(b"no volume")
-    refused = "voxelnode: x.nii: cannot be read as a volume (WrapStructError)\n"
-    assert run("dump", "x.nii") == (1, "", refused)
+    for name in ("x.nii", "x.hdr", "x.nrrd"):
+        (tmp_path / name).write_bytes(b"no volume")
+        assert f"voxelnode: {name}: cannot be read as a volume (" in run("dump", name)[2]
+
+
+@pytest.mark.parametrize("content", [b"", b"some text", b"\x89PNG\r\n", bytes(600), b"PK\x03\x04" + bytes(200)])
+def test_what_is_no_dicom_is_called_so(run: Run, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "file").write_bytes(content)
+    assert run("dump", "file") == (1, "", "voxelnode: file: not a DICOM file\n")
+    make.saved(make.ct_series(1), tmp_path / "scan")[0].rename(tmp_path / "scan.img")
+    assert "(0008,0060) CS Modality: 'CT'\n" in run("dump", "scan.img")[1]

@@ -284,13 +284,21 @@ def test_holes_of_a_mask_are_filled_and_then_it_is_opened_in_each_slice(tmp_path
 
     assert np.array_equal(mask(), array > 50)
     assert mask("--fill")[9:12, 9:12, 5:7].all()
-    opened = mask("--open", 1)
+    opened = mask("--open", 2)
     assert not opened[18:].any()
     assert not opened[10, 10, 5]
     assert opened[10, 10, 2], "a single slice is not thin"
-    refined = mask("--open", 1, "--fill")
+    refined = mask("--open", 3, "--fill")
     assert refined[9:12, 9:12, 5:7].all()
     assert not refined[18:].any()
+    for side in (1, 2, 3, 4):
+        noise = np.random.default_rng(side).integers(0, 6, array.shape, np.int16)
+        write_voxels(volume, 20 * noise, np.eye(4))
+        squares = np.zeros(array.shape, np.uint8)
+        for i, j, k in np.ndindex(24 - side + 1, 24 - side + 1, 12):
+            square = np.s_[i : i + side, j : j + side, k]
+            squares[square] |= (20 * noise[square] >= 50).all()
+        assert np.array_equal(mask("--open", side), squares), "bit for bit"
     array[9:12, 9:12, :] = 0  # a tunnel, which is a hole in each slice
     write_voxels(volume, array, np.diag((1.0, 1.0, 2.0, 1.0)))
     assert mask("--fill")[9:12, 9:12, 2:10].all()

@@ -14,7 +14,7 @@ from node.cli.options import Root
 from node.cli.output import Listing, described, print_fields, printable
 from node.errors import UsageError, VoxelnodeError
 
-VOLUMES = (".nii", ".nii.gz", ".mhd", ".mha")
+VOLUMES = (".nii", ".nii.gz", ".hdr", ".mhd", ".mha", ".nrrd", ".npz")
 """Ends of the names of volume files, whose header is told instead."""
 
 ELEMENTS, CHARACTERS = 50_000, 200
@@ -34,8 +34,8 @@ def dump(
 ) -> Listing:
     """Print the header of a file or of a stored instance.
 
-    Elements are printed as pydicom prints them, long binary values not at all; of a NIfTI file or a MetaImage the
-    dimensions, the spacing and the affine. Exit 1 if the file is damaged.
+    Elements are printed as pydicom prints them, long binary values not at all; of a volume file the dimensions, the
+    spacing and the affine. Exit 1 if the file is damaged, or not a DICOM file.
     """
     path = Path(file_or_uid)
     if path.is_file():
@@ -72,15 +72,20 @@ def _print(dumped: dict[str, Any]) -> None:
 
 
 def is_volume(path: Path) -> bool:
-    """Return whether the name of a file is that of a volume."""
-    return path.name.lower().endswith(VOLUMES)
+    """Return whether a file has the name of a volume; images of DICOM are called ``.img`` as well."""
+    return _header_of(path).name.lower().endswith(VOLUMES) and path.is_file()
+
+
+def _header_of(path: Path) -> Path:
+    header = path.with_suffix(".hdr")
+    return header if path.suffix.lower() == ".img" and header.is_file() else path
 
 
 def volume_header(path: Path) -> Listing:
     """Return the header of a volume file."""
     from node.children.decoding import header_of_volume
 
-    header = {"path": str(path), **_by_child(header_of_volume, path)}
+    header = {"path": str(path), **_by_child(header_of_volume, _header_of(path))}
     return described(header, partial(print_fields, header))
 
 

@@ -112,7 +112,7 @@ def info(
     """
     if not uid.strip():
         raise UsageError("an empty name is that of nobody: give a UID, a Patient ID, or a part of a name")
-    if is_volume(path := Path(uid)) and path.is_file():
+    if is_volume(path := Path(uid)):
         return volume_header(path)
     with root.looking() as index, root.files() as local:
         description = _Describer(index, local).describe(uid)

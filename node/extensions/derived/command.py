@@ -67,8 +67,7 @@ def mask(
     ] = None,
     fill: Annotated[bool, typer.Option("--fill", help="Fill the holes of the mask in each slice.")] = False,
     opening: Annotated[
-        int,
-        typer.Option("--open", metavar="VOXELS", min=0, help="Then remove what is thinner than a disc of this radius."),
+        int, typer.Option("--open", metavar="VOXELS", min=0, help="Then keep only what squares of this side cover.")
     ] = 0,
 ) -> Answer:
     """Write which voxels have values in a range, or only these.

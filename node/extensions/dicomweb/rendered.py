@@ -103,6 +103,7 @@ def retrieve_rendered_series(call: CurrentCall) -> Response:
     given = [one for one in target.instances if _is_image(one)]
     if not given:
         raise NotShown("the instances themselves", "none of the instances can be rendered")
+    _require_region(given[0], order)
     target.audit_access("rendered")
     etag = target.etag(f"rendered {media_type} {target.request.query_params}")
     omitted = len(target.instances) + target.unavailable - len(given)
@@ -255,13 +256,23 @@ def _answer(
 
 
 def answer_picture(target: SelectedInstances, instance: StoredInstance, order: PictureOrder) -> Response:
-    """Respond with a picture of one frame, or 406 if it cannot be rendered."""
+    """Respond with a picture of one frame; 404 and 400 if there is none, 406 if it cannot be rendered."""
+    _require_region(instance, order)
     target.audit_access("rendered")
     try:
         data = rendered(target, instance, order)
     except NotDecoded as error:
         raise NotShown("the instance itself", f"this instance cannot be rendered: {error}") from error
     return _sent_picture(target, order, data)
+
+
+def _require_region(instance: StoredInstance, order: PictureOrder) -> None:
+    """Raise 404 for a frame that an image does not have, and 400 for a viewport outside of it."""
+    left, top, *_ = order.crop or (0, 0)
+    if instance.rows and order.frame_number > max(instance.number_of_frames or 1, 1):
+        raise HTTPException(404, f"the instance has no frame {order.frame_number}")
+    if (instance.rows and top >= instance.rows) or (instance.columns and left >= instance.columns):
+        raise HTTPException(400, "the viewport is outside of the image (PS3.18 8.3.5.1.3)")
 
 
 def _sent_picture(target: SelectedInstances, order: PictureOrder, data: bytes) -> Response:

@@ -35,6 +35,7 @@ class StoredInstance:
     bytes: int
     sha256: str
     rows: int | None
+    columns: int | None
     identity: Identity | None
 
     @property

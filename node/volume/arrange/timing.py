@@ -34,12 +34,6 @@ STEP_TOLERANCE = 0.05
 MIN_SEVERAL_REPETITIONS = 1.5
 """A volume that lasts this many repetitions takes several: one per plane, line of k-space or package of slices."""
 
-FAST_CLOCK = 0.25
-"""Share of a repetition by which the steps of a regular clock may be shorter."""
-
-RESOLUTIONS_S = (1.0, 0.1, 0.01)
-"""Units in which coarse clocks count."""
-
 LONG_STEP = 1.5
 """A step of this many usual ones is not noise of the clock."""
 
@@ -113,10 +107,8 @@ def starts_s(planes: Planes) -> tuple[float, ...] | None:
     Times that share a moment of the clock, such as the phases after a label, start apart by their triggers.
     """
     clock = _earliest(planes, _acquired)
-    for moments in (_earliest(planes, lambda frame: frame.time_key.get("frame_time")), clock, _after(clock, planes)):
-        if (starts := _since_first(moments)) is not None:
-            return tuple(starts.tolist())
-    return None
+    sources = _earliest(planes, lambda frame: frame.time_key.get("frame_time")), clock, _after(clock, planes)
+    return next((tuple(starts.tolist()) for starts in map(_since_first, sources) if starts is not None), None)
 
 
 def durations_s(planes: Planes) -> tuple[float, ...] | None:
@@ -172,14 +164,10 @@ def step_s(planes: Planes, starts: tuple[float, ...] | None, repetition_s: float
         return phases if starts is None else _steady(starts)
     if triggers is not None and phases is None:
         return None
-    if (
-        starts is None
-        and phases is None
-        and _starts(planes, lambda frame: frame.time_key.get("cardiac_phase")) is not None
-    ):
-        return None  # a repetition has several phases
     if phases is not None:  # a smaller difference is rounding
         return phases if abs(phases - repetition_s) > STEP_TOLERANCE * repetition_s else repetition_s
+    if starts is None and _starts(planes, lambda frame: frame.time_key.get("cardiac_phase")) is not None:
+        return None  # a repetition has several phases
     if starts is not None and float(np.median(np.diff(starts))) > MIN_SEVERAL_REPETITIONS * repetition_s:
         return _steady(starts)
     return repetition_s if _follow(planes, repetition_s) else None
@@ -187,9 +175,9 @@ def step_s(planes: Planes, starts: tuple[float, ...] | None, repetition_s: float
 
 def _follow(planes: Planes, step_s: float) -> bool:
     """Return whether all times start at even steps, as far as the clock, or else their triggers, tell them apart."""
-    clock = _earliest(planes, _acquired)
-    apart = _after(clock, planes)
-    sources = (clock if _since_first(apart) is None else apart, _earliest(planes, _triggered))
+    starts = starts_s(planes)
+    clocks = _earliest(planes, _acquired), _earliest(planes, _triggered)
+    sources = (None if starts is None else np.array(starts), *clocks)
     known = [moments for moments in sources if moments is not None and np.ptp(moments) > 0]
     return not known or _are_along(known[0], step_s)
 
@@ -201,15 +189,15 @@ def _are_along(moments: Float, step_s: float) -> bool:
     slightly shorter steps runs fast.
     """
     usual_s = _steady(moments)
-    if usual_s is not None and (1 - FAST_CLOCK) * step_s <= usual_s <= step_s:
+    if usual_s is not None and usual_s <= step_s < LONG_STEP * usual_s:
         return True
     at = np.flatnonzero(np.diff(moments, prepend=np.nan) != 0)
-    expected = at * step_s
-    away = moments[at] - moments[0] - expected
-    units = [unit for unit in RESOLUTIONS_S if np.abs(moments / unit - np.rint(moments / unit)).max() < STEP_TOLERANCE]
-    return all(
-        bool((np.abs(off) <= np.maximum(STEP_TOLERANCE * of, max(units, default=0.0))).all())
-        for off, of in ((away, expected), (np.diff(away), np.diff(expected)))
+    units = [unit for unit in (1, 0.1, 0.01) if np.abs(moments / unit - np.rint(moments / unit)).max() < STEP_TOLERANCE]
+    moved = np.stack((np.diff(moments[at]), moments[at][1:] - moments[0]))
+    expected = step_s * np.stack((np.diff(at), at[1:]))
+    # A clock is off by less than its unit.
+    return bool(
+        (np.abs(moved - expected) <= np.maximum(STEP_TOLERANCE * expected, 0.999 * max(units, default=0))).all()
     )
 
 
@@ -223,13 +211,6 @@ def _start_together(planes: Planes) -> bool:
         return False
     named = (key for key in TIME_KEYS if key not in RUNNING_KEYS)
     return all(len({time[0].time_key.get(key) for time in planes}) == 1 for key in named)
-
-
-def _contradicts(starts: tuple[float, ...] | None, repetition_s: float) -> bool:
-    """Return whether a regular clock, perhaps of whole seconds, has another step than a repetition, and not several."""
-    if starts is None or _steady(starts) is None or _are_along(np.array(starts), repetition_s):
-        return False
-    return starts[-1] <= MIN_SEVERAL_REPETITIONS * (len(starts) - 1) * repetition_s
 
 
 def _steady(starts: Sequence[float] | Float | None) -> float | None:
@@ -260,7 +241,7 @@ def _after(clock: Float | None, planes: Planes) -> Float | None:
     if clock is None or triggers is None or _since_first(triggers) is not None:
         return None
     first = dict(zip(clock[::-1], triggers[::-1], strict=True))
-    return clock + triggers - np.array([first[moment] for moment in clock])
+    return np.asarray(clock + triggers - [first[moment] for moment in clock])
 
 
 def _earliest(planes: Planes, time_of: Callable[[Frame], float | None]) -> Float | None:
@@ -295,8 +276,7 @@ def missing_time_warnings(
 
     A scan whose step is the repetition, such as an fMRI, makes no pause. Others do, such as a dynamic scan before the
     contrast agent, or labelling after its calibration: if their Instance Numbers have no hole, a long step is no lost
-    time. Neither is one after which triggers start again. A regular clock that has another step than the repetition,
-    and not several of them, contradicts it.
+    time. Neither is one after which triggers start again.
     """
     if len(planes) < 2 or len({frame.sop_instance_uid for time in planes for frame in time}) < 2:
         return []
@@ -308,12 +288,6 @@ def missing_time_warnings(
     if not is_numbered:
         found["by Acquisition Number (0020,0012)"] = _gaps_in_labels(planes, "acquisition_number")
     starts, triggers = starts_s(planes), _starts(planes, _triggered)
-    if repetition_s is not None and triggers is None and _contradicts(starts, repetition_s):
-        detail = (
-            f"the clock has another step between volumes than Repetition Time (0018,0080), {repetition_s:g} s: one of "
-            "the two is false, and the step is left out"
-        )
-        return [VolumeWarning(WarningKind.SLICE_TIMING_DOUBTFUL, detail)]
     clock = starts if starts is not None else triggers
     units = _steps_in_units(planes, clock, repetition_s)
     is_continuous = not is_labelled and _is_continuous(clock, repetition_s)
@@ -341,21 +315,22 @@ def _start_again(planes: Planes, units: Float | None) -> bool:
 
 
 def unsteady_warnings(planes: Planes, repetition_s: float | None = None) -> list[VolumeWarning]:
-    """Return a warning if times start together by the clock, or start again by their triggers; else none.
+    """Return a warning about times without a step that start together, or contradict the repetition; else none.
 
     Philips gives label and control of a pair one Acquisition Time. One for all times is that of the series, unless
-    nothing but numbers says that they are times.
+    nothing but numbers says that they are times. A regular clock that has another step than the repetition, and not
+    several of them, contradicts it, and so do triggers that start again.
 
     `planes`: frames by time, then by slice. `repetition_s`: Repetition Time (0018,0080), which would be their step.
     """
-    earliest = _earliest(planes, _acquired)
-    known = starts_s(planes) is not None or _starts(planes, _triggered) is not None
-    if not known and repetition_s is not None and not _follow(planes, repetition_s):
+    earliest, starts = _earliest(planes, _acquired), starts_s(planes)
+    is_told = _starts(planes, _triggered) is not None or (starts is not None and _steady(starts) is None)
+    if repetition_s is not None and not is_told and not _follow(planes, repetition_s):
         detail = (
-            f"Repetition Time (0018,0080), {repetition_s:g} s, is not the step by the clock or Trigger Time "
-            "(0018,1060), as of phases that start again: the step is left out"
+            f"Repetition Time (0018,0080), {repetition_s:g} s, is not the step by clock or triggers: it is left out"
         )
-        return [VolumeWarning(WarningKind.IRREGULAR_TIME_STEPS, detail)]
+        kind = WarningKind.IRREGULAR_TIME_STEPS if starts is None else WarningKind.SLICE_TIMING_DOUBTFUL
+        return [VolumeWarning(kind, detail)]
     if earliest is None or not (np.diff(earliest) >= 0).all():
         return []
     moments = len(np.unique(earliest))
