@@ -226,6 +226,7 @@ def _arrange_without_position(frames: Sequence[Frame]) -> Arrangement:
     slices = grouped(frames, lambda frame: frame.time_key.get("slice"))
     if _are_sections(frames):
         warning = assumption(frames[0].spacing_between_slices_mm or 0.0, is_placed=False)
+        warning = replace(warning, detail=warning.detail.replace("the frames of the instance", "the images"))
         return Arrangement([sorted(frames, key=instance_order)], warnings=(warning,))
     if None in slices or len(slices) == 1:
         _, [ordered], doubt = settle("instance", [sorted(frames, key=instance_order)])

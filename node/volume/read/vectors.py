@@ -193,7 +193,7 @@ def assumption(step_mm: float, *, is_placed: bool) -> VolumeWarning:
     stated = f"Spacing Between Slices (0018,0088) of {step_mm:.4g} mm" if step_mm else "Modality (0008,0060)"
     direction = ", along the normal of the image" if is_placed else ""
     detail = (
-        f"by {stated} alone, the images are taken for slices in the order of their numbers{direction}: "
+        f"by {stated} alone, the frames of the instance are taken for slices in the order of their numbers{direction}: "
         "look at them before use, or have them sent as single images, with the position of each"
     )
     return VolumeWarning(WarningKind.SLICES_ASSUMED, detail)
