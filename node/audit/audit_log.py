@@ -180,7 +180,7 @@ class Audit:
         self._source = {"ae_title": ae_title, "host": socket.gethostname(), "pid": os.getpid()}
         self._lock = threading.Lock()
         self._copy = copy
-        self._refusals = LinesOfAddresses(report=self._note_left_out)
+        self.refusals = LinesOfAddresses(report=self._note_left_out)
         try:
             last = last_line(self._path.parent)
             self._file = self._open()
@@ -209,10 +209,10 @@ class Audit:
         if message.result is Result.MINOR_FAILURE and all("study_instance_uid" not in one for one in message.objects):
             is_idle = True  # else some of the study may have come or gone: each line counts
         who = next((one for one in message.participants if is_idle and one.is_requestor and one.address), None)
-        is_known = message.type is EventType.RESTRICTED_FUNCTION  # others may call themselves what they like
-        reason = f"{who.user if who and is_known else ''}: {message.detail}"
-        kind = f"{message.event.value[1]} {message.type.value[1] if message.type else ''}".strip()
-        if who is None or self._refusals.is_due(kind, who.address, reason):
+        kind = f"{message.event.name} {message.type.name if message.type else ''}".strip()
+        # Whom an account is refused as is proven; others may call themselves what they like, to use up all kinds.
+        reason = message.detail + (who.user if who and message.type is EventType.RESTRICTED_FUNCTION else "")
+        if who is None or self.refusals.is_due(kind, who.address, reason):
             self._try(message, durable=message.action in CHANGES and who is None)
 
     def _try(self, message: AuditMessage, *, durable: bool) -> None:
@@ -220,10 +220,6 @@ class Audit:
             self._record(message, durable=durable)
         except Exception:
             log.exception("not_audited", kind=message.event.value[1], count=len(message.objects))
-
-    def report_refusals(self, now: float | None = None) -> None:
-        """Write how many lines were left out in the minutes that are over."""
-        self._refusals.report_ended(now)
 
     def _note_left_out(self, kind: str, address: str, count: int) -> None:
         who, what = [Participant("", SOURCE, address, is_requestor=True)], EventType.RESTRICTED_FUNCTION
@@ -305,7 +301,7 @@ class Audit:
 
     def close(self) -> None:
         """Make all lines durable, and close the file."""
-        self.report_refusals(math.inf)
+        self.refusals.report_ended(math.inf)
         os.fsync(self._file)
         os.close(self._file)
         if self._copy is not None:

@@ -383,7 +383,7 @@ class Node:
             log.warning("not_ready" if reasons else "ready_again", detail="; ".join(reasons.values()))
         self._reasons = reasons
         logs.refusals.report_ended()
-        self._repository.audit.report_refusals()
+        self._repository.audit.refusals.report_ended()
         if self._membership is None:  # else, `_Charts` waits for the server
             _note_open(self._repository.index, self._repository.metrics)
         write_counters(self._repository.metrics.snapshot(), self._root, reasons, self._facts)

@@ -73,16 +73,6 @@ def test_a_peer_stores_the_classes_that_are_taken_from_it(start_node: StartNode)
     assoc.release()
 
 
-def test_two_entries_of_one_title_that_say_the_same_are_one_right(start_node: StartNode) -> None:
-    peers = {
-        name: Peer(ae_title="CT1", may=("store",), takes=(taken,), host=host)
-        for name, taken, host in (("in", CT_IMAGE_STORAGE, None), ("out", "CTImageStorage", "192.0.2.7"))
-    }
-    assoc = associate(start_node(peers=peers), build_context(CT_IMAGE_STORAGE), build_context(MR), title="CT1")
-    assert [one.abstract_syntax for one in assoc.accepted_contexts] == [CT_IMAGE_STORAGE]
-    assoc.release()
-
-
 @pytest.mark.own_acceptor
 def test_a_peer_gets_what_is_not_taken_from_it(start_node: StartNode) -> None:
     node = start_node(peers={"ct": Peer(ae_title="CT1", takes=(CT_IMAGE_STORAGE,))})

@@ -153,21 +153,6 @@ def test_remedies_name_the_certificates() -> None:
     assert rejection.remedy == "the sender must show the certificate of [peers.ct], ct1.example"
 
 
-def test_what_a_peer_may_do_is_reported_by_its_title_and_address() -> None:
-    doorkeeper = admission(
-        {
-            "ct": Peer(ae_title="CT", networks=(ip_network("10.1.0.0/16"),), may=("store", "echo")),
-            "reader": Peer(ae_title="CT", networks=(ip_network("10.2.0.0/16"),), may=("query",)),
-            "any": Peer(ae_title="ANY"),
-        }
-    )
-    assert doorkeeper.rights("10.1.2.3", asking("CT")).permitted == {"store", "echo"}
-    assert doorkeeper.rights("::ffff:10.2.2.3", asking("CT")).permitted == {"query"}
-    assert doorkeeper.rights("10.3.2.3", asking("CT")).permitted == set()
-    assert doorkeeper.rights("10.3.2.3", asking("STRANGER")).permitted == set()
-    assert doorkeeper.rights("10.3.2.3", asking("ANY")).permitted == EVERY_VERB
-
-
 VALUES: dict[str, tuple[Any, ...]] = {
     "networks": (None, ["10.1.0.0/16"], ["10.1.2.0/24", "fd00::/8"]),
     "may": (["query", "echo"], ["retrieve", "query"], ["store", "echo"]),

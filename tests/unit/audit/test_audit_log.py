@@ -337,6 +337,6 @@ def test_of_refusals_the_first_of_each_kind_and_the_number_of_the_others_are_wri
     details = Counter(line["detail"] for line in others if line["detail"])
     assert details == {"0 answers, 0xA900": 5, "0 answers, 0xC000": 5, "0 answers, 0xC001": 1}
     assert len(others) == 11 + 4 * 200
-    assert last["detail"].startswith("Query: 389 more were refused within a minute")
+    assert last["detail"].startswith("QUERY: 389 more were refused within a minute")
     assert last["participants"][0]["address"] == "10.0.0.1"
     assert verify(tmp_path) == []
