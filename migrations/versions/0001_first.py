@@ -73,6 +73,7 @@ def downgrade() -> None:
     op.drop_table("object_removals")
     op.drop_table("image_documents")
     op.drop_table("series_documents")
+    op.drop_table("statements")
     op.drop_table("images")
     op.drop_table("series")
     op.drop_table("studies")
@@ -191,6 +192,7 @@ def _levels() -> None:
         sa.Column("receptions", sa.Integer(), nullable=False),
         sa.Column("last_event", sa.Integer(), nullable=False),
         sa.Column("revision", sa.Integer(), nullable=False),
+        sa.Column("stated", sa.BigInteger()),
         sa.Column("claim", sa.String(32)),
         sa.Column("claimed_by", sa.String(63)),
         sa.Column("claimed_receptions", sa.Integer()),
@@ -238,6 +240,7 @@ def _levels() -> None:
         sa.Column("number_of_time_slices", sa.Integer()),
         sa.Column("number_of_series_related_instances", sa.Integer()),
         sa.Column("timezone_offset_from_utc", sa.Text()),
+        sa.Column("stated", sa.BigInteger()),
         sa.Column("file_missing", sa.Boolean(), server_default=sa.false(), nullable=False),
         sa.Column("bytes", sa.BigInteger(), nullable=False),
         sa.Column("sha256", sa.String(64), nullable=False),
@@ -255,6 +258,13 @@ def _levels() -> None:
         sa.Index("ix_images_series_id_bytes", "series_id", "bytes"),
         partial_index("ix_images_spooled", "key", "place = 'spool'"),
         **NO_ID_TWICE,
+    )
+    op.create_table(
+        "statements",
+        sa.Column("series_id", sa.Integer(), sa.ForeignKey("series.id", ondelete="CASCADE"), primary_key=True),
+        sa.Column("number", sa.BigInteger(), primary_key=True, autoincrement=False),
+        sa.Column("is_image", sa.Boolean(), nullable=False),
+        sa.Column("text", sa.Text(), nullable=False),
     )
     op.create_table(
         "series_documents",

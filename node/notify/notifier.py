@@ -16,7 +16,7 @@ from node.index.database.work_loop import Interrupted, MessageLoop, MessageLoops
 from node.index.search.finder import QueryRefused
 from node.index.work.jobs import Job, JobEnded
 from node.index.work.ledger import REASON_LENGTH, Ended, Lane, Postponed, after_failure
-from node.index.work.messages import Attempt, PendingEvent
+from node.index.work.messages import UNWANTED, Attempt, PendingEvent
 from node.notify.channel import Channel, DeliveredMessage, NotDelivered, end_leftovers, hook_channel
 from node.notify.message import HookMessage, NothingLeft, compose, files_of, with_job
 from node.receive.results import KeptResults, Results
@@ -119,7 +119,7 @@ class HookWorker(MessageLoop):
         except NothingLeft:
             return _dropped(pending, "the object was deleted")
         if not is_wanted:
-            return _dropped(pending, "filtered out by the configuration of the hook")
+            return _dropped(pending, UNWANTED[0])
         return _dropped(pending, "the hook made it") if is_own else (message, files)
 
     def _attempt_wanted(self, pending: PendingEvent, message: HookMessage, files: Sequence[ArchivedFile]) -> Attempt:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from node.index.nouns.converted import SeriesKey
-from node.index.work.messages import PendingEvent
+from node.index.work.messages import UNWANTED, PendingEvent
 from node.index.work.routes import DueInstance
 from node.index.work.states import Outcome
 from node.routing.destination import NotTaken
@@ -79,7 +79,7 @@ def outcome_of(
     if not asked.dues:
         return Done("dropped", 0, "the object was deleted")
     if not asked.wanted:
-        return Done("dropped", 0, RETURN if asked.is_return else "the route leaves it out")
+        return Done("dropped", 0, RETURN if asked.is_return else UNWANTED[1])
     if not asked.left:
         return Done("succeeded", 0)
     problems = [problem for problem in tried if problem is not None]

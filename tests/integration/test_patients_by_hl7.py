@@ -253,6 +253,7 @@ def test_a_merge_holds_for_every_spelling_of_the_prior_id_whenever_it_comes(
     merge = "PID|||NEW||New^Name||19600101|F", "MRG|OLD"
     more: dict[str, Any] = {"SpecificCharacterSet": "ISO_IR 192"}
     studies = [take(root, "OLD", **more, **one), take(root, "OLD", **more, **other)]
+    take(root, "OLD", **more, **one, study_uid=studies[0])  # most of its images
     before = table_rows(root)
     assert sent(changes, *merge) == ["merged: 2 studies"]
     assert sent(changes, *merge) == ["nothing to change"]

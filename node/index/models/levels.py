@@ -192,6 +192,7 @@ class SeriesRow(Numbered):
     receptions: Mapped[int] = mapped_column(Integer, default=0)  # incremented with every stored instance
     last_event: Mapped[int] = mapped_column(Integer, default=0)  # the newest one when the last instance was indexed
     revision: Mapped[int] = mapped_column(Integer, default=0)
+    stated: Mapped[int | None] = mapped_column(BigInteger)  # a statement with which all rows agree, see `StatementRow`
     claim: Mapped[str | None] = mapped_column(String(32))
     claimed_by: Mapped[str | None] = mapped_column(String(63))  # host, if the index can have several
     claimed_receptions: Mapped[int | None] = mapped_column(Integer)
@@ -241,6 +242,7 @@ class ImageRow(Numbered):
     number_of_time_slices: Mapped[int | None] = mapped_column(Integer)
     number_of_series_related_instances: Mapped[int | None] = mapped_column(Integer)
     timezone_offset_from_utc: Mapped[str | None] = mapped_column(Text)
+    stated: Mapped[int | None] = mapped_column(BigInteger)  # number of what it states of the levels above
     file_missing: Mapped[bool] = mapped_column(default=False, server_default=false())  # set by fsck
     bytes: Mapped[int] = mapped_column(BigInteger)  # of the data set as received
     sha256: Mapped[str] = mapped_column(String(64))  # of the data set as received
@@ -253,6 +255,17 @@ class ImageRow(Numbered):
     called_ae_title: Mapped[str | None] = mapped_column(String(16))
     peer: Mapped[str | None] = mapped_column(String(64))
     received_at: Mapped[dt.datetime] = mapped_column(Utc)
+
+
+class StatementRow(Base):
+    """What instances of a series state of their patient, study and series; see `node.index.nouns.stated`."""
+
+    __tablename__ = "statements"
+
+    series_id: Mapped[int] = mapped_column(ForeignKey("series.id", ondelete="CASCADE"), primary_key=True)
+    number: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)  # a digest of the rest
+    is_image: Mapped[bool] = mapped_column()
+    text: Mapped[str] = mapped_column(Text)  # an object of JSON
 
 
 class SeriesDocumentRow(Base):

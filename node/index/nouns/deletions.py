@@ -30,7 +30,7 @@ from node.index.models.history import (
     TrashRow,
     VolumeRow,
 )
-from node.index.models.levels import ImageRow, PatientRow, SeriesRow, StudyRow
+from node.index.models.levels import ImageRow, PatientRow, SeriesRow, StatementRow, StudyRow
 from node.index.models.work import OwedEventRow, OwedImageRow, ResultRow, WorkRow
 from node.index.nouns.emptied import add_tombstone, conversions_holding, delete_series_rows, drop_volumes_of
 from node.index.nouns.events import forget_images, record_event
@@ -40,6 +40,7 @@ from node.index.nouns.lost import of_plan
 from node.index.nouns.records import UIDS, Deletion, DeletionPlan, Level
 from node.index.nouns.reopening import reopen
 from node.index.nouns.retention import newest_look
+from node.index.nouns.stated import person_below, settle, settle_person
 from node.index.nouns.views import DeletionViews
 from node.index.search.documents import rebase
 from node.index.work.deliveries import CHANGES
@@ -63,6 +64,7 @@ NAMING = (*FILES, "volumes")
 
 _BY_VALUE: Mapping[Any, Any] = {
     OwedImageRow.__table__.c.image_id: ImageRow.__table__.c.id,
+    StatementRow.__table__.c.number: ImageRow.__table__.c.stated,
     ResultRow.__table__.c.sop_instance_uid: ImageRow.__table__.c.sop_instance_uid,
 }
 """Columns that name a row of another table by a column of it, without a foreign key."""
@@ -166,11 +168,15 @@ class DeletionRepository(IndexRepository):
             content["stays"] = plan.level == "instance" and _any(connection, *others)
             trash = leaving(connection, plan, held, stays=content["stays"])
         versions: set[str] = set()
+        person, stated = person_below(connection, study_id)
         paths = delete_rows(connection, held, plan, now, trash, versions)
         if not paths and not (trash and trash["images"]):
             raise NotThere(f"{plan.level} {plan.uid} has already been deleted")
         connection.execute(delete(LostInstanceRow).where(*of_plan(plan)))
         delete_empty_levels(connection, study_id, forgets=forgets)
+        if study_id is not None and person is not None:
+            settle(connection, study_id, now)
+            settle_person(connection, person, stated)
         after_deletion(connection, plan.study_instance_uid, now, forgets=trash is None)
         about: dict[str, Any] = {UIDS[plan.level]: plan.uid, "study_instance_uid": plan.study_instance_uid}
         record_event(connection, "deleted", now, detail=f"{plan.level}, {reason}", **about)

@@ -37,6 +37,7 @@ EventKind = Literal[
     "node-ended",  # the node ended such an association before the series was quiet
     "sender-returned",  # the sender came back after that, had nothing new, and released its association
     "sender-never-releases",  # as was learnt: that it did not end by release says nothing
+    "attributes-changed",  # of a study or a series, because other instances came or left; `detail` names the columns
     "volume-superseded",
     "study-quiet",
     "instance-replaced",

@@ -136,9 +136,9 @@ def _announced(connection: Connection, new: Mapping[str, Any]) -> Any | None:
     return rows[0] if len(rows) == 1 and new["patient_id"] else None
 
 
-def name_groups(name: object) -> dict[str, str | None]:
-    """Return the columns beside a Patient's Name that changes."""
-    names = ("patient_name_alphabetic", "patient_name_ideographic", "patient_name_phonetic")
+def name_groups(name: object, column: str = "patient_name") -> dict[str, str | None]:
+    """Return the columns beside that of a name, such as Patient's Name, that changes."""
+    names = (f"{column}_{group}" for group in ("alphabetic", "ideographic", "phonetic"))
     return dict(zip(names, folded_groups(str(name) if name else None), strict=True))
 
 

@@ -1,5 +1,5 @@
 """The rows above an instance: patient, study and series, inserted if new, and deleted when they are empty; and the
-conflicts between them."""
+conflicts between them. What is in them is of all their instances: `node.index.nouns.stated`."""
 
 import datetime as dt
 from collections.abc import Mapping, Sequence
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import structlog
-from sqlalchemy import JSON, ColumnElement, Connection, and_, bindparam, delete, literal, or_, select, update
+from sqlalchemy import JSON, ColumnElement, Connection, bindparam, delete, literal, or_, select, update
 from sqlalchemy.orm import join
 
 from node.index.engine.backend import Overtaken, backend_of
@@ -16,26 +16,27 @@ from node.index.engine.sql import insert, looked_up_in
 from node.index.models.history import ConflictRow
 from node.index.models.levels import PatientRow, SeriesRow, StudyRow
 from node.index.nouns import identifiers
-from node.index.nouns.events import EventKind, record_event, uids_of
+from node.index.nouns.events import EventKind, EventUids, record_event, uids_of
 from node.index.nouns.projects import Content, enter_projects
 from node.index.nouns.records import Received
 from node.registry import ORDERS, resolve
 
 log = structlog.get_logger()
 
+DIFFERENCES = "attributes-differ"
+"""Kind of the conflicts of instances that state different things of their study or series."""
+
 _PERSON = ("patient_id", "patient_name", *identifiers.AGE_AND_SEX)
 
 _FIND_SERIES = PreparedStatement(
-    select(SeriesRow.id, PatientRow.identity, SeriesRow.state)
-    .select_from(join(SeriesRow, StudyRow).join(PatientRow))
+    select(SeriesRow.id, SeriesRow.state)
+    .select_from(join(SeriesRow, StudyRow))
     .where(StudyRow.study_instance_uid == bindparam("study"), SeriesRow.series_instance_uid == bindparam("series"))
 )
 
 _FIND_PLACES = PreparedStatement(
-    select(
-        StudyRow.study_instance_uid, SeriesRow.series_instance_uid, SeriesRow.id, PatientRow.identity, SeriesRow.state
-    )
-    .select_from(join(SeriesRow, StudyRow).join(PatientRow))
+    select(StudyRow.study_instance_uid, SeriesRow.series_instance_uid, SeriesRow.id, SeriesRow.state)
+    .select_from(join(SeriesRow, StudyRow))
     .where(looked_up_in(SeriesRow.series_instance_uid, bindparam("series", type_=JSON)))
 )
 
@@ -52,8 +53,8 @@ class Imaged:
     patient_sex: str | None
 
 
-Place = tuple[int, str, str]
-"""Row id, identity of the patient and state of a series."""
+Place = tuple[int, str]
+"""Row id and state of a series."""
 
 Places = Mapping[tuple[str, str], Place]
 """Of series, by Study and Series Instance UID."""
@@ -66,7 +67,7 @@ def hold_new_places(connection: Connection, batch: Sequence[Received]) -> Places
     """
     uids = {one.attributes.series_instance_uid for one in batch}
     found = _FIND_PLACES.execute(connection, {"series": list(uids)})
-    places = {(study, series): (row_id, *rest) for study, series, row_id, *rest in found}
+    places = {(study, series): (row_id, state) for study, series, row_id, state in found}
     names: set[str] = set()
     for attributes in (received.attributes for received in batch):
         if (place := (attributes.study_instance_uid, attributes.series_instance_uid)) not in places:
@@ -91,9 +92,7 @@ def series_row(connection: Connection, received: Received, identity: str, places
         connection, received
     )
     if row is not None:
-        series_id, of_study, state = row
-        if of_study != identity:
-            _record_patient_conflict(connection, received, identity, of_study)
+        series_id, state = row
         if state not in ("receiving", "converting"):
             detail = f"an instance was received after the series was {state}"
             record_received_event(connection, "series-reopened", received, detail)
@@ -112,60 +111,17 @@ def series_row(connection: Connection, received: Received, identity: str, places
     return series_id
 
 
-def correct_levels(connection: Connection, received: Received, identity: str) -> None:
-    """Let patient, study and series, if they exist, have the attributes of an instance for which a person has decided.
-
-    A study that was received under another patient becomes one of this patient.
-    """
-    attributes = received.attributes
-    of_study = StudyRow.study_instance_uid == attributes.study_instance_uid
-    study = connection.execute(select(StudyRow.__table__).where(of_study)).first()
-    if study is None:
-        return
-    backend_of(connection).hold(connection, [identity])
-    person, of_whom = _person(connection, attributes.patient, identity)
-    corrected = {name: value for name, value in attributes.patient.items() if name != "issuer_of_patient_id"}
-    corrected |= identifiers.name_groups(attributes.patient["patient_name"])
-    connection.execute(update(PatientRow).where(PatientRow.id == person).values(corrected))
-    values = {**attributes.study, "patient_id": of_whom, "named_patient_id": person if person != of_whom else None}
-    if study.corrected_patient_id is not None:  # a version was accepted, and the patient is still the other one
-        values |= {"patient_id": study.patient_id, "named_patient_id": person}
-    elif of_whom != study.patient_id:  # the other instances of the study name the former patient
-        values |= {"identified_at": received.file.received_at}
-    connection.execute(update(StudyRow).where(of_study).values(values))
-    if values["patient_id"] != study.patient_id:
-        delete_empty_patient(connection, study.patient_id)
-    of_series = and_(
-        SeriesRow.study_id == study.id, SeriesRow.series_instance_uid == attributes.series["series_instance_uid"]
-    )
-    connection.execute(update(SeriesRow).where(of_series).values(attributes.series))
-
-
 def _study(connection: Connection, received: Received, identity: str) -> int:
     """Return the row id of the study of a new series; insert the study and its patient if they are new."""
     uid = received.attributes.study_instance_uid
-    find = select(StudyRow.id.label("study"), StudyRow.named_patient_id, PatientRow.__table__)
-    find = find.select_from(join(StudyRow, PatientRow))
-    row = connection.execute(find.where(StudyRow.study_instance_uid == uid)).first()
+    row = connection.execute(select(StudyRow.id).where(StudyRow.study_instance_uid == uid)).first()
     if row is not None:
-        if row.identity != identity:
-            _record_patient_conflict(connection, received, identity, row.identity)
-        else:
-            same = or_(PatientRow.merged_into == row.id, PatientRow.id == row.named_patient_id)
-            merged = connection.execute(select(PatientRow.__table__).where(same))
-            _compare_persons(connection, received, [row, *merged], row.id)
-        return int(row.study)
-    known = connection.execute(identifiers.PERSONS, {"identity": identity}).all()
-    person_id, patient_id = _person(connection, received.attributes.patient, identity)
-    if known:
-        _compare_persons(connection, received, known, patient_id)
-    elif not known and not received.attributes.patient["patient_id"]:
-        detail = "this study has no Patient ID (0010,0020); it gets a patient of its own"
-        record_conflict(connection, "no-patient-id", received, detail)
+        return int(row.id)
+    person_id, patient_id = place_person(connection, received, received.attributes.patient, identity)
     study = received.attributes.study
     named = person_id if person_id != patient_id else None
     has_issuer = select(PatientRow.id).where(PatientRow.id == patient_id, identifiers.HAS_GIVEN_ISSUER)
-    is_decided = named is not None or bool(known and connection.execute(has_issuer).first())
+    is_decided = named is not None or connection.execute(has_issuer).first() is not None
     identified_at = received.file.received_at if is_decided else None
     values = {**study, "patient_id": patient_id, "named_patient_id": named, "identified_at": identified_at}
     study_id = _inserted(connection, StudyRow, values)
@@ -179,12 +135,16 @@ def _study(connection: Connection, received: Received, identity: str) -> int:
     return study_id
 
 
-def _person(connection: Connection, new: Mapping[str, Any], identity: str) -> tuple[int, int]:
+def place_person(
+    connection: Connection, received: Received | None, new: Mapping[str, Any], identity: str
+) -> tuple[int, int]:
     """Return the row id of the person with these attributes, and of the patient who that person is; insert if new.
 
     A Patient ID that two people share has a row for each of them, so that a study has the name, the birth date and the
     sex of its own files. One person has one name, and no two birth dates or sexes; a birth date or a sex that the row
     lacks is added to it. The two ids differ if somebody has merged the person into another patient.
+
+    `received`: an instance that names the person; what people are to decide about that is recorded.
     """
     rows = connection.execute(identifiers.PERSONS, {"identity": identity}).all()
     known = identifiers.known_person(connection, rows, new, identity)
@@ -195,20 +155,27 @@ def _person(connection: Connection, new: Mapping[str, Any], identity: str) -> tu
             like = next((row for row in rows if row.merged_into == decided.id), decided)
             names = "is_corrected", "decided_by"
             values |= {"merged_into": decided.id} | {name: getattr(like, name) for name in names}
-        inserted = _inserted(connection, PatientRow, values)
-        return inserted, inserted if decided is None else int(decided.id)
-    added = {name: new[name] for name in identifiers.AGE_AND_SEX if new[name] and not getattr(known, name)}
-    if added:
-        connection.execute(update(PatientRow).where(PatientRow.id == known.id).values(added))
-    return int(known.id), int(known.merged_into or known.id)
+        person = _inserted(connection, PatientRow, values)
+        patient = person if decided is None else int(decided.id)
+    else:
+        person, patient = int(known.id), int(known.merged_into or known.id)
+        added = {name: new[name] for name in identifiers.AGE_AND_SEX if new[name] and not getattr(known, name)}
+        if added:
+            connection.execute(update(PatientRow).where(PatientRow.id == known.id).values(added))
+    compare_persons(connection, received, rows, new, patient)
+    if not rows and not new["patient_id"]:
+        detail = "this study has no Patient ID (0010,0020); it gets a patient of its own"
+        record_once(connection, "no-patient-id", received, detail)
+    return person, patient
 
 
-def _compare_persons(connection: Connection, received: Received, known: Sequence[Any], patient: int) -> None:
+def compare_persons(
+    connection: Connection, received: Received | None, known: Sequence[Any], new: Mapping[str, Any], patient: int
+) -> None:
     """Record one conflict per study of a person who is new to the Patient ID and contradicts one whom it has named.
 
     `patient`: the one of the study; if somebody has decided that this is who the person is, there is no conflict.
     """
-    new = received.attributes.patient
     if any(identifiers.can_be(row, new) for row in known) or not any(identifiers.contradict(row, new) for row in known):
         return
     decided = identifiers.decided_patient(connection, new)
@@ -216,19 +183,28 @@ def _compare_persons(connection: Connection, received: Received, known: Sequence
         return
     detail = (
         "this Patient ID was received with another name, birth date or sex; each study is listed under the person whom "
-        "its files name"
+        "most of its images name"
     )
-    _record_once(connection, "shared-patient-id", received, detail)
+    record_once(connection, "shared-patient-id", received, detail)
 
 
-def _record_once(
-    connection: Connection, kind: str, received: Received, detail: str, *which: ColumnElement[bool]
+def record_once(
+    connection: Connection, kind: str, received: Received | None, detail: str, *which: ColumnElement[bool], **more: Any
 ) -> None:
-    """Record a conflict, unless the study has one of its kind that meets these conditions."""
-    of_study = ConflictRow.study_instance_uid == received.attributes.study_instance_uid
-    seen = select(ConflictRow.id).where(ConflictRow.kind == kind, of_study, *which)
-    if connection.execute(seen).first() is None:
-        record_conflict(connection, kind, received, detail)
+    """Record a conflict of an instance that has come, unless its study has one that meets these conditions."""
+    if received is not None:
+        of_study = ConflictRow.study_instance_uid == received.attributes.study_instance_uid
+        same = update(ConflictRow).where(ConflictRow.kind == kind, of_study, *which)
+        if not connection.execute(same.values(detail=detail)).rowcount:
+            record_conflict(connection, kind, received, detail, **more)
+
+
+def record_of_level(
+    connection: Connection, kind: str, received: Received | None, uids: EventUids, detail: str, **more: Any
+) -> None:
+    """Record one conflict of a kind of a series, or of the whole study if `uids` have none."""
+    of_level = ConflictRow.series_instance_uid.is_not_distinct_from(uids["series_instance_uid"])
+    record_once(connection, kind, received, detail, of_level, uids_of_file=uids, **more)
 
 
 def _inserted(
@@ -238,20 +214,6 @@ def _inserted(
     if (row_id := connection.scalar(inserted)) is None:
         raise Overtaken(f"another writer has inserted a row of {table.__tablename__} meanwhile")
     return int(row_id)
-
-
-def _record_patient_conflict(connection: Connection, received: Received, identity: str, of_study: str) -> None:
-    """Record one conflict per series, unless the two patients were merged, or the study was corrected."""
-    uid = received.attributes.study_instance_uid
-    backend_of(connection).hold(connection, [uid])
-    named = select(StudyRow.named_patient_id).where(StudyRow.study_instance_uid == uid).scalar_subquery()
-    is_named = select(PatientRow.id).where(PatientRow.id == named, PatientRow.identity == identity)
-    decided = identifiers.decided_patient(connection, received.attributes.patient)
-    is_decided = decided is not None and decided.identity == of_study
-    if not is_decided and connection.execute(is_named).first() is None:
-        detail = "this study was received under another patient; it stays with the first one"
-        of_series = ConflictRow.series_instance_uid == received.attributes.series_instance_uid
-        _record_once(connection, "study-of-two-patients", received, detail, of_series)
 
 
 def record_received_event(connection: Connection, kind: EventKind, received: Received, detail: str) -> None:
@@ -268,7 +230,7 @@ def record_conflict(
     sha256: str | None = None,
     decided_by: str | None = None,
     holder: str | None = None,
-    uids_of_file: Mapping[str, str] | None = None,
+    uids_of_file: Mapping[str, Any] | None = None,
     decision: str = "accepted",
 ) -> None:
     """Record an identity conflict; `key` and `sha256` are those of a second file of the instance that is kept.

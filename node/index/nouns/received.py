@@ -29,7 +29,6 @@ from node.index.nouns.identifiers import patient_identity
 from node.index.nouns.instance_files import owe_removals
 from node.index.nouns.levels import (
     Places,
-    correct_levels,
     find_series,
     hold_new_places,
     record_conflict,
@@ -38,6 +37,7 @@ from node.index.nouns.levels import (
 )
 from node.index.nouns.lost import found_again
 from node.index.nouns.records import Flaw, Indexed, Outcome, Received
+from node.index.nouns.stated import Statement, follow_stated, statement_of
 from node.index.nouns.verdicts import judge
 from node.index.nouns.waits import Seen, record_growth
 from node.index.search.documents import rebase, write_documents
@@ -120,8 +120,8 @@ def add_instances(
     Raises Overtaken: another writer has meanwhile inserted an instance of the batch, or deleted the series of one: done
         again, this finds it.
 
-    The first instance of a patient, study or series sets the attributes of the level. Recorded in `conflicts` are a
-    study under a second patient, a series in a second study, a study without Patient ID, and a Patient ID of two
+    The rows of patient, study and series follow from all instances (`node.index.nouns.stated`). Recorded in `conflicts`
+    are a study under a second patient, a series in a second study, a study without Patient ID, and a Patient ID of two
     persons.
 
     An instance that is there already moves the `due_at` of an open series as well, because its sender is still sending.
@@ -172,6 +172,8 @@ class _Batch:
         self._series: dict[tuple[object, ...], int] = {}
         self._images: dict[str, dict[str, object]] = {}  # rows to be inserted
         self._seen: list[Seen] = []
+        self._stated: dict[int, dict[int, tuple[Statement, Received]]] = {}
+        self._left: set[int] = set()  # studies in which an instance has taken the place of another one
         self._contested: dict[int, dt.datetime] = {}  # series to judge again, and when
         self._current: dict[str, tuple[int, ReadHead | None]] = {}  # what documents are of
 
@@ -181,7 +183,8 @@ class _Batch:
         if self._images:
             self._insert_images()
         write_documents(self._connection, self._current)
-        record_growth(self._connection, self._seen, self._host)
+        agreed = record_growth(self._connection, self._seen, self._host)
+        follow_stated(self._connection, self._stated, agreed, self._left, self._batch[-1])
         for series_id, at in self._contested.items():
             judge(self._connection, series_id, at)
         if _ANY_LOST.execute(self._connection, {}).fetchone() is not None:
@@ -282,8 +285,6 @@ class _Batch:
     def _replace(self, received: Received, decided: Replaces) -> Indexed:
         """Give the row to the received file; the first one goes to quarantine, unless its bytes are there already."""
         first, is_accepted = decided.first, received.overwrite_policy == "accept"
-        if is_accepted:
-            correct_levels(self._connection, received, patient_identity(received.attributes))
         series_id = self._series_id(received)
         self._update(received, first, series_id)
         self._count(received, series_id, replaces=True)
@@ -359,6 +360,8 @@ class _Batch:
         if first.is_pending:
             self._images[uid] = image
             return
+        study = select(SeriesRow.study_id).where(SeriesRow.id == first.series_id)
+        self._left.add(self._connection.execute(study).scalar_one())
         owe_removals(self._connection, ImageRow.sop_instance_uid == uid, received.file.received_at)
         self._connection.execute(update(ImageRow).where(ImageRow.sop_instance_uid == uid).values(image))
 
@@ -396,10 +399,12 @@ class _Batch:
         return next((key for key in keys if self._flaws.get(key or "", Flaw.CUT) is Flaw.CUT), None)
 
     def _image(self, received: Received, series_id: int) -> dict[str, object]:
-        file = received.file
+        file, statement = received.file, statement_of(received.attributes)
+        self._stated.setdefault(series_id, {})[statement.number] = statement, received
         return {
             **received.attributes.image,
             "series_id": series_id,
+            "stated": statement.number,
             "transfer_syntax_uid": file.transfer_syntax_uid,
             "bytes": file.bytes,
             "sha256": file.sha256,

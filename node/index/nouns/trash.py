@@ -32,6 +32,7 @@ from node.index.nouns.persons import APART, note_decided
 from node.index.nouns.projects import Content, enter_projects
 from node.index.nouns.records import UIDS, Deletion, InstanceFile, Level
 from node.index.nouns.reopening import convert_referring, reopen
+from node.index.nouns.stated import settle
 from node.index.nouns.verdicts import doubt_parts, judge_doubted
 from node.index.nouns.views import TrashViews
 from node.index.work import jobs
@@ -235,6 +236,7 @@ class _Undo:
             reopen(self._connection, series, self._study, None, self._now, "instances of it are back from the trash")
         for series in sorted(self._as_before):
             doubt_parts(self._connection, series, self._now)
+        settle(self._connection, study, self._now)
         judge_doubted(self._connection, {study}, self._now)
         for row in self._rows["series"]:
             uids, revision = [row["series_instance_uid"]], row["revision"]

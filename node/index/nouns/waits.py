@@ -279,7 +279,7 @@ _SERIES_GREW = PreparedStatement(
 )
 
 _HOLD = PreparedStatement(
-    select(SeriesRow.id, SeriesRow.state)
+    select(SeriesRow.id, SeriesRow.state, SeriesRow.stated)
     .where(looked_up_in(SeriesRow.id, bindparam("ids", type_=JSON)))
     .order_by(SeriesRow.id)
     .with_for_update(key_share=True)  # others insert images of the series meanwhile
@@ -289,10 +289,11 @@ _SERIES_ALIVE = PreparedStatement(
 )
 
 
-def record_growth(connection: Connection, seen: Sequence[Seen], host: str = "") -> None:
+def record_growth(connection: Connection, seen: Sequence[Seen], host: str = "") -> Mapping[int, int | None]:
     """Let series wait for what follows the instances that they have seen; those that have grown are open again.
 
-    `host`: the one that has received them, if several share the index.
+    `host`: the one that has received them, if several share the index. Returns `stated` of each; no other writer
+    changes it now.
 
     Raises Overtaken if another writer has deleted one of them meanwhile.
     """
@@ -300,8 +301,9 @@ def record_growth(connection: Connection, seen: Sequence[Seen], host: str = "") 
     for one in seen:
         grown.setdefault(one.series_id, _Growth()).add(one)
     if not grown:
-        return
-    states = dict(_HOLD.execute(connection, {"ids": list(grown)}).fetchall())
+        return {}
+    held = _HOLD.execute(connection, {"ids": list(grown)}).fetchall()
+    states = {series: state for series, state, _ in held}
     if len(states) < len(grown):
         raise Overtaken("another writer has deleted the series of an instance meanwhile")
     waits = waits_of(connection, grown)
@@ -332,6 +334,7 @@ def record_growth(connection: Connection, seen: Sequence[Seen], host: str = "") 
     for series_id, growth in grown.items():
         if growth.replaced:
             revoke_claim(connection, series_id)
+    return {series: stated for series, _, stated in held}
 
 
 def is_due(now: dt.datetime, longest_wait: dt.timedelta | None) -> ColumnElement[bool]:

@@ -71,9 +71,11 @@ REPLAYED: tuple[HookEvent, ...] = ("series-quiet", "volume-written", "series-fai
 WITH_VERDICT: tuple[EventKind, ...] = ("series-converted", "series-refused", "verdict-changed")
 """Kinds of events at which a series has a verdict: `series-complete`, if that is complete."""
 
-CHANGES: tuple[EventKind, ...] = ("deleted", "restored", "patient-merged", "patient-corrected", "patient-separated")
-"""Kinds of events that a data set follows, as `changed`: what it has is no longer here, is again, or is of another
-patient."""
+CHANGES: tuple[EventKind, ...] = (
+    "deleted", "restored", "patient-merged", "patient-corrected", "patient-separated", "attributes-changed",
+)  # fmt: skip
+"""Kinds of events that a data set follows, as `changed`: what it has is no longer here, is again, is of another
+patient, or is described otherwise."""
 
 GIVEN_UP: tuple[Outcome, ...] = ("failed", "skipped")
 """Outcomes of messages that a retry makes due again."""

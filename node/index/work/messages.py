@@ -23,6 +23,9 @@ from node.index.work.ledger import Decision, Ended, Lane, Postponed, add, begin_
 from node.index.work.states import Message, Outcome, payload_of
 from node.settings.core import HookEvent, RouteEvent
 
+UNWANTED = "filtered out by the configuration of the hook", "the route leaves it out"
+"""Why a hook, or a route, has not taken a message that it may want once its series is described otherwise."""
+
 MAX_READ_ROWS = 200
 """Rows of each table that a subscriber reads at a time."""
 

@@ -417,6 +417,7 @@ CONFLICT_REMEDIES: Mapping[str, str] = {
     "instance-quarantined": "Compare it with the current version, and accept the correct one.",
     "digest-corrected": "Compare the instance with its sender's. If it is sent again, the sent file takes its place.",
     "study-of-two-patients": "Find out to which patient the study belongs, and have the sender correct it.",
+    "attributes-differ": "No action needed if what most of the images state is correct.",
     "series-in-two-studies": "Both series are stored. Delete the wrong one.",
     "no-patient-id": "Have the sender fill in Patient ID (0010,0020). Until then, the study has a patient of its own.",
     "other-patient-than-ordered": "Find out whose images these are; correct the order, or have the study sent again.",
