@@ -13,6 +13,7 @@ from node.extensions.worklist.modality_worklist import step_of
 from node.extensions.worklist.performed_steps import PerformedStep, PerformedStepRepository, ReadPerformedSteps
 from node.extensions.worklist.scheduled_rows import OrderedStep, ReadScheduledSteps, ScheduledStepRepository
 from node.extensions.worklist.settings import WorklistSettings
+from node.index.nouns.person_plans import PatientLink, Person
 from node.index.nouns.persons import HELD, PersonRepository
 from node.receive.ingest import Origin
 from node.runtime.metrics import Metrics
@@ -346,6 +347,16 @@ def test_an_update_corrects_what_is_stored_and_is_undone_as_a_correction(
     assert said("PID|||P1||Doe^Jane").rstrip().endswith("2 studies")
     assert found_ids(root)[studies[1]] == ("P1", "Doe^Jane")
     assert said("PID|||P9||Doe^Jane").rstrip().endswith("0 worklist entries updated")
+
+
+def test_a_merge_ends_although_the_patient_who_remains_was_corrected(root: Root, changes: OpenedRoot) -> None:
+    studies = [take(root, one, PatientName=f"Of^{one}") for one in ("OLD", "NEW")]
+    assert sent(changes, "PID|||NEW", "MRG|OLD") == ["merged: 1 study"]
+    described = Person("NEW", "", "Right^Name", None, "")
+    persons(root).link([PatientLink(False, described, described, is_correction=True)], root.clock())
+    assert set(found_ids(root).values()) == {("NEW", "Right^Name")}
+    assert sent(changes, "PID|||NEW", "PID|||OLD", kind="ADT^A37") == ["separated: 1 study"]
+    assert found_ids(root) == {studies[0]: ("OLD", "Of^OLD"), studies[1]: ("NEW", "Right^Name")}
 
 
 def test_a_changed_identifier_keeps_the_rest_and_is_not_that_of_a_stranger(root: Root, changes: OpenedRoot) -> None:

@@ -319,8 +319,8 @@ class PersonRepository(IndexRepository):
             for one in (link.one, link.other)
         )
         pairs = *product(ones, others), *product(others, ones)
-        linked = [row.id for row, into in pairs if into.id in (row.merged_into, row.merged_first_into)]
-        studies = [self._separate(connection, row, now, None, None).studies for row in linked]
+        linked = {row.id for row, into in pairs if into.id in (row.merged_into, row.merged_first_into)}
+        studies = [self._separate(connection, row, now, None, None).studies for row in sorted(linked)]
         return SEPARATED if linked else LEFT, tuple(chain(*studies))
 
     @on_reader
