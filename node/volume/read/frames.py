@@ -182,7 +182,7 @@ def _acquired_s(ds: Dataset) -> float | None:
 @once_per_series(
     *(*SPACING_KEYWORDS, "SliceThickness", "SpacingBetweenSlices", "ActualFrameDuration", "SOPClassUID", "PatientID"),
     *("Modality", "FrameOfReferenceUID", "ImageType", "EchoTime", "EchoNumbers", "InversionTime", "RepetitionTime"),
-    *("EffectiveEchoTime", "InversionTimes"),
+    *("EffectiveEchoTime", "InversionTimes", "LossyImageCompressionMethod"),
     *("FlipAngle", "SequenceName", "KVP", "ConvolutionKernel", "ContrastBolusAgent", "Units", "RescaleType"),
     *("CorrectedImage", "DoseUnits", "DoseType", "PhotometricInterpretation"),
 )
@@ -248,7 +248,8 @@ def _common_of_series(
                 "signed": signed if kind else None,
                 "raw_data_run": kind.raw_data_run if kind else None,
                 "intercept": intercept if kind else None,  # below zero in phase images
-                "lossy": lossy,  # PS3.3 C.7.6.1.1.5: a lossy version is a separate image
+                # PS3.3 C.7.6.1.1.5: a lossy version is a separate image
+                "lossy": (lossy, *texts(ds, "LossyImageCompressionMethod")),
             }
         ),
     }

@@ -54,7 +54,7 @@ VARYING = {
         *("ProcedureCodeSequence", "ReferencedStudySequence", "ReferencedSeriesSequence", "ReferencedImageSequence"),
         *("ReferencedPerformedProcedureStepSequence", "ReferencedInstanceSequence", "SourceImageSequence"),
         *("ReferencedRawDataSequence", "ReferencedWaveformSequence", "ReferencedPatientSequence"),
-        *("ReferencedImageEvidenceSequence", "SourceImageEvidenceSequence"),
+        *("ReferencedImageEvidenceSequence", "SourceImageEvidenceSequence", "ConversionSourceAttributesSequence"),
         *("StudiesContainingOtherReferencedInstancesSequence", "ReferringPhysicianIdentificationSequence"),
         *("OperatorIdentificationSequence", "RelatedSeriesSequence", "AlternateRepresentationSequence"),
         *("PerformingPhysicianIdentificationSequence", "ContributingEquipmentSequence", "UDISequence"),
@@ -131,16 +131,16 @@ VARYING = {
         *("LUTDescriptor", "LUTData", "PhotometricInterpretation", "RedPaletteColorLookupTableDescriptor"),
         *("GreenPaletteColorLookupTableDescriptor", "BluePaletteColorLookupTableDescriptor", "DoseGridScaling"),
         *("RealWorldValueSlope", "RealWorldValueLUTData", "DoubleFloatRealWorldValueFirstValueMapped"),
-        *("DoubleFloatRealWorldValueLastValueMapped", "RealWorldValueLastValueMapped"),
+        *("DoubleFloatRealWorldValueLastValueMapped", "RealWorldValueLastValueMapped", "LossyImageCompression"),
         *("PixelValueTransformationSequence", "RealWorldValueFirstValueMapped", "RealWorldValueIntercept"),
-        *CONVERTED,
+        *("LossyImageCompressionMethod", *CONVERTED),
     ),
     "how pictures of it are shown": (
         *("WindowCenter", "WindowWidth", "WindowCenterWidthExplanation", "VOILUTFunction", "VOILUTSequence"),
         *("ColorSpace", "FrameVOILUTSequence", "RecommendedDisplayFrameRate", "PreferredPlaybackSequencing"),
         *("RecommendedViewingMode", "RepresentativeFrameNumber", "FrameNumbersOfInterest"),
         *("FrameOfInterestDescription", "QualityControlImage", "BurnedInAnnotation", "RecognizableVisualFeatures"),
-        "RecommendedDisplayFrameRateInFloat",
+        *("RecommendedDisplayFrameRateInFloat", "StoredValueColorRangeSequence"),
     ),
 }
 """Keywords of attributes that differ between the images of one volume, by the reason."""
