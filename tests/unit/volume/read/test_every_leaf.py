@@ -66,6 +66,8 @@ TABLES = frozenset({"OB or OW", "US or OW"})
 """Representations of pixels and of lookup tables, which are applied."""
 
 GROUPS_OF_A_FRAME = "PerFrameFunctionalGroupsSequence"
+PARTS = 6
+"""Into how many tests the walk through the whole conversion is divided."""
 
 
 @cache
@@ -153,10 +155,11 @@ def one_of_each() -> list[tuple[str, ...]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("count_of_other", [3, 1])
-def test_images_at_one_place_that_differ_in_any_attribute_are_volumes_or_named(count_of_other: int) -> None:
+@pytest.mark.parametrize("part", range(PARTS))
+def test_images_at_one_place_that_differ_in_any_attribute_are_volumes_or_named(part: int, count_of_other: int) -> None:
     assert len(one_of_each()) > 450
     silent = []
-    for path in one_of_each():
+    for path in one_of_each()[part::PARTS]:
         assembly = assemble(made(path, count_of_other))
         warned = {warning.name for volume in assembly.volumes for warning in volume.warnings}
         if len(assembly.volumes) == 1 and WarningKind.PARAMETER_VARIES not in warned:
