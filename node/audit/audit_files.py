@@ -141,7 +141,9 @@ def _takers_in(text: bytes, studies: Collection[str]) -> Iterator[Holder]:
             return
         how = line["event"]["meaning"] if named else re.sub(r": (begun|done, .*|broken off)$", "", line["detail"])
         people = line["participants"]
-        for one in [each for each in people if each["role"] == _DESTINATION] or people:
+        for one in [each for each in people if each["role"] == _DESTINATION] or [
+            each for each in people if each["requestor"]
+        ]:
             who = f"{one['user']} {one['address']}".strip()
             for patient_id, study in named or [(None, "")]:
                 if study in studies or not named:

@@ -35,6 +35,16 @@ _ALIKE = {"-o", "-f", "-z", "-d", "-v", *(("-b", "y"), ("-ba", "y"), ("-w", "1")
 """Options of dcm2niix that need no other one here, whatever their value is or with this one."""
 
 
+_OF_OTHERS = {
+    **dict.fromkeys(("ls", "studies", "query", "search"), "`voxelnode series`, `voxelnode info`"),
+    **dict.fromkeys(("log", "logs"), "`journalctl -u voxelnode`; who did what: `voxelnode audit`"),
+    **dict.fromkeys(("stop", "down", "restart"), "`systemctl stop voxelnode`, or Ctrl-C where `voxelnode serve` runs"),
+    **dict.fromkeys(("start", "run", "up"), "`voxelnode serve`"), "rm": "`voxelnode delete`",
+    **dict.fromkeys(("-v", "-V"), "`voxelnode --version`; more of the log: `[log] level`"), "cat": "`voxelnode dump`",
+}  # fmt: skip
+"""Words of other programs, and what leads to the same here."""
+
+
 class _Panels(Group):
     """Lists the commands under the titles of `PANELS`."""
 
@@ -206,13 +216,25 @@ def _wrong_use(error: typer.TyperException, given: Sequence[str]) -> int:
     option = getattr(error, "param", None)
     if message.startswith("Missing option") and option is not None and option.metavar:
         message = f"Missing option '{option.opts[0]} {option.metavar}'."
-    if path == "voxelnode convert" and (short := re.match("No such option: (-[a-z1-9])", message)):
-        message = f"{short[1]} is an option of dcm2niix. {_same_as_dcm2niix(given[1:])}"
+    short = re.match("No such option: (-[a-zA-Z1-9])", message)
+    is_program = path == "voxelnode" and given[:1] not in (
+        ["-v"],
+        ["-V"],
+    )  # the options of dcm2niix without the command
+    if short and (path == "voxelnode convert" or is_program):
+        option = next((word for word in given if word.startswith(short[1])), short[1])
+        message = f"{option} is an option of dcm2niix. {_same_as_dcm2niix(given[not is_program :])}"
         more = "voxelnode help dcm2niix"
-    if path == "voxelnode" and (unknown := re.fullmatch(r"No such command '([\w-]+)'", message)):
+    if unknown := re.fullmatch(r"No such (?:command '([\w-]+)'|option: (-[vV]))", message):
         from node.cli.look.help import documents_with
 
-        more = f"voxelnode help {unknown[1]}" if documents_with(unknown[1]) else more
+        word = unknown[1] or unknown[2]
+        more = f"voxelnode help {word}" if path == "voxelnode" and documents_with(word) else more
+        of_path = getattr(getattr(context, "command", None), "commands", {})
+        below = [f"`voxelnode {name} {word}`" for name, one in of_path.items() if word in getattr(one, "commands", ())]
+        of_others = _OF_OTHERS.get(word) if path == "voxelnode" or unknown[2] else None
+        place = f"`{path} list`" if word == "ls" and "list" in of_path else ", ".join(below) or of_others
+        message += f": that is {place}" if place else ""
     if context and message == context.get_help():  # no command was given
         print(message)
     else:

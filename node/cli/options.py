@@ -26,8 +26,9 @@ from node.errors import UsageError, VoxelnodeError
 
 if TYPE_CHECKING:
     from node.archive.base import LocalFile
-    from node.index.database.look import Look
+    from node.index.database.look import Look, Named
     from node.index.database.reading import ReadIndex
+    from node.index.nouns.records import Level
     from node.settings.model import Settings
 
 ConfigFile = Annotated[
@@ -167,6 +168,13 @@ class Root(Configured):
         from node.index.engine.backend import place_of
 
         return looking(place_of(self.settings.storage.root, self.settings.index.url))
+
+    def named(self, text: str, *levels: Level, study: str | None = None) -> Named:
+        """Return what a person names; see `node.index.database.look.the_named`."""
+        from node.index.database.look import the_named
+
+        with self.looking() as index:
+            return the_named(index, text, *levels, study=study)
 
     def files(self) -> AbstractContextManager[LocalFile]:
         """Return what gives the files of the archive."""
@@ -359,11 +367,13 @@ def confirm(act: str, question: str, yes: bool) -> None:
     typer.confirm(question, abort=True)
 
 
-def studies_or_series(studies: list[str], series: list[str]) -> list[list[str]]:
-    """Return pairs of a Study and a Series Instance UID; the latter is empty for a study itself.
+def studies_or_series(root: Root, studies: list[str], series: list[str]) -> list[list[str]]:
+    """Return pairs of a Study and a Series Instance UID of what is named; the latter is empty for a study itself.
 
     Raises BadParameter if there are series, and more than one study.
     """
     if series and len(studies) > 1:
         raise typer.BadParameter("--series is of one study: name that study alone.")
-    return [[studies[0], uid] for uid in series] if series else [[uid, ""] for uid in studies]
+    found = [root.named(text, "study").study for text in studies]
+    its = [root.named(text, "series", study=found[0]).series for text in series]
+    return [[found[0], uid] for uid in its] if series else [[uid, ""] for uid in found]

@@ -31,7 +31,7 @@ from node.index.work.routes import lane_to
 from node.index.work.states import Kind
 from node.lifecycle.deletion import Order, delete, empty, restore, resume_deletions
 from node.lifecycle.erasure import Erasing, Object
-from node.lifecycle.holders import GONE, SUBJECTS, holders
+from node.lifecycle.holders import DECISIONS, GONE, decided_about, holders
 from node.lifecycle.retention import confirm, trash_until, uptime
 from node.receive.accounting import write_off
 from node.receive.apply import Applier
@@ -112,14 +112,13 @@ class Actions:
 
         A deletion takes the rows of what was sent along: the studies that the arguments name are looked at before.
         """
-        studies_of = SUBJECTS.get(name)
 
         @wraps(action)
         def act(**arguments: Any) -> Mapping[str, Any]:
             found: list[Holder] = []
-            if studies_of is not None:
+            if name in DECISIONS:
                 with self._index.reading() as index:
-                    studies = studies_of(index, self._archive.root, arguments)
+                    studies = decided_about(index, self._archive.root, arguments)
                     found = holders(index, self._settings, studies, is_gone=name in GONE)
             done = action(**arguments)
             if "studies" in done:

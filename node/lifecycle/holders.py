@@ -4,8 +4,8 @@ A decision changes nothing elsewhere. So every decision about studies answers wi
 taken is in rows, and all else that has left is in the audit log, also that of other hosts.
 """
 
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import replace
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,16 @@ def holders(index: ReadIndex, settings: Settings, studies: Collection[str], *, i
     `is_gone`: the studies, or a part of them, will not be here any more: nothing can be sent again.
     """
     root, own = settings.storage.root.absolute(), settings.cluster.name or ""
-    found = []
-    for row in index.routes.takers(studies) if studies else ():
-        by = f"route {row['route']}" if row["route"] else "sent by hand"
-        how = f"{by}, {counted(row['instances'], 'instance')}"
-        patient_id, study = row["patient_id"] or "", row["study_instance_uid"]
-        found.append(Holder(row["destination"], how, f"{row['last_at']:%FT%T}", patient_id, study))
+    found = [
+        Holder(
+            row["destination"],
+            f"{('route ' + row['route']) if row['route'] else 'sent by hand'}, {counted(row['sent'], 'instance')}",
+            *(str(row["last_at"])[:19].replace(" ", "T"), row["patient_id"] or "", study),
+        )
+        for study in studies
+        for row in index.routes.sent_of_study(study)
+        if row["sent"]
+    ]
     known = {(one.who, one.patient_id, one.study_instance_uid) for one in found}
     copies = (line for name in index.audit_lines.hosts() if name != own for _, line in index.audit_lines.of_host(name))
     logged = takers_of(root, studies, copies)
@@ -49,8 +53,8 @@ def _remedy(index: ReadIndex, settings: Settings, holder: Holder, is_gone: bool)
     """Return the line that mends what somebody has of a study."""
     uid, name = holder.study_instance_uid, holder.who.removeprefix("hook ").partition(" ")[0]
     where = f"--where 'study_instance_uid == \"{uid}\"'"
-    if name in settings.destinations and (own := settings.destinations[name].mended_by):
-        return own
+    if name in settings.destinations and not settings.destinations[name].takes_instances:  # a BIDS data set
+        return f"`voxelnode bids {settings.destinations[name].folder_of} --prune`"
     if is_gone or not uid:
         return "have it deleted there"
     is_hook = holder.who.startswith("hook ")
@@ -64,37 +68,21 @@ def _remedy(index: ReadIndex, settings: Settings, holder: Holder, is_gone: bool)
     return f"`voxelnode {again}`" + (f", and have what is of {holder.patient_id} deleted there" if former else "")
 
 
-def _of_conflict(index: ReadIndex, root: Path, named: Mapping[str, Any]) -> set[str]:
-    row = index.conflicts.one(named["conflict"]) or {}
-    current = index.instances.row(row.get("sop_instance_uid") or "") or {}
-    return {uid for one in (row, current) if (uid := one.get("study_instance_uid"))}
+def decided_about(index: ReadIndex, root: Path, named: Mapping[str, Any]) -> set[str]:
+    """Return the studies that the arguments of one of `DECISIONS` name."""
+    numbers = [*named.get("trash", ()), *([named["number"]] if "number" in named else ())]
+    found = {row["study_instance_uid"] for number in numbers for row in index.trash.entries(number)}
+    found |= {study for _, _, study in named.get("objects", ())}
+    if "level" in named:
+        found.add(index.deletions.plan(named["level"], named["uid"], named["study_instance_uid"]).study_instance_uid)
+    other: Mapping[str, Any] = index.conflicts.one(named["conflict"]) or {} if "conflict" in named else {}
+    other = asdict(examined(root, index, named["name"])) if "name" in named else other
+    current = index.instances.row(other.get("sop_instance_uid") or "") or {}
+    return found | {uid for one in (other, current) if (uid := one.get("study_instance_uid"))}
 
 
-def _of_quarantined(index: ReadIndex, root: Path, named: Mapping[str, Any]) -> set[str]:
-    file = examined(root, index, named["name"])
-    current = index.instances.row(file.sop_instance_uid or "") or {}
-    return {uid for uid in (file.study_instance_uid, current.get("study_instance_uid")) if uid}
-
-
-def _of_trash(index: ReadIndex, root: Path, named: Mapping[str, Any]) -> set[str]:
-    numbers = named["trash"] if "trash" in named else [named["number"]]
-    return {row["study_instance_uid"] for number in numbers for row in index.trash.entries(number)}
-
-
-def _of_deleted(index: ReadIndex, root: Path, named: Mapping[str, Any]) -> set[str]:
-    plan = index.deletions.plan(named["level"], named["uid"], named["study_instance_uid"])
-    return {plan.study_instance_uid}
-
-
-def _of_erased(index: ReadIndex, root: Path, named: Mapping[str, Any]) -> set[str]:
-    return {study for _, _, study in named["objects"]} | _of_trash(index, root, named)
-
-
-SUBJECTS: Mapping[str, Callable[[ReadIndex, Path, Mapping[str, Any]], Collection[str]]] = {
-    "accept-conflict": _of_conflict, "release-quarantined": _of_quarantined, "delete": _of_deleted,
-    "erase": _of_erased, "restore-trash": _of_trash, "empty-trash": _of_trash,
-}  # fmt: skip
-"""The studies that a decision is about, by its arguments; other decisions answer with their ``studies``."""
+DECISIONS = frozenset({"accept-conflict", "release-quarantined", "delete", "erase", "restore-trash", "empty-trash"})
+"""Those that name what they are about by their arguments; other decisions answer with their ``studies``."""
 
 GONE = frozenset({"delete", "erase", "empty-trash"})
 """Decisions after which there is nothing that could be sent again."""

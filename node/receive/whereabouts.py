@@ -152,15 +152,11 @@ class _Asked:
 
     def stored(self) -> Whereabouts | None:
         """Look in the index."""
-        if (instance := self.index.instances.row(self.sought)) is not None:
-            names = ("study_instance_uid", "series_instance_uid", "sop_instance_uid")
-            place = tuple(str(instance[name]) for name in names)
-        elif series := self.index.series.with_uid(self.sought):
-            place = (str(series[0]["study_instance_uid"]), self.sought)
-        elif self.index.studies.row(self.sought) is not None:
-            place = (self.sought,)
-        else:
+        from node.index.database.look import named
+
+        if not (found := named(self.index, self.sought)):
             return None
+        place = tuple(dict.fromkeys(filter(None, (found[-1].study, found[-1].series, found[-1].uid))))
         from node.dicom.uids import resource_path
 
         where = f"stored in study {place[0]}" if len(place) > 1 else "stored"

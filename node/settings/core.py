@@ -368,11 +368,6 @@ class DestinationSettings(SettingsSection):
     timeout_seconds: Seconds = Field(60, description="Longest wait for a server.")
 
     @property
-    def mended_by(self) -> str:
-        """The command that takes away what it has and should not have; empty: it takes what is sent again."""
-        return ""
-
-    @property
     def folder_of(self) -> Path | None:
         """The folder that must be there before anything is written."""
         return None

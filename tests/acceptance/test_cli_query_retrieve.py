@@ -112,7 +112,7 @@ def test_send_brings_a_study_a_series_and_a_patient_to_a_peer_of_the_configurati
 def test_a_mistake_is_reported_in_one_sentence(source: Served) -> None:
     peer = f"VOXELNODE@127.0.0.1:{source.port}"
     for arguments, words in (
-        (("peers", "send", "1.2.3", "--to", peer, "--root", source.root), "1.2.3: no stored study"),
+        (("peers", "send", "1.2.3", "--to", peer, "--root", source.root), "1.2.3: no study or series or instance here"),
         (("peers", "send", "--to", peer, "--root", source.root), "--patient"),
         (("peers", "send", STUDY, "--to", "nobody", "--root", source.root), "neither a name in [peers]"),
         (("peers", "send", STUDY, "--to", "X@127.0.0.1:1", "--root", source.root), "does not answer"),

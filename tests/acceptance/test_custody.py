@@ -145,7 +145,7 @@ def test_patients_are_merged_beside_a_serving_node(tmp_path: Path) -> None:
         assert len(voxelnode(node.root, "patient", "merge", "OLD", "NEW")["studies"]) == 1
         send(node, tmp_path / "out", *make.ct_series(1, PatientID="OLD"))
         assert {row["patient_id"] for row in node.rows("SELECT patient_id FROM v_studies")} == {"NEW"}
-        assert "no patient has the ID 'NOBODY'" in voxelnode(node.root, "patient", "merge", "NOBODY", "NEW", status=2)
+        assert "NOBODY: no study here" in voxelnode(node.root, "patient", "merge", "NOBODY", "NEW", status=2)
         assert [row["merged_into"] is None for row in voxelnode(node.root, "patient", "list")].count(False) == 1
 
 

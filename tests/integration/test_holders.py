@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from node.api import AuditAction, AuditEvent, AuditMessage, DueInstance, Settings
-from node.audit.audit_log import DESTINATION, SOURCE, Participant, Result
+from node.audit.audit_log import APPLICATION, DESTINATION, SOURCE, Participant, Result
 from node.control.repository import Repository
 from node.extensions.bids.settings import DatasetSettings
 from node.extensions.channels.settings import WebhookSettings
@@ -43,10 +43,12 @@ class Desk:
         self.study = str(self.series[0].StudyInstanceUID)
         self.take(*self.series, *make.ct_series(1, PatientID="NEW"))
         self.send()
-        for who, action in (("hook mail", AuditEvent.EXPORT), ("DATASET", AuditEvent.EXPORT), ("anna", None)):
-            people = [Participant("VOXELNODE", SOURCE, is_requestor=True), Participant(who, DESTINATION)]
-            event = action or AuditEvent.INSTANCES_TRANSFERRED
-            people = people if action is not None else [Participant(who, "", "10.0.0.9", is_requestor=True)]
+        node, anna = Participant("VOXELNODE", SOURCE, is_requestor=True), Participant("anna", "", "10.0.0.9", True)
+        for event, *people in (
+            (AuditEvent.EXPORT, node, Participant("hook mail", DESTINATION)),
+            (AuditEvent.EXPORT, node, Participant("DATASET", DESTINATION)),
+            (AuditEvent.INSTANCES_TRANSFERRED, anna, Participant("VOXELNODE", APPLICATION)),
+        ):
             objects = [{"study_instance_uid": self.study, "patient_id": "OLD"}]
             repository.audit.note(AuditMessage(event, AuditAction.READ, Result.SUCCESS, people, objects))
 

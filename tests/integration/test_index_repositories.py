@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from pydicom import Dataset
@@ -15,15 +15,16 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import OperationalError
 
 from node.dicom.matching import Options, read_query
-from node.errors import OutOfResources
+from node.errors import OutOfResources, UsageError
 from node.extensions.peers.asking import QuestionRepository
 from node.extensions.results.listed import JobViews
-from node.index.database.look import looking
+from node.index.database.look import looking, the_named
 from node.index.database.reading import ReadIndex, other_host_of, reading
 from node.index.engine.place import IndexUnusable
 from node.index.engine.rows import set_about
 from node.index.engine.view_rows import Queries, Row, queries_of_file
 from node.index.nouns.level_views import InstanceViews, SeriesViews, StudyViews, VolumeViews
+from node.index.nouns.records import Level
 from node.index.nouns.study_search import StudyFilter
 from node.index.work import jobs
 from tests import make
@@ -312,3 +313,31 @@ def test_closing_an_index_again_leaves_what_another_one_wrote(open_root: Callabl
     first, second = open_root(), open_root()  # which closes the first
     first.index.close()
     assert second.index.about.get("closed") == "no"
+
+
+def test_what_a_person_names_is_one_thing_or_is_asked_for(root: Root) -> None:
+    [one] = make.ct_series(1, PatientID="P-1", AccessionNumber="A-1")
+    others = [make.ct_series(1, PatientID="P-2", AccessionNumber=number)[0] for number in ("A-2", "P-1")]
+    root.take_all([one, *others])
+    study, series, instance = str(one.StudyInstanceUID), str(one.SeriesInstanceUID), str(one.SOPInstanceUID)
+    levels = get_args(Level)
+
+    def meant(text: str, *of: Level) -> str:
+        with root.index.reading() as index:
+            return the_named(index, text, *of or levels).uid
+
+    assert [meant(uid) for uid in (study, series, instance)] == [study, series, instance]
+    assert meant("A-1") == meant(f"..{study[-12:]}") == study
+    assert meant(f"..{series[-12:]}", "series") == series
+    number = root.rows("SELECT patient FROM v_studies WHERE accession_number = 'A-1'")[0]["patient"]
+    assert meant(f"#{number}", "study") == study
+    for text, why in (
+        ("P-1", "names several: .*"),  # one's Patient ID is the Accession Number of another
+        ("P-2", f"names several: .*{others[0].StudyInstanceUID}"),
+        (study[-1], "no study or series or instance here"),
+        ("", "no study or series or instance here"),
+    ):
+        with pytest.raises(UsageError, match=why):
+            meant(text)
+    with pytest.raises(UsageError, match="is a study: give a series"):
+        meant("A-1", "series")

@@ -125,5 +125,5 @@ def test_the_command_gives_lists_and_takes(tmp_path: Path) -> None:
     assert "taken from 2 of 2 studies" in run("label", "remove", "phase 2", "1.1", "1.2", *root).stdout
     wrong = run("label", "add", "x", "9.9", *root)
     assert wrong.returncode != 0
-    assert "no study 9.9" in wrong.stderr
+    assert "9.9: no study here" in wrong.stderr
     assert "Traceback" not in wrong.stderr

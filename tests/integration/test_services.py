@@ -23,6 +23,8 @@ from node.conversion.scheduler import CLOCK_SECONDS, ROOM_SECONDS, Worker
 from node.index.engine.place import IndexUnusable
 from node.index.nouns.conversions import ConversionRepository
 from node.index.nouns.records import OwedSidecars, Refused
+from node.index.work.ledger import Lane
+from node.index.work.routes import lane_to
 from node.receive.ingest import Origin
 from node.receive.senders import Rejections
 from node.runtime.metrics import Metrics
@@ -136,15 +138,36 @@ def test_a_series_is_due_when_it_is_quiet_or_has_waited_longest(root: Root) -> N
 
 def test_a_study_is_quiet_a_while_after_its_last_conversion(root: Root) -> None:
     quiet = dt.timedelta(seconds=900)
-    root.take(make.ct_series(1)[0])
+    root.index.deliveries.begin(
+        "route", {lane_to("night", "PACS"): ["study-quiet"], lane_to("all", "PACS"): ["changed"]}
+    )
+    root.index.deliveries.begin("hook", {Lane("hook", "mail"): ["study-quiet"]})
+
+    def to_come(**named: str) -> list[tuple[str, str | None]]:
+        """Who waits until the study is quiet, and when that is due."""
+        with root.index.reading() as index:
+            kinds = ("route", "hook") if not named else ("route",)
+            rows = [row for kind in kinds for row in index.quiet_to_come(kind, 900, uid, **named)]
+            assert all(row["state"] == "waiting" and row["reason"] for row in rows)
+            assert index.quiet_to_come("hook", 900, "1.2.3") == []
+        return [(row.get("route") or row["hook"], row["due_at"]) for row in rows]
+
+    root.take(one := make.ct_series(1)[0])
+    uid = str(one.StudyInstanceUID)
     claimed = root.claim()
     assert root.index.studies.next_quiet_at(quiet) is None
+    assert to_come() == [("night", None), ("mail", None)]
     root.index.series.record_crash(claimed, "ended by SIGSEGV", attempts=1, now=root.clock())
     quiet_at = root.clock() + quiet
     assert root.index.studies.next_quiet_at(quiet) == quiet_at
+    due = quiet_at.replace(tzinfo=None).isoformat(" ")
+    assert to_come() == [("night", due), ("mail", due)]
+    assert to_come(destination="PACS") == [("night", due)]
+    assert to_come(destination="ELSEWHERE") == []
     root.clock.move(901)
     assert root.index.studies.mark_quiet(quiet, root.clock()) == 1
     assert root.index.studies.next_quiet_at(quiet) is None
+    assert to_come() == []
 
 
 # Refusals

@@ -160,12 +160,10 @@ def reconvert(
     with root.looking() as index:
         series = list(index.facts.selected(*selectors))
     if uids:
-        series = [key for key in series if not {*key}.isdisjoint(uids)]
-        if unknown := {*uids}.difference(*series):
-            raise UsageError(
-                f"{min(unknown)}: no study or series that could be converted has this UID; `voxelnode series --uids` "
-                "lists the series"
-            )
+        wanted = {(one.study, one.series) for one in (root.named(text, "study", "series") for text in uids)}
+        series = [key for key in series if not wanted.isdisjoint({key, (key[0], "")})]
+        if unknown := {study for study, _ in wanted}.difference(study for study, _ in series):
+            raise UsageError(f"{min(unknown)}: no series of it can be converted; `voxelnode series` lists them")
     owed = 0
     for first in range(0, 0 if dry_run else len(series), AT_ONCE):
         owed += root.perform("reconvert", series=series[first : first + AT_ONCE])["owed"]

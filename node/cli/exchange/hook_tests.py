@@ -109,9 +109,6 @@ def message_of_test(
     url = settings.index.url if root == settings.storage.root else None
     with reading(root, url) as index:
         found = index.series.with_uid(series) if series is not None else index.series.newest(1)
-        if len(found) != 1:
-            number = "several studies have a" if found else "there is no"
-            raise UsageError(f"{number} series {series!r}: `voxelnode series --uids` lists those that are here")
         key = (found[0]["study_instance_uid"], found[0]["series_instance_uid"])
         message = message_of_first(index, hook, event, settings.dicom.ae_title, found)
         if message is None:

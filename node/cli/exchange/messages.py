@@ -51,7 +51,7 @@ DESTINATIONS: Columns = {
     "route": lambda row: row["route"] or BY_HAND, "to": "destination", "state": lambda row: _state(row),
     "delivered": optional("delivered"), "last": optional("delivered_at"), "waiting": optional("waiting"),
     "not looked at yet": lambda row: _unseen(row).removesuffix(" not looked at yet"),
-    "given up": optional("given_up"), "unconfirmed": optional("unconfirmed"),
+    "given up": optional("given_up"), "unconfirmed": optional("unconfirmed"), "study quiet": optional("study_quiet_at"),
 }  # fmt: skip
 ROUTED: Columns = {
     "happened": "happened_at",
@@ -68,7 +68,8 @@ def list_hooks(root: Root) -> Listing:
     A hook of a program, which is not in the configuration, is listed while messages wait for it.
     """
     with root.looking() as index:
-        progress = index.hooks.progress()
+        quiet = index.quiet_to_come("hook", root.settings.series.study_quiet_seconds)
+        progress = {row["hook"]: row for row in quiet.next_of(index.hooks.progress().values(), "hook")}
     known = root.settings.hooks
     rows: list[dict[str, Any]] = [
         {"hook": name, "on": list(hook.on), "by": hook.receiver, **progress.get(name, {})}
@@ -94,7 +95,8 @@ def _progress(row: Mapping[str, Any]) -> str:
     behind = f"{counted(row['instances_behind'], 'instance')} behind" if row["instances_behind"] else ""
     paused = "paused" if row["paused"] else ""
     counts = f"{row['delivered']} delivered{last}; {row['waiting']} waiting; {row['given_up']} given up"
-    return "; ".join(filter(None, (counts, behind, paused)))
+    quiet = f"the next study is quiet {minute(row['study_quiet_at'])}" if row["study_quiet_at"] else ""
+    return "; ".join(filter(None, (counts, behind, quiet, paused)))
 
 
 @hooks.command()
@@ -114,6 +116,9 @@ def deliveries(
     """
     with root.looking() as index:
         rows = index.hooks.deliveries(limit, hook=hook, state=state)
+        if state in (None, "waiting"):
+            rows += (quiet := index.quiet_to_come("hook", root.settings.series.study_quiet_seconds, hook=hook))[:limit]
+            rows.total += len(quiet)
     if hook is not None and not rows:
         configured(root, hook)  # a misspelt name has no messages, either
     title = newest(len(rows), rows.total, "message")
@@ -126,7 +131,7 @@ def deliveries(
             )
             reason = row["reason"] and with_last_line(row["reason"], row["output"])
             texts = (f"{row['event']} to {row['hook']}: {row['state']}", series_name(row), tries, reason or "")
-            print_finding(minute(row["happened_at"]), *texts, f"id {row['message_id']}")
+            print_finding(minute(row["happened_at"]), *texts, f"id {row['message_id']}" if row["message_id"] else "")
 
     return bounded(Listing(rows, show, rows=rows), title, rows.total)
 
@@ -166,6 +171,7 @@ def try_(
     )
     from node.notify.channel import NotDelivered, delivered_test
 
+    series = root.named(series, "series").series if series is not None else None
     wanted = next(known for known in hook.on if event in (None, known))
     with ExitStack() as opened:
         folder = settings.storage.root if series is not None else opened.enter_context(sample_root(settings))
@@ -306,7 +312,7 @@ def retry_hook(
         progress = index.hooks.progress().get(name)
     if progress is None:
         configured(root, name)
-    done = root.perform("retry-deliveries", lanes=_of_hook(name), message_id=message_id)
+    done = root.perform("retry-deliveries", lanes=_lanes("hook", (name,)), message_id=message_id)
     paused = f"; the hook is paused: `voxelnode hooks resume {name}`" if progress and progress["paused"] else ""
     return Answer(done, f"{counted(done['waiting'], 'message')} waiting for another attempt{paused}")
 
@@ -315,7 +321,7 @@ def retry_hook(
 def pause_hook(name: HookName, root: ChangedRoot) -> Answer:
     """Hold a hook until it is resumed, also over restarts."""
     configured(root, name)
-    done = root.perform("pause-deliveries", lanes=_of_hook(name), paused=True)
+    done = root.perform("pause-deliveries", lanes=_lanes("hook", (name,)), paused=True)
     return Answer(done, f"hook {name} is paused")
 
 
@@ -323,20 +329,14 @@ def pause_hook(name: HookName, root: ChangedRoot) -> Answer:
 def resume_hook(name: HookName, root: ChangedRoot) -> Answer:
     """Let a paused hook go on."""
     configured(root, name)
-    done = root.perform("pause-deliveries", lanes=_of_hook(name), paused=False)
+    done = root.perform("pause-deliveries", lanes=_lanes("hook", (name,)), paused=False)
     return Answer(done, f"hook {name} goes on")
 
 
-def _of_hook(name: str) -> list[Lane]:
+def _lanes(kind: Literal["hook", "route"], *names: tuple[str, ...]) -> list[Lane]:
     from node.index.work.ledger import Lane
 
-    return [Lane("hook", name)]
-
-
-def _to(destinations: Sequence[tuple[str, str]]) -> list[Lane]:
-    from node.index.work.routes import lane_to
-
-    return [lane_to(*one) for one in destinations]
+    return [Lane(kind, *one) for one in names]
 
 
 def configured(root: Root, name: str) -> HookSettings:
@@ -356,7 +356,8 @@ def list_routes(root: Root) -> Listing:
     says. Unconfirmed are instances.
     """
     with root.looking() as index:
-        rows = index.routes.destinations()
+        quiet = index.quiet_to_come("route", root.settings.series.study_quiet_seconds)
+        rows = quiet.next_of(index.routes.destinations(), "route", "destination")
     known = [(name, to) for name, route in root.settings.routes.items() for to in route.to]
     there = {(row["route"], row["destination"]) for row in rows}
     rows += [{"route": route, "destination": to} for route, to in known if (route, to) not in there]
@@ -403,6 +404,7 @@ def waiting(
     filters = {"route": route if name is not None else None, "destination": destination if slash else None}
     with root.looking() as index:
         found = [index.routes.messages(limit, state=state, **filters) for state in ("given-up", "waiting", "skipped")]
+        found.append(index.quiet_to_come("route", root.settings.series.study_quiet_seconds, **filters))
         rows, total = [*chain(*found)], sum(rows.total for rows in found)
         behind = [
             line
@@ -428,7 +430,7 @@ def retry_route(name: RouteName, root: ChangedRoot) -> Answer:
 
     with root.looking() as index:
         rows = [row for row in index.routes.destinations() if (row["route"], row["destination"]) in destinations]
-    done = root.perform("retry-deliveries", lanes=_to(destinations))
+    done = root.perform("retry-deliveries", lanes=_lanes("route", *destinations))
     behind = [{**row, "waiting": 0, "given_up": 0} for row in rows]
     return Answer(done, f"{awaited({'waiting': done['waiting']}, *behind)}: tried again now, or by the next start")
 
@@ -436,14 +438,14 @@ def retry_route(name: RouteName, root: ChangedRoot) -> Answer:
 @routes.command()
 def pause(name: RouteName, root: ChangedRoot) -> Answer:
     """Hold a route until it is resumed, also over restarts."""
-    done = root.perform("pause-deliveries", lanes=_to(_destinations(root, name)), paused=True)
+    done = root.perform("pause-deliveries", lanes=_lanes("route", *_destinations(root, name)), paused=True)
     return Answer(done, f"{done['changed']} destinations were paused")
 
 
 @routes.command()
 def resume(name: RouteName, root: ChangedRoot) -> Answer:
     """Let a paused route go on."""
-    done = root.perform("pause-deliveries", lanes=_to(_destinations(root, name)), paused=False)
+    done = root.perform("pause-deliveries", lanes=_lanes("route", *_destinations(root, name)), paused=False)
     return Answer(done, f"{done['changed']} destinations go on")
 
 

@@ -116,19 +116,14 @@ def send(
 def _selected(index: ReadIndex, uids: list[str], patient: str | None) -> Iterator[Selected]:
     """Yield the instances of each UID and of the Patient ID; each must match at least one instance."""
     from node.dicom.keys import Level, Selection
+    from node.index.database.look import the_named
+    from node.index.nouns.records import UIDS
 
-    for uid in uids:
-        selections = (
-            Selection(Level.STUDY, study_instance_uids=(uid,)),
-            Selection(Level.SERIES, series_instance_uids=(uid,)),
-            Selection(Level.IMAGE, sop_instance_uids=(uid,)),
-        )
-        selected = next((chosen for level in selections if (chosen := index.instances.selected(level)).instances), None)
-        if selected is None:
-            raise UsageError(
-                f"{uid}: no stored study, series or instance has this UID; `voxelnode series --uids` lists the series"
-            )
-        yield selected
+    for text in uids:
+        one = the_named(index, text, "study", "series", "instance")
+        level = Level.IMAGE if one.level == "instance" else Level[one.level.upper()]
+        keys: dict[str, Any] = {f"{UIDS[one.level]}s": (one.uid,)}
+        yield index.instances.selected(Selection(level, **keys))
     if patient is not None:
         selected = index.instances.selected(Selection(Level.PATIENT, patient_id=patient))
         if not selected.instances:

@@ -42,12 +42,11 @@ def dump(
         return volume_header(path) if is_volume(path) else _dumped(path, path)
     if not _UID.fullmatch(file_or_uid):
         raise UsageError(f"{file_or_uid}: neither a file nor a SOP Instance UID")
+    from node.index.database.look import the_named
+
     with root.looking() as index:
-        file = index.instances.current(file_or_uid)
-    if file is None:
-        raise UsageError(
-            f"{file_or_uid}: no stored instance has this SOP Instance UID and no file has this name; check --root"
-        )
+        file = index.instances.current(the_named(index, file_or_uid, "instance").uid)
+    assert file is not None
     path = root.folder / file.key
     with root.files() as local:
         try:

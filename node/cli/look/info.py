@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Collection, Iterable
 from functools import partial
+from itertools import chain
 from operator import itemgetter
 from pathlib import Path
 from time import monotonic
@@ -76,14 +76,12 @@ STATED = (
 """Columns of ``v_series`` that are shown of each series of a study."""
 
 SENT = {
-    **{"route": "route", "destination": "destination", "sent": "sent", "confirmed": "confirmed"},
+    **{"route": "route", "destination": "destination", "sent": "sent", "patient_id": "as", "confirmed": "confirmed"},
     **{"waiting": "messages waiting", "given_up": "given up", "reason": "reason"},
 }
 """What is shown of each destination of a route, with the heads of the columns."""
 
 DAMAGED_FILE = "missing or damaged: have the instance sent again, or take it from a backup"
-
-_END_OF_UID = re.compile(r"[0-9.]{4,64}")
 
 PATIENT_COLUMNS = ("patient_id", "patient_name", "patient_birth_date", "patient_sex")
 """Columns of v_studies that belong to the patient."""
@@ -115,7 +113,7 @@ def info(
     if is_volume(path := Path(uid)):
         return volume_header(path)
     with root.looking() as index, root.files() as local:
-        description = _Describer(index, local).describe(uid)
+        description = _Describer(index, local, root.settings.series.study_quiet_seconds).describe(uid)
     if not description:
         raise UsageError(_why_missing(uid, root))
     from node.index.nouns.views import MAX_CONFLICTS
@@ -154,8 +152,8 @@ def _why_missing(uid: str, root: Root) -> str:
 class _Describer:
     """Describes what an index has, and what the headers of instances tell."""
 
-    def __init__(self, index: Look | ReadIndex, local: LocalFile) -> None:
-        self._index, self._local = index, local
+    def __init__(self, index: Look | ReadIndex, local: LocalFile, study_quiet_seconds: float) -> None:
+        self._index, self._local, self._study_quiet_seconds = index, local, study_quiet_seconds
 
     def describe(self, uid: str) -> Row:
         """Return the level with the UID and the levels above it, or an empty row."""
@@ -165,8 +163,7 @@ class _Describer:
             or self._series(uid)
             or self._whole_study(uid)
             or self._patients(patients.with_patient_id(uid), uid)
-            or self._with_accession_number(uid)
-            or self._series_ending(uid)
+            or self._called(uid)
             or self._patients(patients.named(uid, MAX_PATIENTS + 1), uid)
             or self._set_aside(uid)
         )
@@ -178,23 +175,14 @@ class _Describer:
         conflicts = with_strangers(self._index.conflicts.of_uid(uid), self._index, self._local)
         return {"level": "conflicts", "conflicts": conflicts} if conflicts else {}
 
-    def _with_accession_number(self, number: str) -> Row:
-        """Return the study with an Accession Number; refuse one that several studies have."""
-        found = self._index.studies.with_accession_number(number)
-        if len(found) > 1:
-            uids = ", ".join(row["study_instance_uid"] for row in found)
-            raise UsageError(f"{number}: several studies have this Accession Number: give the UID of one: {uids}")
-        return self._whole_study(found[0]["study_instance_uid"]) if found else {}
+    def _called(self, text: str) -> Row:
+        """Return the study or series that has an Accession Number or the end of a UID; refuse several."""
+        from node.index.database.look import named, the_named
 
-    def _series_ending(self, uid: str) -> Row:
-        """Return the series whose UID ends as given, such as ``..50794718``; refuse an end that several have."""
-        end = uid.lstrip(".")
-        if not _END_OF_UID.fullmatch(end):
+        if not named(self._index, text):
             return {}
-        found = self._index.series.uids_ending(end, 2)
-        if len(found) > 1:
-            raise UsageError(f"{uid}: several series have UIDs that end so: give more of it")
-        return self._series(found[0]) if found else {}
+        one = the_named(self._index, text, "study", "series")
+        return self._series(one.series, one.study) if one.series else self._whole_study(one.study)
 
     def _image(self, uid: str) -> Row:
         row = self._index.instances.row(uid)
@@ -255,7 +243,8 @@ class _Describer:
     def _whole_study(self, uid: str) -> Row:
         study = self._study(uid)
         sent = self._index.routes.sent_of_study(uid)
-        return study and {**study, "series_of_study": self._states(uid), "sent": sent}
+        quiet = (self._index.quiet_to_come(kind, self._study_quiet_seconds, uid) for kind in ("route", "hook"))
+        return study and {**study, "series_of_study": self._states(uid), "sent": sent, "to_come": [*chain(*quiet)]}
 
     def _states(self, study: str) -> list[Row]:
         """Return the series of a study, each with its state and, of what is in no volume, the reason and the remedy."""
@@ -419,9 +408,7 @@ def _print(description: Row) -> None:
                 told |= {"file": DAMAGED_FILE} if description[level]["file_missing"] else {}
             print_fields({f"  {name}": value for name, value in told.items() if value not in (None, "")})
     _print_states(description.get("series_of_study", ()))
-    if description.get("sent"):
-        sent = [tuple(row[name] for name in SENT) for row in description["sent"]]
-        print_table("sent by routes: instances, and messages that are left", list(SENT.values()), sent)
+    _print_sent(description.get("sent"), description.get("to_come"))
     for patient in description.get("patients", ()):
         print("patient")
         print_fields({f"  {name}": value for name, value in patient.items() if value not in (None, "")})
@@ -442,6 +429,18 @@ def _print(description: Row) -> None:
         ]
         print_table("conflicts that nobody has decided", ("id", "kind", "instance", "conflict"), conflicts)
     _print_absent(description)
+
+
+def _print_sent(sent: list[Row] | None, to_come: list[Row] | None) -> None:
+    if sent:
+        rows = [tuple(row[name] for name in SENT) for row in sent]
+        print_table("sent by routes: instances, and messages that are left", list(SENT.values()), rows)
+    if to_come:
+        rows = [
+            (*(row.get(name) for name in ("route", "hook", "destination")), minute(row["due_at"]), row["reason"])
+            for row in to_come
+        ]
+        print_table("to come by itself", ("route", "hook", "destination", "at", "reason"), rows)
 
 
 def _print_reasons(description: Row) -> None:
@@ -472,5 +471,8 @@ def _print_studies(studies: Iterable[Row]) -> None:
     for study in studies:
         about = [study["study_date"], study["study_description"], f"{study['series']} series"]
         about += study.get("header", {}).values()
+        if study.get("decided_at"):
+            named = f"its files name {study['stored_patient_id']}, " if study["stored_patient_id"] else ""
+            about.append(f"{named}decided {minute(study['decided_at'])} by {study['decided_by'] or 'an order'}")
         print(f"study {study['study_instance_uid']}  {printable(', '.join(str(part) for part in about if part))}")
         _print_states(study.get("series_of_study", ()))

@@ -118,7 +118,10 @@ def series(
     from node.index.engine.view_rows import judged
 
     states = frozenset(state or ())
+    from node.index.database.look import named
+
     with root.looking() as index:
+        study = next((one.study for one in (named(index, study) if study else [])), study)
         newest_series = index.series.newest(
             _EVERY if "waiting" in states else limit,
             study=study,

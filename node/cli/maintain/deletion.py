@@ -20,7 +20,7 @@ from node.files.durable import write_durably
 
 if TYPE_CHECKING:
     from node.index.database.reading import ReadIndex
-    from node.index.nouns.records import DeletionPlan, Level
+    from node.index.nouns.records import DeletionPlan
     from node.lifecycle.erasure import Certificate
 
 
@@ -111,10 +111,13 @@ def _chosen(
     index: ReadIndex, uid: str | None, study: str | None, patient: str | None, *, erase: bool
 ) -> tuple[list[DeletionPlan], list[dict[str, Any]]]:
     """Return what would be deleted, and what of the trash would be erased with a patient."""
+    from node.index.database.look import the_named
+
     if (uid is None) == (patient is None):
         raise UsageError("give either a UID, or --patient with a Patient ID")
     if uid is not None:
-        return [index.deletions.plan(_level(index, uid), uid, study)], []
+        one = the_named(index, uid, "study", "series", "instance", study=study)
+        return [index.deletions.plan(one.level, one.uid, one.study)], []
     plans = index.deletions.plans_of_patient(str(patient))
     trash = [row for row in index.trash.all() if erase and row.get("patient_id") == patient]
     if not plans and not trash:
@@ -129,24 +132,6 @@ def _erased(certificate: Certificate) -> str:
     if not certificate.index_overwritten:
         lines += "\n  the index keeps deleted rows until its write-ahead log is reused, or the server vacuums"
     return lines
-
-
-def _level(index: ReadIndex, uid: str) -> Level:
-    """Return the level of a UID; refuse a UID used at two levels, by mistake or forgery."""
-    levels: list[Level] = []
-    if index.studies.row(uid) is not None:
-        levels.append("study")
-    if index.series.with_uid(uid):
-        levels.append("series")
-    if index.instances.row(uid) is not None:
-        levels.append("instance")
-    if not levels:
-        raise UsageError(
-            f"{uid}: no study, series or instance in the index has this UID; --patient takes a Patient ID; check --root"
-        )
-    if len(levels) > 1:
-        raise UsageError(f"{uid} names a {' and a '.join(levels)}; delete the parent level instead")
-    return levels[0]
 
 
 def _print(plan: DeletionPlan) -> None:

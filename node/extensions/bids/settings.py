@@ -28,11 +28,6 @@ class DatasetSettings(DestinationSettings):
     key: Path | None = Field(None, description="File with the key of its pseudonyms; unset: bids.key in the root.")
 
     @property
-    def mended_by(self) -> str:
-        """A study that has another subject now keeps its volumes under the former one."""
-        return f"`voxelnode bids {self.bids} --prune`"
-
-    @property
     def folder_of(self) -> Path:
         """The folder of the data set."""
         return self.bids

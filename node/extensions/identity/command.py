@@ -45,7 +45,7 @@ def merge(
     All studies of FROM move to INTO, including studies received later. `patient separate FROM` undoes it.
     """
     with root.reading() as index:
-        numbers = _number(index, source), _number(index, target)
+        numbers = _number(root, index, source), _number(root, index, target)
     done = root.order("merge-patients", source=numbers[0], target=numbers[1], dry_run=dry_run)
     studies = counted(len(done["studies"]), "study", "studies")
     text = (
@@ -77,7 +77,7 @@ def correct(
     person is known who is so described, the studies become that person's. `patient separate` undoes it.
     """
     with root.reading() as index:
-        number = _number(index, old)
+        number = _number(root, index, old)
     values = {
         "patient_id": patient_id,
         "patient_name": name,
@@ -113,20 +113,21 @@ def separate(
     distinguished by an issuer for one of them.
     """
     with root.reading() as index:
-        number = _number(index, patient)
+        number = _number(root, index, patient)
     done = root.order("separate-patient", patient=number, issuer=issuer, study=study, dry_run=dry_run)
     moved = "would move" if dry_run else "moved"
     text = f"{counted(len(done['studies']), 'study', 'studies')} {moved} back to whom its files name"
     return Answer({"patient": number, "dry_run": dry_run, **done}, text)
 
 
-def _number(index: ReadIndex, wanted: str) -> int:
+def _number(root: Root, index: ReadIndex, wanted: str) -> int:
     """Return the `id` in v_patients for a Patient ID, or for # and a number."""
     if wanted.startswith("#") and wanted[1:].isdecimal():
         return int(wanted[1:])
     rows = index.patients.with_patient_id(wanted)
     if not rows:
-        raise UsageError(f"no patient has the ID {wanted!r}; `voxelnode patient list` lists them")
+        study = index.studies.row(root.named(wanted, "study").study) or {}
+        return int(study["patient"])
     rows = [row for row in rows if row["merged_into"] is None] or rows
     if len(rows) > 1:
         known = ", ".join(

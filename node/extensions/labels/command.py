@@ -48,7 +48,7 @@ def remove(label: Label, studies: StudyUids, series: SeriesUids = [], *, root: C
 
 
 def _change(root: ChangedRoot, how: str, label: str, studies: list[str], series: list[str]) -> Answer:
-    targets = studies_or_series(studies, series)
+    targets = studies_or_series(root, studies, series)
     done = root.order("change-labels", targets=targets, **{how: [label]})
     what = "series" if series else "studies"
     said = "given to" if how == "add" else "taken from"

@@ -55,6 +55,7 @@ def _shown(node: Services) -> dict[str, Any]:
             for state in ("given-up", "waiting", "skipped")
             for row in index.routes.messages(SHOWN_MESSAGES, state=state)
         ]
+        messages += index.quiet_to_come("route", node.settings.series.study_quiet_seconds)[:SHOWN_MESSAGES]
         delivered = index.routes.delivered(SHOWN_DELIVERED)
     # What people may send by hand is shown once somebody did.
     rows = [row for row in rows if row["route"] or row["delivered"] or row["waiting"] or row["given_up"]]

@@ -100,12 +100,12 @@ def limit(
 @app.command()
 def add(project: Project, studies: StudyUids, series: SeriesUids = [], *, root: ChangedRoot) -> Answer:  # noqa: B006
     """Put studies, or series of one study, into a project. New series of such a study are in it, too."""
-    done = root.order("change-project-contents", name=project, add=studies_or_series(studies, series))
+    done = root.order("change-project-contents", name=project, add=studies_or_series(root, studies, series))
     return Answer(done, f"{done['added']} put into {project}")
 
 
 @app.command()
 def take(project: Project, studies: StudyUids, series: SeriesUids = [], *, root: ChangedRoot) -> Answer:  # noqa: B006
     """Take out of a project what was put into it. What its rule selects stays."""
-    done = root.order("change-project-contents", name=project, remove=studies_or_series(studies, series))
+    done = root.order("change-project-contents", name=project, remove=studies_or_series(root, studies, series))
     return Answer(done, f"{done['removed']} taken out of {project}")

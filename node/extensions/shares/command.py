@@ -43,7 +43,8 @@ def add(
     """
     from node.web.credentials import digest, new_token
 
-    token = new_token()
+    token, study = new_token(), root.named(study, "study").study
+    series = root.named(series, "series", study=study).series if series else ""
     how = {"download": download, "deidentification": deidentify}
     made = root.order("make-share", sha256=digest(token), study=study, series=series, days=days, **how)
     path = f"/shared/{token}"

@@ -6,17 +6,20 @@ With an index in PostgreSQL, a look is a `ReadIndex`.
 from __future__ import annotations
 
 import datetime as dt
+import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+from node.errors import UsageError
 from node.index.engine.backend import IndexUnusable, Place, Standbys
 from node.index.engine.sqlite_file import connect, damage, missing
 from node.index.engine.view_rows import Row, queries_of_file
 from node.index.nouns import level_views, views
 from node.index.nouns.facts import SeriesFacts
+from node.index.nouns.records import Level
 from node.index.nouns.views import Snapshot
 
 if TYPE_CHECKING:
@@ -97,6 +100,61 @@ def looking(place: Place) -> Iterator[Look | ReadIndex]:
         from node.index.engine.place import unreadable
 
         raise unreadable(place, error) from error
+
+
+_END_OF_UID = re.compile(r"[0-9.]{4,64}")
+
+
+class Named(NamedTuple):
+    """What a person names: a study, a series or an instance, with the UIDs of what it is in."""
+
+    level: Level
+    uid: str
+    study: str
+    series: str = ""
+
+
+def named(index: Look | ReadIndex, text: str) -> list[Named]:
+    """Return what a person may mean by a text.
+
+    That is a UID of any level; else the studies of a Patient ID, of # and a number of `patient list`, or with an
+    Accession Number; else what has a UID that ends so, as lists cut it: ``..50794718``.
+    """
+    found = [Named("study", text, text)] if index.studies.row(text) is not None else []
+    found += [Named("series", text, row["study_instance_uid"], text) for row in index.series.with_uid(text)]
+    if (row := index.instances.row(text)) is not None:
+        found.append(Named("instance", text, row["study_instance_uid"], row["series_instance_uid"]))
+    if not found:
+        patients = [one["merged_into"] or one["id"] for one in index.patients.with_patient_id(text)]
+        if text.startswith("#") and text[1:].isdecimal():
+            patients = [int(text[1:])]
+        studies = index.studies.of_patients(patients) + index.studies.with_accession_number(text)
+        found = [Named("study", uid, uid) for uid in dict.fromkeys(one["study_instance_uid"] for one in studies)]
+    if not found and _END_OF_UID.fullmatch(end := text.lstrip(".")):
+        uids = [(one["study_instance_uid"], one["series_instance_uid"]) for one in index.series.ending(end)]
+        found = [Named("series" if series else "study", series or study, study, series) for study, series in uids]
+    return found
+
+
+def the_named(index: Look | ReadIndex, text: str, *levels: Level, study: str | None = None) -> Named:
+    """Return the one study, series or instance of some levels that a person means; `study`: it is of this one.
+
+    Raises UsageError: there is none, or there are several.
+    """
+    found = named(index, text)
+    fitting = [one for one in found if one.level in levels and study in (None, one.study)]
+    if len(fitting) == 1:
+        return fitting[0]
+    wanted = " or ".join(levels)
+    if fitting:
+        several = ", ".join(f"{one.level} {one.uid}" + f" of study {one.study}" * bool(one.series) for one in fitting)
+        raise UsageError(f"{text} names several: give the UID of one, or --study: {several}")
+    if found:
+        raise UsageError(f"{text} is a {found[0].level}: give a {wanted}")
+    raise UsageError(
+        f"{text}: no {wanted} here has this UID or the end of it, this Patient ID or Accession Number: `voxelnode info "
+        f"{text}` says what became of it; check --root"
+    )
 
 
 def is_there(place: Place) -> bool:

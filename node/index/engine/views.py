@@ -207,7 +207,8 @@ def _of_core(say: Words) -> dict[str, str]:
             FROM work w WHERE w.kind = 'route'""",
         "v_sent_instances": """
             SELECT s.route, s.destination, st.study_instance_uid, se.series_instance_uid, i.sop_instance_uid,
-                   s.sop_instance_uid AS sent_sop_instance_uid, s.sha256, s.state, s.sent_at, s.asked_at, s.confirmed_at
+                   s.sop_instance_uid AS sent_sop_instance_uid, s.patient_id, s.sha256, s.state, s.sent_at, s.asked_at,
+                   s.confirmed_at
             FROM sent_instances s JOIN images i ON i.id = s.image_id JOIN series se ON se.id = i.series_id
             JOIN studies st ON st.id = se.study_id""",
     }

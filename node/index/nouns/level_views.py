@@ -188,10 +188,14 @@ class SeriesViews(ViewRows):
         query = "SELECT * FROM v_series WHERE series_instance_uid = :series ORDER BY study_instance_uid"
         return self._rows(query, series=series_instance_uid)
 
-    def uids_ending(self, end: str, limit: int) -> list[str]:
-        """Return at most `limit` Series Instance UIDs that end in `end`, digits and dots; this compares all of them."""
-        query = "SELECT DISTINCT series_instance_uid FROM series WHERE series_instance_uid LIKE :pattern LIMIT :limit"
-        return [row["series_instance_uid"] for row in self._rows(query, pattern=f"%{end}", limit=limit)]
+    def ending(self, end: str) -> list[Row]:
+        """Return two of the studies and series whose UIDs end in `end`, digits and dots; this compares all of them."""
+        query = (
+            "SELECT study_instance_uid, '' AS series_instance_uid FROM studies WHERE study_instance_uid LIKE :end "
+            "UNION SELECT study_instance_uid, series_instance_uid FROM series se JOIN studies st "
+            "ON st.id = se.study_id WHERE series_instance_uid LIKE :end LIMIT 2"
+        )
+        return self._rows(query, end=f"%{end}")
 
     def waits(self, study_instance_uid: str, series_instance_uid: str) -> list[Row]:
         """Return what an open series waits for: ``calling_ae_title``, ``quiet_at``, ``grace_until`` of each sender."""

@@ -3,8 +3,9 @@
 `node.index.database.look` runs them without SQLAlchemy; the repositories of the nouns inherit them.
 """
 
+import datetime as dt
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from node.errors import counted, with_last_line
@@ -37,6 +38,23 @@ MAX_STRANGERS = 1000
 _WITH_SERIES = "LEFT JOIN v_series se USING (study_instance_uid, series_instance_uid)"
 
 
+MAX_TO_COME = 1000
+"""Studies that are not quiet yet, of which the first are shown."""
+
+_TO_COME: Row = dict.fromkeys(
+    ("message_id", "series_instance_uid", "series_number", "modality", "series_description", "due_at", "output")
+) | {"event": "study-quiet", "state": "waiting", "attempts": 0, "reason": "its series are received or converted"}
+
+
+class ToCome(Newest):
+    """The messages that hooks or routes will have once studies are quiet."""
+
+    def next_of(self, rows: Iterable[Row], *names: str) -> list[Row]:
+        """Return the rows of hooks or destinations, each with ``study_quiet_at``: when its first message is due."""
+        due = {tuple(one[name] for name in names): one["due_at"] for one in reversed(self) if one["due_at"]}
+        return [{**row, "study_quiet_at": due.get(tuple(row[name] for name in names))} for row in rows]
+
+
 class Snapshot(ViewRows):
     """One snapshot of an index: facts about it, and what is read of all of it."""
 
@@ -53,6 +71,29 @@ class Snapshot(ViewRows):
         """Count patients, studies, series and instances."""
         tables = {"patients": "patients", "studies": "studies", "series": "series", "instances": "images"}
         return {level: self._number(f"SELECT count(*) FROM {table}") for level, table in tables.items()}
+
+    def quiet_to_come(self, kind: str, quiet_seconds: float, study: str | None = None, **named: str | None) -> ToCome:
+        """Return the messages that hooks or routes will have once studies are quiet, the next one first.
+
+        They are as rows of ``v_deliveries`` or ``v_route_messages`` will be. Without ``due_at``, series are received or
+        converted: the time begins when they end. `kind`: ``hook`` or ``route``. `study`, `named`: of these alone.
+        """
+        is_open = "st.id IN (SELECT study_id FROM series WHERE state IN ('receiving', 'converting'))"
+        rows = self._rows(
+            f"SELECT h.name AS {kind}, h.destination, st.study_instance_uid, p.patient_name, p.patient_id, "
+            f"st.study_date, st.study_description, st.closed_at AS happened_at, {is_open} AS is_open FROM studies st "
+            "JOIN patients p ON p.id = st.patient_id JOIN subscribers h ON h.kind = :kind "
+            "AND h.wanted_kinds LIKE '% study-quiet %' WHERE (st.study_instance_uid = :study OR :study IS NULL) "
+            f"AND (st.closed_at IS NOT NULL OR {is_open}) ORDER BY is_open, st.closed_at LIMIT {MAX_TO_COME}",
+            kind=kind,
+            study=study,
+        )
+        found = [_TO_COME | row for row in rows if all(its in (None, row[name]) for name, its in named.items())]
+        for row in found:
+            if not row.pop("is_open"):
+                due = moment(row["happened_at"]) + dt.timedelta(seconds=quiet_seconds)
+                row |= {"due_at": due.replace(tzinfo=None).isoformat(" "), "reason": "when the study is quiet"}
+        return ToCome(found, len(found))
 
     def applied(self, journal: str) -> AppliedPosition:
         """Return the last record of a journal that is in the index."""
@@ -270,7 +311,7 @@ class RouteViews(ViewRows):
         return self._rows("SELECT * FROM v_routes ORDER BY route, destination")
 
     def sent_of_study(self, study_instance_uid: str) -> list[Row]:
-        """Return how many instances of a study each destination has taken and confirmed, and what is left.
+        """Return how many instances of a study each destination has taken and confirmed, as whose, and what is left.
 
         ``reason`` is why the last message of the study failed, or why the destination cannot be reached. Who may be
         sent to by hand is left out while it has nothing.
@@ -278,14 +319,14 @@ class RouteViews(ViewRows):
         return self._rows(
             """
             SELECT h.name AS route, h.destination, coalesce(s.sent, 0) AS sent, coalesce(s.confirmed, 0) AS confirmed,
-                   s.last_at, coalesce(m.waiting, 0) AS waiting, coalesce(m.given_up, 0) AS given_up,
+                   s.patient_id, s.last_at, coalesce(m.waiting, 0) AS waiting, coalesce(m.given_up, 0) AS given_up,
                    CASE WHEN m.waiting > 0 OR m.given_up > 0 THEN coalesce(h.trouble, m.reason) END AS reason
             FROM subscribers h
             LEFT JOIN (
-                SELECT route, destination, count(*) AS sent, max(sent_at) AS last_at,
+                SELECT route, destination, patient_id, count(*) AS sent, max(sent_at) AS last_at,
                        sum(CASE WHEN state = 'confirmed' THEN 1 ELSE 0 END) AS confirmed
                 FROM v_sent_instances WHERE study_instance_uid = :study AND state <> 'lost'
-                GROUP BY route, destination) s ON s.route = h.name AND s.destination = h.destination
+                GROUP BY route, destination, patient_id) s ON s.route = h.name AND s.destination = h.destination
             LEFT JOIN (
                 SELECT route, destination, max(reason) AS reason,
                        sum(CASE WHEN state = 'waiting' THEN 1 ELSE 0 END) AS waiting,

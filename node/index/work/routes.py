@@ -406,17 +406,6 @@ class ReadRoutes(ReadRepository, RouteViews):
             limit=limit,
         )
 
-    def takers(self, studies: Collection[str]) -> list[Row]:
-        """Return what destinations have taken of studies and keep: of whom it was then, how much, and when the last."""
-        taken = SentInstanceRow.route, SentInstanceRow.destination, SentInstanceRow.patient_id
-        columns = (*taken, StudyRow.study_instance_uid)
-        query = (
-            select(*columns, func.count().label("instances"), func.max(SentInstanceRow.sent_at).label("last_at"))
-            .select_from(join(SentInstanceRow, ImageRow).join(SeriesRow).join(StudyRow))
-            .where(listed_in(StudyRow.study_instance_uid, list(studies)), _IS_KEPT)
-        )
-        return self._plain(self._connection.execute(query.group_by(*columns).order_by(*columns)))
-
     def deletable(self, lanes: Collection[Lane]) -> list[SeriesKey]:
         """Return the series that all destinations of a route have confirmed, and that nobody waits for any more.
 

@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
 
+from node.audit.audit_files import Holder
 from node.completeness import Certainty
 from node.index.nouns.events import EventKind
 from node.index.nouns.records import Level
@@ -225,21 +226,10 @@ class ReconvertResult(Resource):
     owed: int
 
 
-class HolderResource(Resource):
-    """Who has, or may have, something of a study; `patient_id`: as whose; `remedy`: what mends it there."""
-
-    who: str
-    how: str
-    last_at: str
-    patient_id: str | None
-    study_instance_uid: str
-    remedy: str
-
-
 class Decision(Resource):
     """What became of a decision, and who else has what it changes."""
 
-    holders: list[HolderResource] = Field([])
+    holders: list[Holder] = Field([])
 
 
 class DeletionResult(Decision):

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from fastapi import Depends, HTTPException, Path, Query, Response
 from starlette.background import BackgroundTask
 
+from node.audit.audit_files import Holder
 from node.children.decoder import NotDecoded
 from node.conversion.naming import folder_name
 from node.dicom.attributes import MAX_TEXT_BYTES
@@ -351,5 +352,5 @@ def _delete(
         )
     else:
         done = actions.delete(call, level, uid, plan.study_instance_uid, terms, erase=erase)
-        result.holders = [models.HolderResource.of(one) for one in done.get("holders", ())]
+        result.holders = [Holder(**one) for one in done.get("holders", ())]
     return result

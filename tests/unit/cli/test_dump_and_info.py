@@ -37,7 +37,7 @@ def series(tmp_path: Path) -> list[Dataset]:
     ("arguments", "message"),
     [
         (("dump", "absent"), "absent: neither a file nor a SOP Instance UID"),
-        (("dump", "1.2.3"), "1.2.3: no stored instance"),
+        (("dump", "1.2.3"), "1.2.3: no instance here"),
         (("info", "1.2.3"), "1.2.3: never received here, or under another UID, ID or name"),
     ],
 )
@@ -123,7 +123,7 @@ def test_the_end_of_two_uids_is_told_to_be_that(run, tmp_path: Path) -> None:
     make.saved((make.ct_series(1, series_uid=uid)[0] for uid in ("1.2.1.7777", "1.2.2.7777")), tmp_path / "scan")
     run("import", "scan", "--root", "here")
     status, _, err = run("info", "..7777", "--root", "here")
-    assert (status, "several series" in err) == (2, True)
+    assert (status, "names several: give the UID of one" in err) == (2, True)
     assert run("info", "1.7777", "--root", "here")[0] == 0
 
 
