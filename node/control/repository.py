@@ -230,9 +230,7 @@ class Repository:
             what = f"the journal ends with its record {self.journal.found}"
         else:
             return
-        detail = (
-            f"{what}: instances that were acknowledged after record {applied}, the last in the index, may be missing"
-        )
+        detail = f"{what}: what was acknowledged after record {applied}, the last in the index, may be missing"
         log.error("journal_gone", detail=detail)
         self.index.lost.note_gap(detail + self.ingest.open_at_end(), self.index.now())
 
@@ -302,8 +300,7 @@ class Repository:
         is_lost = is_bare(self.archive.root / VOLUMES) and has_volumes(self.index)
         again = altered_volumes(self.archive, self.index, now) if odd or is_lost else 0
         if odd:
-            counted = f"{self.recovered.missing} instances without a file, {again} series to convert again"
-            detail = f"all that rows and ledger name, because of {odd}: {counted}"
+            detail = f"all files, because of {odd}: {self.recovered.missing} missing, {again} series to convert again"
             log.warning("all_compared", detail=detail)
             self.index.about.set(COMPARED, f"{now:%Y-%m-%d %H:%M} UTC: {detail}")
 

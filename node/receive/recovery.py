@@ -97,8 +97,8 @@ def recover(
     there = archive.folders()
     if everything or (archive.remote is None and sum(folder <= compared for folder in there) < int(count or 0)):
         compared = ""
-    named = filter(archive.is_own, index.instances.folders(compared))
-    folders = sorted({*named, *(folder for folder in there if folder >= compared)})
+    named = index.instances.folders(compared)
+    folders = sorted({one for one in (*there, *named) if archive.is_own(one) and one >= compared})
     gone = dict(marked)
     for folder in folders:
         gone[folder] = gone.get(folder, set()) | mark_missing(archive, index, folder, now)
