@@ -411,7 +411,6 @@ def _history() -> None:
         sa.Column("detail", sa.Text()),
         sa.Column("happened_at", sa.DateTime(), nullable=False, index=True),
         sa.Column("verdict_before", sa.JSON()),
-        sa.Column("ending", sa.JSON()),
         sa.Column("ended", sa.String(32)),
     )
     op.create_table(
@@ -491,7 +490,6 @@ def _history() -> None:
         sa.Column("calling_ae_title", sa.String(16), primary_key=True),
         sa.Column("gaps", sa.JSON(), nullable=False),
         sa.Column("quiet_seconds", sa.Float()),
-        sa.Column("unreleased", sa.JSON()),
         sa.Column("learnt_at", sa.DateTime(), nullable=False),
     )
     op.create_table(

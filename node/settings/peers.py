@@ -143,9 +143,7 @@ class Peer(SettingsSection):
         examples=[40],
     )
     releases: Annotated[bool, NO_RIGHT] = Field(
-        True,
-        description="false: it never releases its associations, so their end says nothing about its series; for others "
-        "the node learns that.",
+        True, description="false: it never releases its associations, so their end says nothing about its series."
     )
 
     @cached_property

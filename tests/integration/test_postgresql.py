@@ -880,45 +880,39 @@ def test_an_index_moves_to_postgresql_and_back(filled: Path, server: Server, mon
         Index(filled, Metrics(), url=url)
 
 
-SENDERS = "FROM {} WHERE calling_ae_title <> 'MODALITY' ORDER BY calling_ae_title"
-
-
-def senders_of(place: Path | ServerPlace) -> tuple[list[tuple[Any, ...]], list[int]]:
-    """What senders have in a column of JSON that may be NULL, and what the view makes of it."""
+def nulls_of(place: Path | ServerPlace) -> list[tuple[Any, ...]]:
+    """What events have in a column of JSON that may be NULL."""
     engine = open_engine(place, read_only=True)
     with engine.connect() as connection:
-        stored = text(f"SELECT calling_ae_title, CAST(unreleased AS TEXT) {SENDERS.format('senders')}")
+        stored = text("SELECT detail, CAST(verdict_before AS TEXT) FROM events WHERE kind = 'of nulls' ORDER BY detail")
         rows = [tuple(row) for row in connection.execute(stored)]
-        shown = list(connection.scalars(text(f"SELECT unreleased_series {SENDERS.format('v_senders')}")))
     engine.dispose()
-    return rows, shown
+    return rows
 
 
 @pytest.mark.slow
 def test_null_and_that_of_json_are_copied_as_is(filled: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     url, file = server.create("nulls"), filled / FILE_NAME
     with closing(sqlite3.connect(file)) as connection, connection:
-        for title, unreleased in (("CT", None), ("MR", "null"), ("XA", '[["1.2", "1.3"]]')):
-            values = (title, "[]", unreleased, "2026-01-01 00:00:00")
-            connection.execute(
-                "INSERT INTO senders (calling_ae_title, gaps, unreleased, learnt_at) VALUES (?, ?, ?, ?)", values
-            )
+        for values in (("CT", None), ("MR", "null"), ("XA", '{"a": ["1.2"]}')):
+            columns = "kind, happened_at, detail, verdict_before"
+            connection.execute(f"INSERT INTO events ({columns}) VALUES ('of nulls', '2026-01-01', ?, ?)", values)
     of_file = Settings(storage=Storage(root=filled, reserve_bytes=0))
     copy_index(of_file, url)
-    as_they_were = [("CT", None), ("MR", "null"), ("XA", '[["1.2", "1.3"]]')], [0, 0, 1]
-    assert senders_of(ServerPlace(url, filled)) == as_they_were
+    as_they_were = [("CT", None), ("MR", "null"), ("XA", '{"a": ["1.2"]}')]
+    assert nulls_of(ServerPlace(url, filled)) == as_they_were
     copy_index(of_file.model_copy(update={"index": IndexSettings(url=url)}), None)
-    assert senders_of(file) == as_they_were
+    assert nulls_of(file) == as_they_were
     real = copying.copy_rows
 
     def copy_rows(reader: Any, copy: Any, table: Any) -> None:
         real(reader, copy, table)
-        if table.name == "senders":
+        if table.name == "events":
             with copy.begin():
-                copy.execute(text("UPDATE senders SET unreleased = 'null' WHERE calling_ae_title = 'CT'"))
+                copy.execute(text("UPDATE events SET verdict_before = 'null' WHERE detail = 'CT'"))
 
     monkeypatch.setattr(copying, "copy_rows", copy_rows)
-    with pytest.raises(IndexUnusable, match="a row of senders differs"):
+    with pytest.raises(IndexUnusable, match="a row of events differs"):
         copy_index(of_file, server.create("other_nulls"))
 
 

@@ -12,7 +12,7 @@ from itertools import chain
 from sqlalchemy import Connection, Dialect
 
 from node.index.engine.extension_tables import extension_tables
-from node.index.engine.view_rows import EACH, SIZE, TEXT, UNINDEXED, Words, certainty_of, grid_of, years_of
+from node.index.engine.view_rows import EACH, TEXT, UNINDEXED, Words, certainty_of, grid_of, years_of
 
 
 def problem_of(series: str) -> str:
@@ -165,7 +165,7 @@ def _of_core(say: Words) -> dict[str, str]:
         "v_senders": f"""
             SELECT calling_ae_title, quiet_seconds, json_array_length(gaps) AS series,
                    (SELECT max(CAST(value AS FLOAT)) FROM {say(EACH, "gaps")}) AS longest_gap_seconds,
-                   coalesce({say(SIZE, "unreleased")}, 0) AS unreleased_series, learnt_at
+                   learnt_at
             FROM senders""",
         "v_commitments": f"""
             SELECT "key" AS transaction_uid, name AS calling_ae_title, {say(TEXT, "payload", "peer")} AS peer,

@@ -210,8 +210,6 @@ class EventRow(Numbered):
     happened_at: Mapped[dt.datetime] = mapped_column(Utc, index=True)
     # Of `verdict-changed`: columns of the verdict before.
     verdict_before: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
-    # Of `sender-aborted`, and what ends these: AE title, address and outcome, see `node.index.nouns.senders.Ending`.
-    ending: Mapped[list[str] | None] = mapped_column(JSON(none_as_null=True))
     ended: Mapped[str | None] = mapped_column(String(32))  # the place of the end of an association: see `node.quiet`
 
 

@@ -90,8 +90,6 @@ class SenderRow(Base):
     calling_ae_title: Mapped[str] = mapped_column(String(16), primary_key=True)
     gaps: Mapped[list[float]] = mapped_column(JSON)  # seconds, the oldest first
     quiet_seconds: Mapped[float | None] = mapped_column(Float)
-    # Whole series whose associations were not released: outcome, address and UIDs.
-    unreleased: Mapped[list[tuple[str, str, str, str]] | None] = mapped_column(JSON(none_as_null=True))
     learnt_at: Mapped[dt.datetime] = mapped_column(Utc)
 
 

@@ -1,7 +1,7 @@
 """What the end of an association says about the series that it has brought (PS3.8 7.2, 7.3).
 
 An end without release leaves an event of each series, which counts against it until another instance comes, until its
-sender comes back, or until it is known that this way of this sender to end means nothing.
+sender comes back, or until a person says that its sender never releases one.
 """
 
 import datetime as dt
@@ -12,7 +12,7 @@ from typing import Any
 import structlog
 from sqlalchemy import Connection, Row, Select, delete, func, or_, select, update
 
-from node.completeness import Completeness, Party
+from node.completeness import Party
 from node.index.engine.rows import IndexRepository, on_reader, on_writer
 from node.index.engine.sql import looked_up_in
 from node.index.models.history import EventRow
@@ -20,13 +20,11 @@ from node.index.models.levels import OPEN_STATES, ImageRow, SeriesRow, StudyRow
 from node.index.models.work import OpenAssociationRow
 from node.index.nouns.converted import SeriesKey
 from node.index.nouns.events import EventKind, record_series_event
-from node.index.nouns.records import AssociationEnd, ClaimedSeries
-from node.index.nouns.senders import Ending, forget_unreleased, learn_end, means_nothing
+from node.index.nouns.records import AssociationEnd
 from node.index.nouns.verdicts import (
     IN_AN_INSTANCE,
     aborted_by,
     held_at,
-    is_so,
     judge,
     party_of,
     series_at,
@@ -91,7 +89,7 @@ class AssociationRepository(IndexRepository):
         for row in connection.execute(_left(self._host)):
             series[row.association, row.calling_ae_title].append((row[3], row[4]))
         for (_, title), keys in series.items():
-            _wait_after_end(connection, keys, Ending(title, "", "it was killed"), grace, now, "node", keys)
+            _wait_after_end(connection, keys, title, "it was killed", grace, now, "node", keys)
         connection.execute(delete(OpenAssociationRow).where(OpenAssociationRow.host == self._host))
         if series:
             log.info("associations_cut_off", count=len(series))
@@ -112,33 +110,32 @@ def end_association(connection: Connection, end: AssociationEnd, host: str) -> N
     """Let the series of an association wait no longer for it, or longer if it was not released (PS3.8 7.2)."""
     row = OpenAssociationRow
     connection.execute(delete(row).where(row.host == host, row.association == end.association))
-    ending = Ending(end.calling_ae_title, end.address, end.outcome)
-    party = _party(connection, end, ending)
-    if party:
+    if party := _party(end):
         not_over = {end.last} if end.is_cut else set()
         grace = dt.timedelta(seconds=end.grace_seconds)
         moments = end.ending_at, end.ended
-        _wait_after_end(connection, end.brought, ending, grace, end.ended_at, party, not_over, *moments)
+        who = end.calling_ae_title, end.outcome
+        _wait_after_end(connection, end.brought, *who, grace, end.ended_at, party, not_over, *moments)
     elif doubted := doubted_series(connection, end.brought, end.calling_ae_title):
         _note_return(connection, doubted, end.brought, end.calling_ae_title, end.begun, end.ended_at)
 
 
-def _party(connection: Connection, end: AssociationEnd, ending: Ending) -> Party:
+def _party(end: AssociationEnd) -> Party:
     """Return against whom an end counts."""
     if end.outcome in BY_NODE and not (end.outcome == "idle" and end.is_cut):
         return "" if end.is_agreed and not end.is_cut else "node"
     if end.outcome == RELEASED:
-        forget_unreleased(connection, end.calling_ae_title, end.address)
         return ""
     if end.is_cut:
         return "cut"
-    return "sender" if end.releases and not means_nothing(connection, ending) else ""
+    return "sender" if end.releases else ""
 
 
 def _wait_after_end(
     connection: Connection,
     keys: Collection[SeriesKey],
-    ending: Ending,
+    calling_ae_title: str,
+    outcome: str,
     grace: dt.timedelta,
     now: dt.datetime,
     party: Party,
@@ -153,27 +150,26 @@ def _wait_after_end(
 
     `calling_ae_title`: the sender. Its grace ends with an instance of the series on an association that begins later.
     `grace`: wait after the last instance; never shortens a longer wait.
-    `why`: how the association ended, in one word.
+    `outcome`: how the association ended.
     `party`: who ended it.
     `not_over`: series that were not quiet, whatever their waits say.
     `ending_at`: when the node began to end it; None: now. `ended`: the place of its end; see `node.quiet.is_later`.
     """
     kind: EventKind = "node-ended" if party == "node" else "sender-aborted"
     whose = "the node ended the association" if party == "node" else "the association did not end by release"
-    detail = f"{whose}: {ending.outcome}{IN_AN_INSTANCE if party == 'cut' else ''}"
+    detail = f"{whose}: {outcome}{IN_AN_INSTANCE if party == 'cut' else ''}"
     for key in keys:
         for row in connection.execute(held_at(key)).all():
             before = waits_of(connection, [row.id]).get(row.id, {})
-            is_quiet = key not in not_over and is_quiet_of(before, ending.calling_ae_title, ending_at or now)
+            is_quiet = key not in not_over and is_quiet_of(before, calling_ae_title, ending_at or now)
             if party == "node" and (is_quiet or row.state not in OPEN_STATES):
                 continue
-            of_sender = ending if kind == "sender-aborted" else None
-            record_series_event(connection, kind, key, now, detail, ending=of_sender, ended=ended)
+            record_series_event(connection, kind, key, now, detail, ended=ended)
             if row.state not in OPEN_STATES:
                 judge(connection, row.id, now)
                 continue
             last = min(row.last_received_at, now)  # the clock may have been set back since
-            after = after_abort(before, ending.calling_ae_title, last + grace, now, ended)
+            after = after_abort(before, calling_ae_title, last + grace, now, ended)
             replace_waits(connection, {row.id: (before, after)})
             update_series(connection, row.id, {"due_at": max(due_at(after), row.due_at or last)})
 
@@ -235,47 +231,17 @@ def _note_return(
                 _end_doubt(connection, key, row, "sender-returned", detail, now)
 
 
-def learn_from_whole(connection: Connection, series: ClaimedSeries, verdict: Completeness, now: dt.datetime) -> None:
-    """Learn from a series that is whole, although its association was not released, what that end means.
-
-    It is whole if nothing else speaks against it, and its Instance Numbers run from 1. Once it is known that this way
-    of this sender to end means nothing, the series from which that was learnt are judged again.
-    """
-    row = connection.execute(select(SeriesRow).where(SeriesRow.id == series.id)).one()
-    end = next(reversed(standing_ends(connection, series.key, row.last_event)), None)
-    if end is None or end.ending is None or party_of(end) != "sender":
-        return
-    number = ImageRow.instance_number
-    lowest, highest, numbers = connection.execute(
-        select(func.min(number), func.max(number), func.count(number.distinct())).where(ImageRow.series_id == series.id)
-    ).one()
-    count = None if lowest is None or highest is None else highest - lowest + 1
-    agree = lowest in (0, 1) and count == numbers == len(series.instances)
-    is_alone = verdict.rule == "association" and verdict.missing is None
-    is_whole = verdict.state == "complete" or (is_alone and agree)
-    for key in learn_end(connection, Ending(*end.ending), series.key, is_whole, now):
-        _end_doubts(connection, key, "its series were whole all the same", now, end.ending)
-
-
-def _end_doubts(
-    connection: Connection, key: SeriesKey, why: str, now: dt.datetime, ending: list[str] | None = None
-) -> None:
-    """Let the end of an association count no more, but within an instance: of one way (`ending`), or of all."""
+def _end_doubts(connection: Connection, key: SeriesKey, why: str, now: dt.datetime) -> None:
+    """Let the end of an association count no more, but within an instance."""
     for known in connection.execute(series_at(key)).all():
-        if any(is_so(end, ending) for end in standing_ends(connection, key, known.last_event)):
-            _end_doubt(connection, key, known, "sender-never-releases", why, now, ending)
+        if any(party_of(end) == "sender" for end in standing_ends(connection, key, known.last_event)):
+            _end_doubt(connection, key, known, "sender-never-releases", why, now)
 
 
 def _end_doubt(
-    connection: Connection,
-    key: SeriesKey,
-    row: Row[Any],
-    kind: EventKind,
-    detail: str,
-    now: dt.datetime,
-    ending: list[str] | None = None,
+    connection: Connection, key: SeriesKey, row: Row[Any], kind: EventKind, detail: str, now: dt.datetime
 ) -> None:
     """Let the end of an association count no more for a series."""
-    record_series_event(connection, kind, key, now, detail, ending=ending)
+    record_series_event(connection, kind, key, now, detail)
     if row.verdict_rule == "association":
         judge(connection, row.id, now)

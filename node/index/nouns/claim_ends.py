@@ -12,7 +12,6 @@ from sqlalchemy import Connection, case, null, select, update
 from node.completeness import verdict_of
 from node.index.engine.rows import IndexRepository, on_writer
 from node.index.models.levels import OPEN_STATES, ImageRow, SeriesRow, StudyRow
-from node.index.nouns.association_ends import learn_from_whole
 from node.index.nouns.conversions import insert_conversion, owe_sidecars, replace_failures
 from node.index.nouns.converted import SeriesKey
 from node.index.nouns.events import FinalKind, record_series_event
@@ -65,8 +64,6 @@ class ClaimEnds(IndexRepository):
         if is_stale:
             change = "a series to which it refers has changed meanwhile"
             reopen(connection, series.id, series.study_instance_uid, None, now, change)
-        if completeness is not None:
-            learn_from_whole(connection, series, completeness, now)
         if not outcome.references:
             convert_referring(connection, [series.series_instance_uid], now, f"has revision {series.revision}")
         return True

@@ -36,7 +36,7 @@ EventKind = Literal[
     "sender-aborted",  # an association that delivered instances did not end by release
     "node-ended",  # the node ended such an association before the series was quiet
     "sender-returned",  # the sender came back after that, had nothing new, and released its association
-    "sender-never-releases",  # as was learnt: that it did not end by release says nothing
+    "sender-never-releases",  # as a person says: that it did not end by release says nothing
     "attributes-changed",  # of a study or a series, because other instances came or left; `detail` names the columns
     "volume-superseded",
     "study-quiet",
@@ -77,12 +77,11 @@ class EventUids(TypedDict, total=False):
 
 
 class EventColumns(EventUids, total=False):
-    """What an event says; `detail` is a sentence without patient data, and the last three are of some kinds only."""
+    """What an event says; `detail` is a sentence without patient data, and the last two are of some kinds only."""
 
     revision: int | None
     detail: str | None
     verdict_before: dict[str, Any]
-    ending: Sequence[str] | None
     ended: str | None
 
 

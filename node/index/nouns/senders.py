@@ -1,25 +1,19 @@
-"""Senders: the quiet time that each needs, learnt from the gaps that it makes, and what its way to end means.
+"""Senders: the quiet time that each needs, learnt from the gaps that it makes.
 
 When a series is claimed, the longest gap between two of its instances from one sender is noted. A gap that exceeded the
 quiet time, so that the series was converted too early, counts as well: it is noted when the series is claimed again.
-
-Some modalities never release an association. Once `MIN_SERIES` were whole all the same, without a release in between,
-that way to end means nothing, of who ended so: an AE title at an address, until it releases one. Any other way, and the
-same way of anybody else, remains a sign.
 """
 
 import datetime as dt
 from collections.abc import Mapping, Sequence
 from math import ceil
-from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Subquery, func, select, update
+from sqlalchemy import ColumnElement, Connection, Subquery, func, select
 
 from node.index.engine.rows import IndexRepository, ReadRepository, on_reader
 from node.index.engine.sql import insert
 from node.index.models.levels import ImageRow
 from node.index.models.work import SenderRow
-from node.index.nouns.converted import SeriesKey
 from node.index.nouns.views import SenderViews
 
 MAX_SERIES = 50
@@ -27,12 +21,6 @@ MAX_SERIES = 50
 
 MIN_SERIES = 5
 """With fewer series, nothing is known about a sender."""
-
-MAX_UNRELEASED = 50
-"""Whole series without a release that are kept of an AE title, which several senders may have."""
-
-Unreleased = tuple[str, str, str, str]
-"""Of a whole series whose association was not released: outcome, address, Study and Series Instance UID."""
 
 MAX_GAP_SECONDS = 3600.0
 """A longer gap lies between two sendings."""
@@ -45,14 +33,6 @@ MIN_QUIET_SECONDS = 10.0
 MAX_QUIET_SECONDS = 600.0
 
 
-class Ending(NamedTuple):
-    """Who ended an association without a release, and how: ``aborted``, ``closed``, ``lost`` or ``violated``."""
-
-    calling_ae_title: str
-    address: str
-    outcome: str
-
-
 class SenderRepository(IndexRepository):
     """What is known about the senders."""
 
@@ -61,21 +41,6 @@ class SenderRepository(IndexRepository):
         """Return the quiet time learnt for a sender, or None while too little is known."""
         query = select(SenderRow.quiet_seconds).where(SenderRow.calling_ae_title == calling_ae_title)
         return connection.execute(query).scalar()
-
-
-def means_nothing(connection: Connection, ending: Ending) -> bool:
-    """Return whether it is known that series are whole although associations end in this way."""
-    known = _unreleased(connection, ending.calling_ae_title)
-    return sum(one[:2] == (ending.outcome, ending.address) for one in known) >= MIN_SERIES
-
-
-def forget_unreleased(connection: Connection, calling_ae_title: str, address: str) -> None:
-    """Forget what was learnt of the ends of a sender's associations: it has released one."""
-    known = _unreleased(connection, calling_ae_title)
-    left = [one for one in known if one[1] != address]
-    if len(left) < len(known):
-        of_sender = SenderRow.calling_ae_title == calling_ae_title
-        connection.execute(update(SenderRow).where(of_sender).values(unreleased=left))
 
 
 def learn_gaps(connection: Connection, series_id: int, since: dt.datetime | None, now: dt.datetime) -> None:
@@ -93,29 +58,6 @@ def learn_gaps(connection: Connection, series_id: int, since: dt.datetime | None
     receptions = [(sender, received_at) for sender, received_at in rows if sender is not None]
     for sender, gap in _longest_gaps(receptions, since).items():
         _note_gap(connection, sender, gap, now)
-
-
-def learn_end(
-    connection: Connection, ending: Ending, key: SeriesKey, is_whole: bool, now: dt.datetime
-) -> list[SeriesKey]:
-    """Note whether a series is whole although its association ended so.
-
-    Returns the series that were whole, if the ending means nothing by them.
-    """
-    known = [one for one in _unreleased(connection, ending.calling_ae_title) if (one[2], one[3]) != key]
-    others = [one for one in known if one[:2] != (ending.outcome, ending.address)]
-    same = [one for one in known if one not in others]
-    same = [*same, (ending.outcome, ending.address, *key)][-MIN_SERIES:] if is_whole else []
-    values = {"unreleased": [*others, *same][-MAX_UNRELEASED:], "learnt_at": now}
-    row = insert(SenderRow).values(calling_ae_title=ending.calling_ae_title, gaps=[], **values)
-    connection.execute(row.on_conflict_do_update(index_elements=["calling_ae_title"], set_=values))
-    return [(study, series) for _, _, study, series in same] if len(same) >= MIN_SERIES else []
-
-
-def _unreleased(connection: Connection, calling_ae_title: str) -> list[Unreleased]:
-    query = select(SenderRow.unreleased).where(SenderRow.calling_ae_title == calling_ae_title)
-    found = connection.execute(query).scalar() or []
-    return [(one[0], one[1], one[2], one[3]) for one in found if len(one) == 4]  # others had less before 0.1.0
 
 
 def quiet_seconds_after(gaps: Sequence[float]) -> float | None:

@@ -34,7 +34,7 @@ from node.index.nouns.waits import await_nobody, performed_of
 from node.quiet import is_later
 
 IN_AN_INSTANCE = ", in the middle of an instance"
-"""How the detail of an abort ends that cut an instance off: there was more, whatever is learnt of the sender."""
+"""How the detail of an abort ends that cut an instance off: there was more, whatever is said of the sender."""
 
 COUNTS = tuple(getattr(ImageRow, name) for name in InstanceCounts.__slots__)
 """The columns of an instance that are its `InstanceCounts`."""
@@ -80,10 +80,10 @@ def party_of(event: Row[Any]) -> Party:
 def standing_ends(connection: Connection, key: SeriesKey, last_event: int) -> list[Row[Any]]:
     """Return the events of the ends of associations that count against a series, the last one last.
 
-    They came after its last instance: behind `last_event`. A return of the sender ends all of them. What is learnt or
-    said of an ending ends those that were so, and no other.
+    They came after its last instance: behind `last_event`. A return of the sender ends all of them. That it never
+    releases one, as a person says, ends those that count against the sender.
     """
-    events = select(EventRow.kind, EventRow.detail, EventRow.ending, EventRow.ended).where(
+    events = select(EventRow.kind, EventRow.detail, EventRow.ended).where(
         EventRow.kind.in_(("sender-aborted", "node-ended", "sender-returned", "sender-never-releases")),
         EventRow.series_instance_uid == key[1],
         EventRow.study_instance_uid == key[0],
@@ -96,13 +96,8 @@ def standing_ends(connection: Connection, key: SeriesKey, last_event: int) -> li
         elif event.kind == "sender-returned":
             standing.clear()
         else:
-            standing = [one for one in standing if not is_so(one, event.ending)]
+            standing = [one for one in standing if party_of(one) != "sender"]
     return standing
-
-
-def is_so(event: Row[Any], ending: list[str] | None) -> bool:
-    """Return whether an end counts against its sender, and was so; None: however it was, but within an instance."""
-    return party_of(event) == "sender" and ending in (None, event.ending)
 
 
 def _count_aside(connection: Connection, series_id: int, study: str, series: str) -> tuple[int, int]:
