@@ -169,7 +169,7 @@ def test_what_is_set_stands_in_a_drop_in_and_is_in_force_without_a_restart(tmp_p
 
 def test_two_administrators_do_not_overwrite_each_other(tmp_path: Path) -> None:
     with Repository(settings_of(tmp_path / "root", web=HERE)) as store:
-        seen = store.actions.by_name["reload"].__self__._settings.loaded_from.digest  # type: ignore[attr-defined]
+        seen = store.actions.by_name["reload"].__wrapped__.__self__._settings.loaded_from.digest  # type: ignore[attr-defined]
         put(store, "hooks.x", WEBHOOK, digest=seen)
         for table, action, given in (
             ("hooks.x", "set-table", {"keys": {**WEBHOOK, "attempts": 3}}),
@@ -414,7 +414,7 @@ def test_several_hosts_are_changed_in_their_files_and_restarted(tmp_path: Path) 
             "storage": {"root": str(tmp_path / "root"), "url": "file:///srv"},
         }
         of_several = Settings.model_validate({**settings.model_dump(exclude={"index", "storage"}), **shared})
-        store.actions.by_name["set-table"].__self__._settings = of_several  # type: ignore[attr-defined]
+        store.actions.by_name["set-table"].__wrapped__.__self__._settings = of_several  # type: ignore[attr-defined]
         with pytest.raises(UsageError, match=r"several hosts may share this index: change \[hooks\]"):
             put(store, "hooks.x", WEBHOOK)
 

@@ -102,7 +102,9 @@ def test_a_file_that_is_no_whole_instance_is_set_aside_and_its_study_takes_it_al
     assert events(settings) == ["file-damaged"]
     assert repaired(settings) == []
     with Repository(settings) as store:
-        store.actions.by_name["delete"]("study", str(first.StudyInstanceUID), None, "someone", erase=True)
+        store.actions.by_name["delete"](
+            level="study", uid=str(first.StudyInstanceUID), study_instance_uid=None, who="someone", erase=True
+        )
     assert not list(settings.storage.root.glob("*/*.dcm")) + objects(settings.storage.root)
 
 

@@ -165,8 +165,8 @@ def test_the_newest_series_of_a_common_value_are_read_in_their_order(server: Ser
     server.run("INSERT INTO studies (id, patient_id, study_instance_uid) VALUES (1, 1, '1')", "listed")
     server.run(
         "INSERT INTO series (study_id, series_instance_uid, modality, state, verdict, verdict_rule, last_received_at,"
-        " receptions, revision, attempts) SELECT 1, '1.2.' || i, 'CT', 'converted', 'complete', 'headers',"
-        " timestamp '2026-01-01' + i * interval '1 s', 1, 1, 0 FROM generate_series(1, 20000) AS i",
+        " receptions, revision, attempts, last_event) SELECT 1, '1.2.' || i, 'CT', 'converted', 'complete', 'headers',"
+        " timestamp '2026-01-01' + i * interval '1 s', 1, 1, 0, 0 FROM generate_series(1, 20000) AS i",
         "listed",
     )
     server.run("ANALYZE", "listed")
@@ -205,8 +205,8 @@ def test_converters_are_scaled_by_how_long_the_oldest_series_has_been_due(server
     server.run("INSERT INTO studies (id, patient_id, study_instance_uid) VALUES (1, 1, '1')", "scaled")
     for uid, state, seconds in (("1", "receiving", 90), ("2", "receiving", -9), ("3", "converting", 900)):
         server.run(
-            "INSERT INTO series (study_id, series_instance_uid, state, receptions, revision, attempts,"
-            f" last_received_at, due_at) SELECT 1, '{uid}', '{state}', 1, 0, 0, moment, moment"
+            "INSERT INTO series (study_id, series_instance_uid, state, receptions, revision, attempts, last_event,"
+            f" last_received_at, due_at) SELECT 1, '{uid}', '{state}', 1, 0, 0, 0, moment, moment"
             f" FROM (SELECT timezone('utc', clock_timestamp()) - interval '{seconds} s') AS t (moment)",
             "scaled",
         )

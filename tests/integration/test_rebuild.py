@@ -153,8 +153,8 @@ def test_corrections_of_a_patient_and_of_one_study_outlive_a_rebuild(settings: S
         bring(repository.ingest, *series)
         [one, other] = [row["id"] for row in view_rows(root, "SELECT id FROM v_patients ORDER BY id")]
         correct = repository.actions.by_name["correct-patient"]
-        correct(one, "test", correction={"patient_id": "C"} | name)
-        correct(other, "test", correction={"patient_id": "D"}, study=str(series[1].StudyInstanceUID))
+        correct(patient=one, who="test", correction={"patient_id": "C"} | name)
+        correct(patient=other, who="test", correction={"patient_id": "D"}, study=str(series[1].StudyInstanceUID))
 
     def found() -> list[Any]:
         with Repository(settings) as repository, repository.index.reading() as index:
@@ -169,7 +169,7 @@ def test_corrections_of_a_patient_and_of_one_study_outlive_a_rebuild(settings: S
     with Repository(settings) as repository:
         separate = repository.actions.by_name["separate-patient"]
         [patient] = [row["id"] for row in view_rows(root, "SELECT id FROM v_patients WHERE patient_id = 'D'")]
-        separate(patient, "test", study=str(series[1].StudyInstanceUID))
+        separate(patient=patient, who="test", study=str(series[1].StudyInstanceUID))
     assert {row["patient_id"] for row in view_rows(root, studies)} == {"B", "C"}
 
 
