@@ -117,6 +117,7 @@ class Actions:
         def act(**arguments: Any) -> Mapping[str, Any]:
             found: list[Holder] = []
             if name in DECISIONS:
+                self._archive.intake.require_here()
                 with self._index.reading() as index:
                     studies = decided_about(index, self._archive.root, arguments)
                     found = holders(index, self._settings, studies, is_gone=name in GONE)
@@ -133,7 +134,6 @@ class Actions:
 
         @wraps(action)
         def act(**arguments: Any) -> dict[str, Any]:
-            self._archive.intake.require_here()
             try:
                 return action(**arguments)
             finally:
@@ -230,7 +230,6 @@ class Actions:
         return {"certificate": self.erasing.erase(named, trash, Order(who, "by command")).as_json()}
 
     def _restore_trash(self, number: int, who: str) -> Mapping[str, Any]:
-        self._archive.intake.require_here()
         self._applier.require_caught_up()
         quiet_seconds, now = self._ingest.quiet_seconds, self._index.now()
         return asdict(restore(self._archive, self._index, self._audit, number, who, quiet_seconds, now))

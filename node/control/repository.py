@@ -119,8 +119,7 @@ class Repository:
         self._take_over_facts(previous)
         self._account_for_acknowledged(previous, is_new=new_index or bool(self._odd))
         self.ingest.end_cut_off()
-        self._remove_unknown_volumes(is_new=new_index, is_older=is_older or bool(self._odd))
-        self._compare_volumes()
+        self._compare_volumes(is_new=new_index, is_older=is_older or bool(self._odd))
         self._begin_to_take(root)
 
     def _make_parts(self, root: Path, settings: Settings, *, new_index: bool) -> None:
@@ -285,21 +284,22 @@ class Repository:
             self.archive, self.index, self.index.now(), gone, is_new=is_new, is_pending=is_pending
         )
 
-    def _remove_unknown_volumes(self, *, is_new: bool, is_older: bool) -> None:
-        """Remove volumes that no row names, after those of a previous index have theirs: in folders, and as objects."""
-        note = f"{SWEPT_VOLUMES}{self.archive.suffix}"
-        if is_older or not self.index.about.get(note):
-            self.index.about.set(note, "yes" if sweep_unknown(self.archive, self.index) else "")
+    def _compare_volumes(self, *, is_new: bool, is_older: bool) -> None:
+        """Have series converted again whose files are missing or cut, of those that no earlier start has compared.
+
+        Removes volumes that no row names, after those of a previous index have theirs: in folders, and as objects.
+        """
+        note, last, now = f"{SWEPT_VOLUMES}{self.archive.suffix}", self.index.conversions.last(), self.index.now()
+        compared = "" if is_older else self.index.about.get(note) or ""
+        is_lost = is_bare(self.archive.root / VOLUMES)
+        again = altered_volumes(self.archive, self.index, now, 0 if is_lost else int(compared or 0))
+        is_swept = bool(compared) or sweep_unknown(self.archive, self.index)
+        self.index.about.set(note, str(last) if is_swept else "")
         if is_new and self.archive.remote is not None:
             lost = LostSources(self.index.lost.by_series())
-            self.archive.remote.remove_unknown_volumes(lost.may_be_in, self.index.now())
-
-    def _compare_volumes(self) -> None:
-        """Have series converted again whose files are missing or cut, and note that all was compared."""
-        now, odd = self.index.now(), ", ".join(self._odd)
-        is_lost = is_bare(self.archive.root / VOLUMES) and has_volumes(self.index)
-        again = altered_volumes(self.archive, self.index, now) if odd or is_lost else 0
-        if odd:
+            self.archive.remote.remove_unknown_volumes(lost.may_be_in, now)
+        if self._odd:
+            odd = ", ".join(self._odd)
             detail = f"all files, because of {odd}: {self.recovered.missing} missing, {again} series to convert again"
             log.warning("all_compared", detail=detail)
             self.index.about.set(COMPARED, f"{now:%Y-%m-%d %H:%M} UTC: {detail}")

@@ -320,10 +320,13 @@ def _unknown(root: Path, keys: set[str], *, serving: bool) -> Iterator[Finding]:
             yield Finding("file-unknown", key)
 
 
-def altered_volumes(archive: Archive, index: Index, now: dt.datetime) -> int:
-    """Have the series converted again whose volumes are missing here, or have another length; return how many."""
+def altered_volumes(archive: Archive, index: Index, now: dt.datetime, since: int) -> int:
+    """Have the series converted again whose volumes are missing here, or have another length; return how many.
+
+    `since`: compare those of conversions after this one, by its id.
+    """
     with index.reading(wait=False) as view:
-        found = list(_of_volumes(archive.root, view, set(), digests=False, host=index.sharing.holder))
+        found = list(_of_volumes(archive.root, view, set(), digests=False, host=index.sharing.holder, since=since))
     return index.series.reopen({finding.series for finding in found if finding.series is not None}, now)
 
 
@@ -337,9 +340,11 @@ def _volumes(root: Path, index: ReadIndex, *, digests: bool, host: str | None) -
             yield Finding("volume-kept" if lost.are_in(root, folder) else "volume-unknown", folder)
 
 
-def _of_volumes(root: Path, index: ReadIndex, named: set[str], *, digests: bool, host: str | None) -> Iterator[Finding]:
+def _of_volumes(
+    root: Path, index: ReadIndex, named: set[str], *, digests: bool, host: str | None, since: int = 0
+) -> Iterator[Finding]:
     """Compare the files that rows of volumes name, and add their folders to `named`."""
-    for row in index.volumes.files():
+    for row in index.volumes.files(since=since):
         path = root / row.key
         named |= folders_of([row.key])
         if not row.sha256:  # a sidecar that is being written again

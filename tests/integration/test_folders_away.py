@@ -367,7 +367,7 @@ def test_a_copy_that_fails_leaves_the_file_where_it_was_and_no_part(
 
 
 @pytest.mark.parametrize("text", [b"CREATE TABLE images", b"CREATE VIEW v_series", b"CREATE INDEX"])
-@pytest.mark.sqlite  # damages the file
+@pytest.mark.sqlite("damages the file")
 def test_a_schema_that_is_no_text_ends_in_a_sentence_with_the_remedy(filled: Path, tmp_path: Path, text: bytes) -> None:
     root = tmp_path / "root"
     copy_root(filled, root)

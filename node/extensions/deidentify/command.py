@@ -217,7 +217,7 @@ def map_(
     configured: Configured,
     json: Json = False,
 ) -> None:
-    """Print the pseudonyms of originals as CSV, in a root also of corrected patients. The output is patient data."""
+    """Print the pseudonyms of originals as CSV, also of corrected ones. It is patient data."""
     from node.children.pseudonyms import read_keys
     from node.runtime import logs
     from node.web.pages.filters import csv_line

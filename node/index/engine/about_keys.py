@@ -38,9 +38,9 @@ SWEPT_FOLDER = "swept_folder"
 """The last folder of the archive whose files a start has compared with the rows, and the number of folders up to it;
 empty: all are to be compared. The name of a host follows, behind a dash, if several share the index."""
 
-SWEPT_VOLUMES = "swept_volumes"
-"""``yes`` once all volume folders of the disk have rows, or are noted (`node.conversion.volume_files`); the name of a
-host follows as for `SWEPT_FOLDER`."""
+SWEPT_VOLUMES = "compared_volumes"
+"""The last conversion whose files a start has compared, once all volume folders of the disk have rows, or are noted
+(`node.conversion.volume_files`); the name of a host follows as for `SWEPT_FOLDER`."""
 
 SCRUB = "scrub"
 """How far the background comparison of the archive is, see `node.lifecycle.scrub`."""

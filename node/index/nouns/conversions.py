@@ -66,23 +66,29 @@ def revision_file(connection: Connection, path: str) -> RevisionFile | None:
     return next(iter(revision_files(connection, REVISION_FILES.where(RevisionFileRow.key == path))), None)
 
 
-def volume_files(connection: Connection, after: str = "", limit: int | None = None) -> Iterator[VolumeFile]:
+def volume_files(
+    connection: Connection, after: str = "", limit: int | None = None, since: int = 0
+) -> Iterator[VolumeFile]:
     """Yield every file of a revision that should exist and has a digest, sorted by path: of all, or behind a path.
+
+    `since`: leave out conversions up to this one, by its id.
 
     Where there is an object store, those are all files; elsewhere, what lies beside a volume is not in the index.
     """
+    newer = (ConversionRow.id > since,) if since else ()  # else, SQLite would not go by the paths
     rows = VolumeRow, RevisionFileRow, ConversionRow, SeriesRow, StudyRow
     columns = columns_of(VolumeFile, *rows, key=VolumeRow.path, holder=RevisionFileRow.spool_host)
     volumes = (
         select(*columns)
         .select_from(join(VolumeRow, ConversionRow).join(SeriesRow).join(StudyRow))
         .outerjoin(RevisionFileRow, RevisionFileRow.key == VolumeRow.path)
-        .where(ConversionRow.files_removed_at.is_(None), VolumeRow.path > after)
+        .where(ConversionRow.files_removed_at.is_(None), *newer, VolumeRow.path > after)
     )
     beside = (
         select(*REVISION_FILES.selected_columns, *columns[len(RevisionFile.__match_args__) :])
         .select_from(join(RevisionFileRow, ConversionRow).join(SeriesRow).join(StudyRow))
         .where(
+            *newer,
             RevisionFileRow.key > after,
             ~select(VolumeRow.id)
             .where(VolumeRow.path == RevisionFileRow.key, VolumeRow.conversion_id == ConversionRow.id)
@@ -181,6 +187,11 @@ class ReadExclusions(PagedRepository, ExclusionViews):
 
 class ConversionRepository(IndexRepository):
     """The conversions of all series."""
+
+    @on_reader
+    def last(self, connection: Connection) -> int:
+        """Return the id of the last conversion, or 0."""
+        return connection.scalar(select(func.max(ConversionRow.id))) or 0
 
     @on_reader
     def live_folders(self, connection: Connection) -> set[str]:
