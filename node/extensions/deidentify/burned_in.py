@@ -89,12 +89,11 @@ def has_pixels(ds: Dataset) -> bool:
     return any(keyword in ds for keyword in PIXELS)
 
 
-def blank(ds: Dataset, mask: NDArray[np.bool_] | None, *, unused_bits: bool = False) -> None:
+def blank(ds: Dataset, mask: NDArray[np.bool_] | None) -> None:
     """Blank pixels of all frames, in place; compressed frames are decoded, and are native afterwards.
 
     `ds`: in little endian. One copy of its native pixels is made. `mask`: (rows, columns) array of bool or None; the
-    pixels to blank; None: none. `unused_bits`: clear the bits of all pixels that hold no value: they may hold an
-    overlay.
+    pixels to blank; None: none. Bits of pixels that hold no value are cleared: they may hold an overlay.
 
     Raises NotDeidentified ``undecodable``.
     """
@@ -114,7 +113,7 @@ def blank(ds: Dataset, mask: NDArray[np.bool_] | None, *, unused_bits: bool = Fa
         copy.write(stored[start : start + CHUNK_BYTES])
     del ds.PixelData
     with copy.getbuffer() as pixels:
-        if unused_bits and layout.bits_allocated > 1:
+        if layout.bits_allocated > 1:
             clear_spare_bits(_samples(pixels, layout), layout, padding_value(ds))
         if mask is not None:
             _blank(pixels, layout, mask)

@@ -246,10 +246,10 @@ def _decided(source: Path, settings: Settings) -> Mapping[str, Identity]:
     from node.index.engine.backend import IndexUnusable
     from node.index.search.selection import Identities
 
-    root = next((folder for folder in (source, source.absolute().parent) if is_root(folder)), None)
+    root = next((folder for folder in (source.resolve(), *source.resolve().parents) if is_root(folder)), None)
     if root is None:
         return {}
-    url = settings.index.url if settings.storage.root.absolute() == root.absolute() else None
+    url = settings.index.url if settings.storage.root.resolve() == root else None
     try:
         with reading(root, url) as index:
             return index.repository(Identities).by_study()

@@ -2,14 +2,12 @@
 
 import re
 import struct
-import warnings
 from collections.abc import Iterator, Mapping
 from datetime import date, timedelta
 from functools import cache
 from typing import Any
 
 from pydicom import Dataset
-from pydicom.charset import convert_encodings
 from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.multival import MultiValue
@@ -17,7 +15,7 @@ from pydicom.tag import BaseTag
 
 from node.children.pseudonyms import Patient
 from node.dicom.encoding import NUMBER_CODES
-from node.dicom.values import held_elements, text, texts
+from node.dicom.values import held_elements, text
 from node.extensions.deidentify.profile import AttributeAction, Option, Profile, rows, safe_private
 from node.extensions.deidentify.text import Identities, vocabulary
 
@@ -86,6 +84,10 @@ Dates and times may have the marks of ACR-NEMA; components of UIDs may be empty 
 """
 
 
+_BETWEEN_NAMES = re.compile(r'[\s,;:./_()\[\]"&+]+')
+_MARKS_IN_NAMES = re.compile("[-'\u02b9-\u02cf\u2010-\u2019]")
+
+
 _LONG_NUMBER = re.compile(r"[0-9]{6,}")
 
 
@@ -100,15 +102,7 @@ def identities_of(ds: Dataset, profile: Profile) -> Identities:
         (value for value, is_date in found if is_date),
         uids=Option.UIDS not in profile.options,
         keeps_dates=Option.FULL_DATES in profile.options,
-        encodings=_encodings_of(ds),
     )
-
-
-def _encodings_of(ds: Dataset) -> list[str]:
-    """Return Python's names of the encodings that a data set says its texts have (PS3.3 C.12.1.1.2)."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # those that are not known quote a value
-        return convert_encodings(list(texts(ds, "SpecificCharacterSet")))
 
 
 @cache
@@ -139,23 +133,27 @@ def _identities_in(values: list[str], vr: str | None) -> Iterator[tuple[str, boo
     for each in values:
         if vr == "PN":
             for group in each.split("="):
-                for name in _names(re.split(r"[\^\s,]+", group.strip("^ "))):
+                for name in _names([_BETWEEN_NAMES.split(part.strip()) for part in group.split("^")]):
                     yield name, False
         elif vr in ("DA", "DT"):
             yield each, True
         elif vr in TEXT_VRS and each.lower() not in vocabulary():  # "Siemens" in an address is the manufacturer too
             yield each, False
-            for number in _LONG_NUMBER.findall(each):  # of "H-735182", the number alone is as good
-                yield number, False
+            for part in (each, re.sub(r"\D", "", each)):  # of "H-73.51.82", the number alone is as good
+                for number in _LONG_NUMBER.findall(part):
+                    yield number, False
+                    yield number.lstrip("0"), False
 
 
-def _names(components: list[str]) -> Iterator[str]:
-    """Yield the parts of a name, also of a double one, and its first two together: alone, they may be too short."""
-    yield from components
-    yield from (part for each in components if "-" in each for part in each.split("-"))
-    if len(components) > 1:
-        yield " ".join(components[:2])
-        yield " ".join(components[1::-1])
+def _names(components: list[list[str]]) -> Iterator[str]:
+    """Yield the words of a name, also of a double one, those of a component, and the first two together: alone, they
+    may be too short."""
+    words = [word for component in components for word in component]
+    yield from words
+    yield from (part for word in words for part in _MARKS_IN_NAMES.split(word))
+    yield from map(" ".join, components)
+    yield " ".join(words[:2])
+    yield " ".join(words[1::-1])
 
 
 def patient_of(ds: Dataset) -> Patient:

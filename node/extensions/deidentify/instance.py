@@ -91,9 +91,8 @@ def _deidentified(ds: Dataset, how: Deidentification) -> Dataset:
     new = with_elements(ds, dict(held_elements(cleaned)))
     new.file_meta = _file_meta(new, text(ds.file_meta, "TransferSyntaxUID"))
     drop_hidden(new)
-    unused_bits = uses_spare_bits(new)
-    if unused_bits or (mask is not None and mask.any()):
-        blank(new, mask, unused_bits=unused_bits)
+    if (mask is not None and mask.any()) or uses_spare_bits(new):
+        blank(new, mask)
     new.PatientID = new.PatientName = how.key.patient(patient)
     _mark(new, how, pixels=mask is not None)
     return new

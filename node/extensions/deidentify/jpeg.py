@@ -8,6 +8,7 @@ import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 
@@ -27,7 +28,7 @@ _SKIP, _ADVANCE_AT, _ADVANCE, _LAST = 0x1F, 5, 0x7F, 127
 """Of an entry of a table: bits of code and value together; then by how many coefficients a code moves on."""
 
 _HAS_VALUE, _SYMBOL_AT = 1 << 12, 13
-_AC = 0x10
+_AC, _LAST_DESTINATION, _MOST_CODES = 0x10, 3, 256
 """Of the class and destination of a Huffman table: it is one of AC coefficients (T.81 B.2.4.2)."""
 
 
@@ -37,11 +38,15 @@ class NotProven(Exception):
 
 @dataclass(slots=True)
 class _Codes:
-    """A Huffman table: counts of codes by length, symbols, and the entry of each 16 bits that begin with a code."""
+    """A Huffman table: counts of codes by length, symbols, and the entry of each 16 bits that begin with a code.
+
+    `most`: bits that a value may have.
+    """
 
     counts: bytes
     symbols: bytes
     is_ac: bool
+    most: int
     used: set[int] = field(default_factory=set)
     entries: list[int] = field(init=False)
 
@@ -52,13 +57,15 @@ class _Codes:
             for symbol in self.symbols[at : at + count]:
                 entries += [self._entry(at, symbol, length)] * (1 << (16 - length))
                 at += 1
-        if len(entries) > 1 << 16:
+        if len(entries) >= 1 << 16:  # no code is all ones (T.81 C.2)
             raise NotProven
         self.entries = entries + [0] * ((1 << 16) - len(entries))
 
     def _entry(self, index: int, symbol: int, length: int) -> int:
         """Return what a code does; 0 if the standard does not define its symbol (T.81 F.1.2)."""
         run, bits = divmod(symbol, 16)
+        if bits > self.most:
+            return 0
         entry = index << _SYMBOL_AT | length + bits
         if not self.is_ac:
             return 0 if run else entry
@@ -67,10 +74,18 @@ class _Codes:
         return entry | {0: _LAST, 15: 16}[run] << _ADVANCE_AT if run in (0, 15) else 0
 
     def segment(self, destination: int) -> bytes:
-        """Return the table with 0 in the place of symbols that no block uses, and as many codes."""
+        """Return the table up to the last code that a block uses, with 0 in the place of symbols that none uses.
+
+        Raises NotProven: blocks use several codes of one symbol, and the choice among these can be a text.
+        """
         used = {entry >> _SYMBOL_AT for entry in self.used}
-        symbols = bytes(symbol if index in used else 0 for index, symbol in enumerate(self.symbols))
-        return _segment(_DHT, bytes([self.is_ac * _AC | destination]) + self.counts + symbols)
+        kept = enumerate(self.symbols[: max(used, default=0) + 1])
+        symbols = bytes(symbol if index in used else 0 for index, symbol in kept)
+        if len({symbols[index] for index in used}) < len(used) or len(symbols) > _MOST_CODES:
+            raise NotProven
+        ends = [min(sum(self.counts[:length]), len(symbols)) for length in range(17)]
+        counts = bytes(end - start for start, end in pairwise(ends))
+        return _segment(_DHT, bytes([self.is_ac * _AC | destination]) + counts + symbols)
 
 
 @dataclass(slots=True)
@@ -154,7 +169,7 @@ class _Walk:
             raise NotProven
 
     def _read_header(self, marker: int, content: bytes) -> None:
-        _, self.rows, self.columns, count = struct.unpack_from(">BHHB", content)
+        self.precision, self.rows, self.columns, count = struct.unpack_from(">BHHB", content)
         identifiers = content[6 : 6 + 3 * count : 3]
         are_named = identifiers == b"RGB"  # decoders go by these names
         header = content[:6]
@@ -173,7 +188,7 @@ class _Walk:
         while content:
             counts = content[1:17]
             end = 17 + sum(counts)
-            if len(content) < end:
+            if len(content) < end or content[0] & ~(_AC | _LAST_DESTINATION):
                 raise NotProven
             self.tables[content[0]] = counts, content[17:end]
             content = content[end:]
@@ -190,6 +205,8 @@ class _Walk:
         sharing = (each for each in self.components.values() if each.quantization == destination)
         used = {0}.union(*(each.indices for each in sharing))
         kept = [value if index in used else 1 for index, value in enumerate(values)]
+        if 0 in kept:  # nobody sees its coefficient
+            raise NotProven
         return _segment(_DQT, bytes([(size - 1) << 4 | destination]) + struct.pack(">64" + "xBH"[size], *kept))
 
     def _scan(self, content: bytes, at: int) -> tuple[bytes, int]:
@@ -199,7 +216,10 @@ class _Walk:
         if len(named) != content[0] or not self.left.issuperset(named):
             raise NotProven
         self.left -= set(named)
-        codes = {table: _Codes(*self.tables[table], table >= _AC) for table in tables}
+        codes = {}
+        for table in tables:
+            is_ac = table >= _AC
+            codes[table] = _Codes(*self.tables[table], is_ac, self.precision + (2 if is_ac else 3))
         blocks, units = self._units(named, codes)
         found = _AFTER_SCAN.search(self.frame, at)
         end = found.start() if found else len(self.frame)
@@ -209,7 +229,7 @@ class _Walk:
             count = min(self.interval or units, units - first)
             data += (b"\xff" + bytes([0xD0 + (number - 1) % 8])) * (number > 0) + _walked(pieces[number], blocks, count)
         heads = b"".join(codes[table].segment(table & 0xF) for table in tables)
-        if self.interval:
+        if 0 < self.interval < units:
             heads += _segment(_DRI, struct.pack(">H", self.interval))
         chosen = b"".join(bytes([self.components[each].identifier, tables]) for each, tables in named.items())
         return heads + _segment(_SOS, content[:1] + chosen + _SPECTRUM) + data, end

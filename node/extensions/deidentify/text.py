@@ -11,6 +11,8 @@ from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from functools import cache
 
+from pydicom.charset import python_encoding
+
 from node.dicom.uids import registered_name
 
 _PROTOCOL = """
@@ -56,43 +58,39 @@ _TELEPHONE = r"""
 _NUMBER_IN_PARTS = r"(?<![\w.]) \d (?:[\s()./-]{0,2}\d){6,} (?!\w)"
 """Seven digits and more with marks between them: a telephone number or a date, and parameters of some protocols."""
 
-_FORMS = {
-    (keeps_dates, is_cleaned): re.compile(
-        "|".join(
-            (
-                _ADDRESSES,
-                _TELEPHONE,
-                *(() if keeps_dates else (_WRITTEN_DATES,)),
-                *((_NUMBER_IN_PARTS,) if is_cleaned else ()),
-            )
-        ),
-        re.IGNORECASE | re.VERBOSE,
-    )
-    for keeps_dates in (False, True)
-    for is_cleaned in (False, True)
-}
-"""What is an identity by its form, whomever it is of; by whether dates stay, and whether the text is cleaned."""
 
-_TOKEN = re.compile(r"(?<![\w.])\d{1,3}\.\d{1,3}[a-zA-Z]{0,2}(?![\w.])|[^\W_]+")
-_YEAR = re.compile(r"(?:19|20)\d\d")
-_NUMBER = r"(?:0|[1-9]\d{0,3})"
-_UNITS = "mm cm ms msec s sec min hz khz mhz kv kvp ma mas gy mgy ml cc deg t x iso ch channels dir dirs directions"
-_NAMED = "te tr ti fa etl nex nsa ipat grappa mb dir"
-_PARAMETER = re.compile(
-    rf"(?:{_NAMED.replace(' ', '|')}){_NUMBER}(?:ms|deg)?|{_NUMBER}(?:\.\d{{1,3}})?(?:{_UNITS.replace(' ', '|')})"
-    rf"|[prsx][1-9]|b(?:0|[1-9]0?|[1-9]\d?[05]0)|{_NUMBER}(?:x{_NUMBER}){{1,2}}(?:mm)?|[bdhit]\d\d[fhms]"
+@cache
+def _forms(*more: str) -> re.Pattern[str]:
+    """Return the pattern of what is an identity by its form, whomever it is of."""
+    return re.compile("|".join((_ADDRESSES, _TELEPHONE, *more)), re.IGNORECASE | re.VERBOSE)
+
+
+_TOKEN = re.compile(
+    r"(?<![^\W_])(?<!\.)\d+(?:\.\d+)?(?:x\d+(?:\.\d+)?)*(?:%|[a-zA-Z]{0,2})(?![^\W_]|\.\d)|[^\W_]+", re.IGNORECASE
 )
-"""Numbers that name what they measure: times, numbers with a unit, acceleration, b-values, sizes, kernels."""
+_YEAR = re.compile(r"19\d\d|20(?!00)\d\d")
+"""Not 2000, a usual time of repetition and b-value, where a number is named."""
+
+_NUMBER = r"(?:0|[1-9]\d{0,3})"
+_SIZE = rf"{_NUMBER}(?:\.\d{{1,3}})?"
+_UNITS = (
+    "% mm cm ms msec s sec min hz khz mhz kv kvp kev ma mas gy mgy mbq ml cc deg t iso ch channels dir dirs directions"
+)
+_NAMED = (
+    "te tr ti fa etl nex nsa ipat grappa mb dir bed delay dyn dynamic echo phase pass run sense series slab slice step"
+    " volume"
+)
+_PARAMETER = re.compile(
+    rf"(?:{_NAMED.replace(' ', '|')}){_NUMBER}(?:ms|deg)?|{_SIZE}(?:{_UNITS.replace(' ', '|')})"
+    rf"|[clprsx][1-9]|[1-9]x|b(?:0|[1-9]0?|[1-9]\d?[05]0)|{_SIZE}(?:x{_SIZE}){{1,2}}(?:mm)?|[bdhit]\d\d[fhms]"
+)
+"""Numbers that name what they measure: times, those with a unit, acceleration, vertebrae, b-values, sizes, kernels."""
 
 _BARE = re.compile(rf"\d\.\d{{1,3}}|[1-9]\d\.0|{_NUMBER}")
-_BEFORE = frozenset(
-    f"{_NAMED} b bed delay dyn dynamic echo flip angle kv kvp ma mas pass phase run sense series sl slab slice slices"
-    " step thick thickness tesla vol volume".split()
-)
-_BEHIND = frozenset(f"{_UNITS} echoes phases slices views vols volumes".split())
+_BEFORE = frozenset(f"{_NAMED} b flip angle fov kv kvp ma mas matrix sl slices thick thickness tesla vol".split())
+_BEHIND = frozenset(f"{_UNITS} echoes matrix phases slices views vols volumes".split())
 """Words before and behind a number that make it a parameter: alone, it may be an age, a room or a day."""
 
-_YEAR = re.compile(r"(?:19|20)\d\d")
 _CAMEL = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 MIN_CHARACTERS = 3
 """Shorter identities are part of too many harmless words."""
@@ -103,8 +101,9 @@ _SUBSTRING_CHARACTERS = 5
 _IN_BYTES_CHARACTERS = 4
 """Shorter identities are among any bytes by chance."""
 
-_ENCODINGS = ("utf-8", "utf-16-le", "utf-16-be")
-"""Of texts in bytes, beside Latin-1 and what the data set says of its own texts."""
+_WIDE = ("utf-16-le", "utf-16-be")
+_ENCODINGS = ("utf-8", *sorted({*python_encoding.values()} - {"ascii", "utf_8", "utf8"}))
+"""Of texts in bytes: all that a data set may have (PS3.3 C.12.1.1.2), whatever it says of its own texts."""
 
 _MAX_REMEMBERED_BYTES = 64
 """Numbers are few and come often."""
@@ -123,8 +122,8 @@ _FIRST_WITHOUT_SPACES = "\u0e00"
 _LETTERS = str.maketrans({"ø": "o", "ł": "l", "đ": "d", "ð": "d", "ı": "i", "ħ": "h", "æ": "ae", "œ": "oe", "þ": "th"})
 """How names are written where the keyboard or the character set lacks a letter; strokes are no accents in Unicode."""
 
-_MARKS = frozenset("'`\u00b4\u02b9\u02bc\u2018\u2019\u201b\u2032\uff07\u00ad")
-"""Apostrophes, primes and soft hyphens, which are one mark in a folded text, as hyphens are (category Pd)."""
+_MARKS = frozenset("'`\u00b4\u05f3\u0640\u2018\u2019\u201b\u2032\ua78c\uff07" + "".join(map(chr, range(0x2B9, 0x2D0))))
+"""Apostrophes, primes and tatweel, which are one mark in a folded text, as hyphens and what has no width are."""
 
 _SPELLED = {"a": "a[ae]?", "o": "oe?", "u": "ue?", "s": "ss?"}
 """Letters that may be spelled as two: ä and å, ö, ü, ß."""
@@ -138,7 +137,7 @@ def vocabulary() -> frozenset[str]:
 
     keywords = [*keyword_dict, *codes.DCM.dir(), *codes.SCT.dir()]
     words = {word.lower() for keyword in keywords for word in _CAMEL.findall(keyword)}
-    return frozenset(words | set(_PROTOCOL.split()))
+    return frozenset(words | set(_PROTOCOL.split()) | _BEFORE | _BEHIND)
 
 
 def is_vocabulary(text: str) -> bool:
@@ -204,17 +203,10 @@ class Identities:
 
     `values`: names, identifiers and addresses as the data set has them. `dates`: in the form of DA or DT. `uids`:
     remove all UIDs that are not of the standard too. `keeps_dates`: dates of which nobody knows whose they are stay.
-    `encodings`: Python's names of those that the texts of the data set have.
     """
 
     def __init__(
-        self,
-        values: Iterable[str],
-        dates: Iterable[str] = (),
-        *,
-        uids: bool = False,
-        keeps_dates: bool = False,
-        encodings: Iterable[str] = (),
+        self, values: Iterable[str], dates: Iterable[str] = (), *, uids: bool = False, keeps_dates: bool = False
     ) -> None:
         values, dates = list(values), list(dates)
         shown = {form for value in values if _is_searched(form := _folded(" ".join(value.split()))[0])}
@@ -222,12 +214,12 @@ class Identities:
         patterns += sorted({_date_pattern(*parts) for parts in map(_parts, dates) if parts})
         long = (each for each in sorted(shown) if len(each) >= _IN_BYTES_CHARACTERS or not _has_spaces(each))
         self._in_bytes = _compiled([_pattern(each) for each in long])
-        self._encodings = frozenset(encodings) - {"latin-1", *_ENCODINGS}
-        self._known: dict[bytes, bool] = {}
+        self._encodings = [each for each in _ENCODINGS if any(_is_special_in(value, each) for value in values)]
+        self._are_in_few_bytes = cache(self._are_in_bytes)
         if uids:
             patterns.insert(0, _UID)
         self._pattern = _compiled(patterns)
-        self._keeps_dates = keeps_dates
+        self._dates = () if keeps_dates else (_WRITTEN_DATES,)
         self.numbers = Numbers(values, dates)
 
     def without(self, text: str, *, forms: bool = False) -> str:
@@ -236,7 +228,7 @@ class Identities:
         `forms`: nor with what is an identity by its form: telephone numbers, addresses, dates that people wrote.
         """
         text = self._removed(text, self._pattern)
-        return self._removed(text, _FORMS[self._keeps_dates, False]) if forms else text
+        return self._removed(text, _forms(*self._dates)) if forms else text
 
     def are_in(self, texts: Iterable[str]) -> bool:
         """Return whether one of the texts has one of these identities."""
@@ -246,19 +238,15 @@ class Identities:
         """Return whether bytes have one of these identities of four characters or more, in whatever encoding."""
         if self._in_bytes is None or len(value) < _IN_BYTES_CHARACTERS:
             return False
-        if len(value) > _MAX_REMEMBERED_BYTES:
-            return self._are_in_bytes(value)
-        if value not in self._known:
-            self._known[value] = self._are_in_bytes(value)
-        return self._known[value]
+        return (self._are_in_few_bytes if len(value) <= _MAX_REMEMBERED_BYTES else self._are_in_bytes)(value)
 
     def _are_in_bytes(self, value: bytes) -> bool:
         pattern = self._in_bytes
-        of_any = () if value.isascii() and b"\0" not in value else _ENCODINGS
+        of_any = () if value.isascii() and b"\x1b" not in value else self._encodings
         return pattern is not None and any(
             pattern.search(value[start:].decode(each, "ignore").translate(_FOLDED))
-            for each in ("latin-1", *of_any, *self._encodings)
-            for start in range(2 if each.startswith("utf-16") else 1)
+            for each in ("latin-1", *_WIDE, *of_any)
+            for start in range(2 if each in _WIDE else 1)
         )
 
     def _removed(self, text: str, pattern: re.Pattern[str] | None) -> str:
@@ -277,7 +265,7 @@ class Identities:
         """Return the words of a text that are known to be harmless, and the marks between them."""
         kept: list[str] = []
         end = 0
-        without = self._removed(self.without(text), _FORMS[self._keeps_dates, True])
+        without = self._removed(self.without(text), _forms(*self._dates, _NUMBER_IN_PARTS))
         found = [*_TOKEN.finditer(without)]
         words = ["", *(match[0] for match in found), ""]
         for match, before, behind in zip(found, words, words[2:], strict=False):
@@ -288,6 +276,14 @@ class Identities:
             elif kept and kept[-1] != " ":
                 kept.append(" ")
         return " ".join("".join(kept).split())
+
+
+def _is_special_in(value: str, encoding: str) -> bool:
+    """Return whether an encoding has all characters of a text, and not only letters of ASCII."""
+    try:
+        return not value.isascii() and bool(value.encode(encoding))
+    except UnicodeEncodeError:
+        return False
 
 
 def _folded(text: str) -> tuple[str, Sequence[int]]:
@@ -309,7 +305,9 @@ def _folded_character(character: str) -> str:
     parts = unicodedata.normalize("NFKD", character.casefold())
     bare = "".join(part for part in parts if unicodedata.category(part) != "Mn").translate(_LETTERS)
     bare = "".join(chr(ord(each) - 0x60) if "\u30a1" <= each <= "\u30f6" else each for each in bare)  # to hiragana
-    is_mark = character in _MARKS or unicodedata.category(character) == "Pd"
+    if character.isdecimal():
+        return str(unicodedata.decimal(character))
+    is_mark = character in _MARKS or unicodedata.category(character) in ("Pd", "Cf")
     return "-" if is_mark else unicodedata.normalize("NFC", bare)
 
 
@@ -328,16 +326,17 @@ def _has_spaces(value: str) -> bool:
 
 
 def _is_searched(value: str) -> bool:
-    characters = len(value) - value.count(" ")
+    characters = sum(map(str.isalnum, value))
     return characters >= (MIN_CHARACTERS if _has_spaces(value) else _MIN_IDEOGRAPHS)
 
 
 def _pattern(value: str) -> str:
     """Return the regular expression of a folded identity, with any or no marks between its words."""
-    words = r"[\W_]*".join(map(_word_pattern, value.replace("-", " ").split()))
-    if len(value) - value.count(" ") >= _SUBSTRING_CHARACTERS or not _has_spaces(value):
+    words = r"[\W_]*".join(map(_word_pattern, re.findall(r"[^\W_]+", value)))
+    if sum(map(str.isalnum, value)) >= _SUBSTRING_CHARACTERS or not _has_spaces(value):
         return words
-    return rf"(?<![^\W_]){words}(?![^\W_])"
+    edge = r"[^\W\d_]" if value.isalpha() else r"[^\W_]"
+    return rf"(?<!{edge}){words}(?!{edge})"
 
 
 def _word_pattern(word: str) -> str:

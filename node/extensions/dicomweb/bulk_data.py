@@ -51,6 +51,7 @@ from node.extensions.dicomweb.resources import (
     pieces_of,
     requested,
     respond,
+    respond_with_file,
     respond_with_range,
     skipped,
 )
@@ -77,7 +78,7 @@ MAX_FRAMES = 10_000
 
 
 ENCAPSULATED_DOCUMENT = "00420011"
-"""Path of Encapsulated Document in the metadata: its bytes, without their padding if it is asked for as a document."""
+"""Path of Encapsulated Document in the metadata."""
 
 COMPRESSED = " and ".join(FRAME_TYPES[syntax] for syntax in ENCODERS) or "none"
 """Media types in which frames are compressed here, for messages."""
@@ -396,12 +397,7 @@ def retrieve_bulk_data(call: CurrentCall, path: str) -> Response:
         raise HTTPException(404, str(error)) from error
     target.audit_access("bulk data")
     if not media_range.covers_parts(media_type):
-
-        def content(start: int) -> Iterator[bytes]:
-            file.seek(start)
-            return pieces_of(file)
-
-        return respond_with_range(target, content, length_of(file), media_type, etag)
+        return respond_with_file(target, file, media_type, etag)
     message = Multipart(media_type)
     location = f"{instance_url(target.base, instance)}/bulkdata/{quote(path)}"
     return respond(target, message.write([Part(media_type, pieces_of(file), location)]), message.content_type, etag)

@@ -17,7 +17,7 @@ from pydicom.uid import HTJ2KLossless
 
 from node.dicom.values import text, whole
 from node.errors import counted
-from node.extensions.dicomweb.metadata import bulk_data_paths, document, long_value
+from node.extensions.dicomweb.metadata import bulk_data_paths, long_value
 from node.extensions.dicomweb.pixel_element import (
     FrameNotFound,
     PixelElement,
@@ -181,11 +181,6 @@ def stored_frame(path: Path, frame_number: int, into: Path | None = None) -> byt
 def value_file(path: Path, value_path: str, into: Path) -> bytes:
     """Write one long value; see `node.extensions.dicomweb.metadata.long_value`."""
     return _given(long_value(path, value_path), into)
-
-
-def document_file(path: Path, into: Path) -> bytes:
-    """Write the encapsulated document of an instance."""
-    return _given(document(path), into)
 
 
 def _shown(header: Dataset, order: PictureOrder, ds: Dataset, index: int) -> Picture:

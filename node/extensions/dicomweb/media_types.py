@@ -11,7 +11,7 @@ from fastapi import HTTPException, Request
 from pydicom.uid import MPEGTransferSyntaxes
 from python_multipart.multipart import parse_options_header
 
-from node.volume.read.transfer_syntaxes import ENCODERS
+from node.volume.read.transfer_syntaxes import ENCODERS, can_decode
 
 EXPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
 IMPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2"
@@ -41,16 +41,9 @@ FRAME_TYPES = {
 """Media types of compressed frames by transfer syntax, PS3.18 tables 8.7.3-2 to 8.7.3-5."""
 
 _BULK_DATA_SYNTAXES = {
+    **{media_type: syntax for syntax, media_type in reversed(FRAME_TYPES.items())},
     OCTETS: EXPLICIT_LITTLE_ENDIAN,
     JPEG: "1.2.840.10008.1.2.4.70",
-    "image/jls": "1.2.840.10008.1.2.4.80",
-    "image/jp2": "1.2.840.10008.1.2.4.90",
-    "image/jpx": "1.2.840.10008.1.2.4.92",
-    "image/jphc": "1.2.840.10008.1.2.4.201",
-    "image/jxl": "1.2.840.10008.1.2.4.110",
-    "image/dicom-rle": "1.2.840.10008.1.2.5",
-    "video/mpeg": "1.2.840.10008.1.2.4.100",
-    "video/mp4": "1.2.840.10008.1.2.4.102",
 }
 """Transfer syntax of a part of bulk data without the parameter, PS3.18 tables 8.7.3-2 to 8.7.3-5."""
 
@@ -282,7 +275,8 @@ def frame_forms(ranges: Sequence[MediaRange], stored: str, encapsulated: bool) -
 def _takes_stored(accepted_range: MediaRange, stored: str) -> bool:
     wanted = accepted_range.transfer_syntax
     media_type = frame_media_type(stored)
-    if accepted_range.type == media_type or accepted_range.type == f"{media_type.partition('/')[0]}/*":
+    is_all_there_is = accepted_range.type == "*/*" and not can_decode(stored)
+    if is_all_there_is or accepted_range.type in (media_type, f"{media_type.partition('/')[0]}/*"):
         return media_type != OCTETS and accepted_range.covers(media_type) and wanted in (None, ANY, stored)
     return accepted_range.covers(OCTETS) and wanted in (ANY, stored)
 

@@ -15,7 +15,7 @@ from node.dicom.coercion import Identity
 from node.dicom.encoding import DEFLATED_LITTLE_ENDIAN, EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN
 from node.dicom.json_model import MAX_DEPTH, has_fragments, json_model
 from node.dicom.uids import web_transfer_syntax
-from node.dicom.values import CONVERSION_ERRORS, held_elements, little_endian, value, whole
+from node.dicom.values import CONVERSION_ERRORS, held_elements, little_endian, whole
 from node.errors import is_out_of_memory
 from node.extensions.dicomweb.pixel_element import header_and_pixels
 from node.extensions.dicomweb.xml_model import encoded_model
@@ -109,7 +109,10 @@ def long_value(path: Path, tag_path: str) -> bytes:
 
 
 def _bytes_of(ds: Dataset, tag: BaseTag) -> Any:
-    """Return text in UTF-8, and another value as it is stored, in little endian: also one that its VR cannot have."""
+    """Return text in UTF-8, and another value as it is stored, in little endian: also one that its VR cannot have.
+
+    A document has no padding (PS3.3 C.24.2).
+    """
     stored, vr = held_elements(ds)[tag].value, None
     try:
         data, vr = ds[tag].value, ds[tag].VR
@@ -117,18 +120,8 @@ def _bytes_of(ds: Dataset, tag: BaseTag) -> Any:
         data = stored
     if isinstance(data, str):
         return data.encode()
+    if tag == 0x00420011 and isinstance(data, bytes):
+        return data[: whole(ds, "EncapsulatedDocumentLength") or len(data)]
     if vr != "SQ" and not isinstance(data, bytes):  # several texts, or numbers
         data = stored
     return little_endian(vr, data) if isinstance(data, bytes) and ds.original_encoding[1] is False else data
-
-
-def document(path: Path) -> bytes:
-    """Return the Encapsulated Document (0042,0011) of a file without its padding (PS3.3 C.24.2).
-
-    Raises NoSuchValue if the instance is not an encapsulated document.
-    """
-    ds = read_instance(path)
-    data = value(ds, "EncapsulatedDocument")
-    if not isinstance(data, bytes):
-        raise NoSuchValue("the instance has no Encapsulated Document (0042,0011)")
-    return data[: whole(ds, "EncapsulatedDocumentLength") or len(data)]

@@ -6,23 +6,23 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import chain
-from typing import IO
+from typing import IO, Any
 
 from fastapi import HTTPException, Response
 
 from node.archive.intact import intact_bytes
 from node.children.decoder import NotDecoded
 from node.dicom.seen import DOCUMENT_TYPES, Seen, seen_as
-from node.extensions.dicomweb.bulk_data import frame_numbers
+from node.extensions.dicomweb.bulk_data import ENCAPSULATED_DOCUMENT, frame_numbers
 from node.extensions.dicomweb.bursts import MAX_FILE_BYTES, BurstRoute, begin_burst, decoded, kept_bytes
 from node.extensions.dicomweb.decoding import (
     Crop,
     PictureFormat,
     PictureOrder,
-    document_file,
     native_picture,
     picture,
     stored_frame,
+    value_file,
 )
 from node.extensions.dicomweb.media_types import (
     GIF,
@@ -45,12 +45,11 @@ from node.extensions.dicomweb.resources import (
     derived_file,
     dicomweb_router,
     instance_url,
-    length_of,
     one_instance,
-    pieces_of,
     quotable,
     requested,
     respond,
+    respond_with_file,
     warning_header,
 )
 from node.index.search.selection import StoredInstance
@@ -148,29 +147,27 @@ def answer_document(
     """Respond with what an instance is shown as, which a child process writes; 406 if `ranges` do not include it."""
     if names(ranges, media_type) is None:
         raise NotAcceptable(media_type)
-    write = _WRITERS[_seen(instance)]
-    numbers = (1,) if write is stored_frame else ()
+    write, *what = _WRITERS[_seen(instance)]
     try:
         with leaving_file(target.node, instance) as path:
-            file = decoded_file(target.node, write, path, *numbers)
+            file = decoded_file(target.node, write, path, *what)
     except NotDecoded as error:
         raise HTTPException(404, str(error)) from error
     target.audit_access("rendered")
-    response = respond(target, pieces_of(file), media_type, target.etag(media_type), length_of(file))
+    content_type = f"{HTML}; charset=utf-8" if media_type == HTML else media_type
+    response = respond_with_file(target, file, content_type, target.etag(media_type))
     if media_type.startswith("text/"):  # not of a PDF, which browsers do not show in a sandbox
         response.headers["Content-Security-Policy"] = REPORT_POLICY
-    if media_type == HTML:
-        response.headers["Content-Type"] = f"{HTML}; charset=utf-8"
     return response
 
 
-_WRITERS: Mapping[Seen, Callable[..., bytes]] = {
-    Seen.VIDEO: stored_frame,
-    Seen.DOCUMENT: document_file,
-    Seen.REPORT: report_file,
-    Seen.ATTRIBUTES: attributes_file,
+_WRITERS: Mapping[Seen, tuple[Any, ...]] = {
+    Seen.VIDEO: (stored_frame, 1),
+    Seen.DOCUMENT: (value_file, ENCAPSULATED_DOCUMENT),
+    Seen.REPORT: (report_file,),
+    Seen.ATTRIBUTES: (attributes_file,),
 }
-"""What writes it, in a child process."""
+"""What writes it, in a child process, and what of the file."""
 
 
 def _seen(instance: StoredInstance) -> Seen:

@@ -379,6 +379,16 @@ def respond_with_range(
     return sent(pieces[:length] if isinstance(pieces, bytes) else _yielded(pieces, length), 206, headers)
 
 
+def respond_with_file(target: SelectedInstances, file: IO[bytes], content_type: str, etag: str) -> Response:
+    """Respond with a file, or with the one byte range that the request asks for."""
+
+    def content(start: int) -> Pieces:
+        file.seek(start)
+        return pieces_of(file)
+
+    return respond_with_range(target, content, length_of(file), content_type, etag)
+
+
 def byte_range(header: str, length: int) -> tuple[int, int] | None:
     """Return start and end of the requested bytes; None for the whole, 416 if there is no such byte."""
     found = re.fullmatch(r"bytes=\s*(\d{0,19})-(\d{0,19})\s*", header)

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from itertools import islice
 from pathlib import PurePath
 from typing import Annotated, Any
 
@@ -69,6 +68,7 @@ def series(call: CurrentCall, key: RequestedSeries) -> Response:
         newest, summary = row["revision"], index.instances.summary(*key)
         local = by_path(call.node.archive.root, index, call.node.archive.local)
         volumes = viewable(files, row, local)
+        images, documents = _instances(index, key)
         told = told_of(volumes, local)
         rail = study_series(index, study_instance_uid, local)
         made = [one for one in index.jobs.made(study_instance_uid) if one.source_series_instance_uid == key[1]]
@@ -100,8 +100,8 @@ def series(call: CurrentCall, key: RequestedSeries) -> Response:
             exclusions=index.exclusions.of_revision(*key, newest, SHOWN_ROWS + 1),
             events=index.events.of_series(*key, SHOWN_EVENTS),
             viewers=study_links(call.node, study_instance_uid),
-            images=[] if volumes else _images(index, key),
-            documents=[] if volumes else _documents(index, key),
+            images=images,
+            documents=documents,
             marks=labels.marks_of(index, *key) if (labels := part_of(call.node.settings, LABELS)) is not None else None,
             stranger=strangers_seen(call, index, study_instance_uid).get(key[1]),
             digest="",
@@ -109,21 +109,19 @@ def series(call: CurrentCall, key: RequestedSeries) -> Response:
         )
 
 
-def _images(index: ReadIndex, key: SeriesKey) -> list[tuple[str, int]]:
-    """Return UID and number of frames of the first images of a series, by Instance Number."""
-    images = (one for one in index.instances.stored(*key) if _seen(one) is Seen.PICTURE)
-    return [(one.sop_instance_uid, max(one.number_of_frames or 1, 1)) for one in islice(images, SHOWN_ROWS)]
+def _instances(index: ReadIndex, key: SeriesKey) -> tuple[list[tuple[str, int]], list[tuple[str, str, int | None]]]:
+    """Return the first images of a series, by UID and number of frames, and the first of its other instances.
 
-
-def _documents(index: ReadIndex, key: SeriesKey) -> list[tuple[str, str, int | None]]:
-    """Return UID, what it is shown as, and Instance Number of the first other instances of a series."""
-    seen = ((one, _seen(one)) for one in index.instances.stored(*key))
-    documents = ((one.sop_instance_uid, kind, one.instance_number) for one, kind in seen if kind is not Seen.PICTURE)
-    return list(islice(documents, SHOWN_ROWS))
-
-
-def _seen(instance: StoredInstance) -> Seen:
-    return seen_as(instance.sop_class_uid, instance.transfer_syntax_uid, has_rows=bool(instance.rows))
+    These are by UID, what each is shown as, and Instance Number.
+    """
+    images, documents = [], []
+    for one in index.instances.stored(*key):
+        kind = seen_as(one.sop_class_uid, one.transfer_syntax_uid, has_rows=bool(one.rows))
+        if kind is Seen.PICTURE:
+            images.append((one.sop_instance_uid, max(one.number_of_frames or 1, 1)))
+        else:
+            documents.append((one.sop_instance_uid, kind.value, one.instance_number))
+    return images[:SHOWN_ROWS], documents[:SHOWN_ROWS]
 
 
 @router.get("/studies/{study_instance_uid}/series/{series_instance_uid}/state")

@@ -202,15 +202,6 @@ def test_regions_of_interest_in_overlays_stay_if_graphics_are_cleaned() -> None:
     ]
 
 
-def test_overlays_in_unused_bits_are_cleared() -> None:
-    ds = ct()
-    ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 12, 11, 0
-    ds.PixelData = np.full((16, 12), 0x9123, "<u2").tobytes()
-    ds.add(DataElement(0x60000100, "US", 16))
-    ds.add(DataElement(0x60000102, "US", 15))
-    assert set(np.frombuffer(deidentified(ds, how()).PixelData, "<u2")) == {0x0123}
-
-
 def test_reports_are_cleaned_or_refused() -> None:
     person = make.content_item("CONTAINS", "PNAME", ("121008", "DCM", "Person Observer Name"))
     person.PersonName = "Secret^Doctor"

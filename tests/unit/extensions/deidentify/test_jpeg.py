@@ -39,6 +39,24 @@ def in_unused_quantizers(frame: bytes) -> bytes:
     return frame[: at - 6] + b"Secret" + frame[at:]
 
 
+def in_the_number_of_unused_codes(frame: bytes) -> bytes:
+    at = frame.index(b"\xff\xc4\0\xb5\x10")
+    end = at + 2 + 0xB5
+    return (
+        frame[:at]
+        + segment(0xC4, frame[at + 4 : at + 20] + b"S" + frame[at + 21 : end][: ord("S") - 125])
+        + frame[end:]
+    )
+
+
+def of_codes(values: int, blocks: bytes, quantizer: int = 1) -> bytes:
+    """A grey frame of one block, of which codes of 8 bits are symbol 0, or the last one is a value of so many bits."""
+    counts = bytes([*[0] * 7, 255, *[0] * 8])
+    tables = segment(0xC4, b"\0" + counts + bytes(255)) + segment(0xC4, b"\x10" + counts + bytes([*[0] * 254, values]))
+    head = segment(0xDB, bytes([0, *[quantizer] * 64])) + segment(0xC0, b"\x08\0\x08\0\x08\1\1\x11\0")
+    return b"\xff\xd8" + head + tables + segment(0xDA, b"\1\1\0\0\x3f\0") + blocks + b"\xff\xd9"
+
+
 def with_other_identifiers(frame: bytes) -> bytes:
     header, scan = frame.index(b"\xff\xc0"), frame.index(b"\xff\xda")
     changed = bytearray(frame)
@@ -61,10 +79,12 @@ HIDDEN: dict[str, Callable[[bytes], bytes]] = {
     "quantizers of no component": before(b"\xff\xda", segment(0xDB, bytes([3, *b"Secret" * 10, *[7] * 4]))),
     "a table that another one replaces": before(b"\xff\xdb", segment(0xDB, bytes([0, *b"Secret" * 10, *[7] * 4]))),
     "codes that no block uses": in_unused_codes,
+    "the number of codes that no block uses": in_the_number_of_unused_codes,
     "quantizers that no block uses": in_unused_quantizers,
     "thumbnail and density": lambda frame: frame.replace(frame[2:20], segment(0xE0, b"JFIF\0Secret\1\1\1Secret")),
     "the spectrum of a scan": lambda frame: frame.replace(b"\3\x11\0\x3f\0", b"\3\x11Sec"),
     "the names of components": with_other_identifiers,
+    "a restart interval behind the scan": before(b"\xff\xda", segment(0xDD, b"Se")),
     "a restart interval of no scan": before(b"\xff\xc0", segment(0xDD, b"Se")[:6] + segment(0xDD, b"\0\0")),
 }  # fmt: skip
 
@@ -103,9 +123,16 @@ def test_pixels_and_colours_stay(options: dict[str, Any]) -> None:
         lambda: jpeg().replace(b"\xff\xc0", b"\xff\xc9"),
         lambda: jpeg()[:300],
         lambda: jpeg().replace(b"\xff\xda", b"\xff\xd9", 1),
+        lambda: of_codes(0, b"Secret").replace(b"\0\x08\0\x08", b"\0\x08\0\x18"),
+        lambda: of_codes(1, b"\0\xfe\x80\0", quantizer=0),
+        lambda: of_codes(11, b"\0\xfeSecret\0\0"),
+        lambda: jpeg().replace(b"\xff\xc4\0\x1f\0", b"\xff\xc4\0\x1f\x44"),
     ],
-    ids=["progressive", "blocks are missing", "arithmetic", "cut in a table", "no scan"],
-)
+    ids=[
+        "progressive", "blocks are missing", "arithmetic", "cut in a table", "no scan", "a text of codes of one symbol",
+        "values that nobody sees", "values of too many bits", "destinations that no table has",
+    ],
+)  # fmt: skip
 def test_what_is_not_proven_is_refused(frame: Callable[[], bytes]) -> None:
     with pytest.raises(NotProven):
         pixels_alone(frame())

@@ -92,6 +92,9 @@ def test_dates_move_by_whole_days() -> None:
         ("Abdomen run 2, 3 mm, TE 30, dir16", "Abdomen run 2, 3 mm, TE 30, dir16"),
         ("Head 97Y AB97 JD1985 b1985 0401 97 12.11 401", "Head"),
         ("Room 12 liver 1962 TR 1962 3x1985", "Room liver TR"),
+        ("DWI b2000 TR 2000, 1.5x1.5x3 mm run1", "DWI b2000 TR 2000, 1.5x1.5x3 mm run1"),
+        ("L5/S1 75% bed 2, 64 dirs FOV 400 70 keV", "L5/S1 75% bed 2, 64 dirs FOV 400 70 keV"),
+        ("Head 97 y F62 M 62 born 2000 97x b85", "Head y M"),
         ("", ""),
     ],
 )
