@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from pydicom.dataset import Dataset
-from pydicom.uid import UID, SurfaceSegmentationStorage
+from pydicom.uid import UID, MPEGTransferSyntaxes, SurfaceSegmentationStorage
 
 from node.dicom.values import held, items, number, numbers, standard_tag, text, texts, whole
 from node.errors import ConversionRefused
@@ -48,13 +48,17 @@ Corner = tuple[int, int]
 
 
 def is_image(ds: Dataset) -> bool:
-    """Return whether an instance has pixels.
+    """Return whether an instance has pixels, and is no video, which is seen as its stream.
 
     Plans, reports, key objects, presentation states, value maps, encapsulated documents, waveforms,
     annotations and raw data have none. They are stored, excluded as ``not-an-image``, and never a failure. Surface
     segmentations have none either, and are excluded as ``surfaces``.
     """
-    return any(held(ds, standard_tag(keyword)) is not None for keyword in PIXELS)
+    return not _is_video(ds) and any(held(ds, standard_tag(keyword)) is not None for keyword in PIXELS)
+
+
+def _is_video(ds: Dataset) -> bool:
+    return text(ds.file_meta, "TransferSyntaxUID") in MPEGTransferSyntaxes
 
 
 def without_pixels(ds: Dataset) -> ConversionRefused:
@@ -67,7 +71,7 @@ def without_pixels(ds: Dataset) -> ConversionRefused:
             "Segmentation Storage or as an RT structure set"
         )
         return ConversionRefused(Reason.SURFACES, detail)
-    if name and "Image" not in name:
+    if name and ("Image" not in name or _is_video(ds)):
         return ConversionRefused(Reason.NOT_AN_IMAGE, name)
     if not name:
         detail = "the instance has neither SOP Class UID (0008,0016) nor Pixel Data (7FE0,0010)"

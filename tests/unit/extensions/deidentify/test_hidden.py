@@ -365,15 +365,10 @@ def test_elements_of_pixels_hold_pixels_alone(
     result = b"".join(pieces(cleaned(original)))
     assert b"ecret" not in result
     copy = dcmread(BytesIO(result))
-    plain = {JPEGBaseline8Bit: jpeg, JPEG2000Lossless: jpeg_2000}.get(syntax)
-    if plain is not None:
-        assert np.array_equal(copy.pixel_array, compressed([plain()] * 2, syntax).pixel_array)
-    elif syntax == RLELossless:
-        assert np.array_equal(copy.pixel_array[1], PIXELS)
+    for found, expected in zip(decompressed_frames(copy).frames, decompressed_frames(original).frames, strict=True):
+        assert np.array_equal(found, expected)
     made = list(generate_frames(copy.PixelData, number_of_frames=2))
     assert made[0] == made[1]
-    if syntax == DEFLATED_IMAGE_FRAME:
-        assert zlib.decompress(made[0], wbits=-15) == PIXELS.tobytes()
     if tables == "extended":
         [at] = struct.unpack_from("<Q", copy.ExtendedOffsetTable, 8)
         assert copy.PixelData[8 + at + 8 :].startswith(made[1])

@@ -392,8 +392,10 @@ def test_documents_and_reports_beside_images_are_left_out_by_their_name(sop_clas
     [exclusion] = assembly.exclusions
     assert (exclusion.sop_instance_uid, exclusion.reason) == (document.SOPInstanceUID, Reason.NOT_AN_IMAGE)
     assert exclusion.detail == sop_class_uid.name
-    [refusal] = assemble([document]).refusals
-    assert refusal.reason is Reason.NOT_AN_IMAGE
+    video = make.set_pixels(make.instance(transfer_syntax_uid=uids.MPEG2MPML), make.pattern(1, 8, 8)[0])
+    for alone in (document, video):
+        [refusal] = assemble([alone]).refusals
+        assert refusal.reason is Reason.NOT_AN_IMAGE
 
 
 def test_a_surface_segmentation_is_refused_with_what_to_send_instead() -> None:
