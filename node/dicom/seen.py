@@ -47,5 +47,5 @@ def seen_as(sop_class_uid: str, transfer_syntax_uid: str = "", *, has_rows: bool
     if "Spectroscopy" in name or "Surface" in name:  # rows of voxels, and triangles
         return Seen.ATTRIBUTES
     if has_rows is None:
-        has_rows = any(word in name for word in _GRIDS) and "Value Map" not in name
+        has_rows = any(word in name for word in _GRIDS)
     return Seen.PICTURE if has_rows else Seen.ATTRIBUTES

@@ -30,7 +30,6 @@ CHUNK_BYTES = 1 << 20
 
 _OFFSET_TABLES = ("ExtendedOffsetTable", "ExtendedOffsetTableLengths")
 _MAX_BASIC_OFFSET = (1 << 32) - 1
-_MAX_VALUE_BYTES = (1 << 32) - 2
 
 
 def drop_hidden(ds: Dataset) -> None:
@@ -197,12 +196,6 @@ def make_native(ds: Dataset) -> None:
     Raises NotDeidentified ``undecodable``: also if the frames are longer than a value can be (PS3.5 7.1.1).
     """
     try:
-        layout = pixel_layout(ds, "PixelData")
-        length = -(-layout.frame_bits * layout.frames // 8)
-        if length > _MAX_VALUE_BYTES:
-            raise NotTranscodable(
-                f"the {layout.frames} frames take {length} bytes uncompressed; the limit is {_MAX_VALUE_BYTES}"
-            )
         decompress(ds)
     except (ConversionRefused, NotTranscodable) as error:
         raise NotDeidentified(RefusalReason.UNDECODABLE, f"the pixels cannot be cleaned: {error}") from error

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, Protocol
 
+from pydicom.uid import MPEGTransferSyntaxes
+
 from node.dicom.encoding import EXPLICIT_LITTLE_ENDIAN
 from node.dicom.json_model import BulkData, Json, NotEncodable
 from node.errors import ConversionRefused
@@ -51,8 +53,6 @@ _LOSSY_SYNTAXES = {
     "image/jphc": "1.2.840.10008.1.2.4.203",
 }
 """Transfer syntax of a codestream with loss, by media type."""
-
-_VIDEO_PREFIX = "1.2.840.10008.1.2.4.10"
 
 
 class PixelPart(BulkData, Protocol):
@@ -110,7 +110,7 @@ def pixels_of(model: Json, parts: Sequence[PixelPart]) -> Pixels:
     syntax = syntaxes.pop()
     if syntax == EXPLICIT_LITTLE_ENDIAN:
         return Pixels(model, parts, syntax)
-    if syntax.startswith(_VIDEO_PREFIX) and len(syntax) > len(_VIDEO_PREFIX):
+    if syntax in MPEGTransferSyntaxes:
         return _of_video(model, parts, syntax)
     if syntax not in CODESTREAM_SYNTAXES:
         _ = number_of(model, ROWS), number_of(model, COLUMNS)

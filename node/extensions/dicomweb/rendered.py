@@ -237,10 +237,9 @@ def middle_frame(instance: StoredInstance) -> int:
 
 
 def _media_type(target: SelectedInstances) -> str:
-    media_type = names(accepted(target.request), *FORMATS)
-    if media_type is None:
-        ranges = accepted(target.request)
-        media_type = next((name for part in ranges for name in FORMATS if part.covers_parts(name)), None)
+    ranges = accepted(target.request)
+    in_parts = (name for part in ranges for name in FORMATS if part.covers_parts(name))
+    media_type = names(ranges, *FORMATS) or next(in_parts, None)
     if media_type is None:
         raise NotAcceptable(f"{JPEG}, {PNG} and {GIF}")
     return media_type

@@ -36,10 +36,9 @@ from rle.utils import encode_pixel_data
 
 from node.dicom.values import texts
 from node.extensions.deidentify.command import pseudonyms_of
-from node.extensions.deidentify.deidentification import ALLOWABLE, NotDeidentified, RefusalReason
+from node.extensions.deidentify.deidentification import ALLOWABLE, RefusalReason
 from node.extensions.deidentify.elements import TEXT_VRS
 from node.extensions.deidentify.files import pieces
-from node.extensions.deidentify.hidden import make_native
 from node.extensions.deidentify.instance import deidentified
 from node.extensions.deidentify.profile import Option, rows
 from node.files.reading import read_instance
@@ -443,10 +442,3 @@ UNTELLABLE: dict[str, Callable[[], Dataset]] = {
 @pytest.mark.parametrize("name", UNTELLABLE)
 def test_pixels_of_which_nobody_can_tell_what_is_hidden_are_refused(name: str) -> None:
     assert refusal_of(UNTELLABLE[name](), how()) is RefusalReason.UNREADABLE
-
-
-def test_frames_that_are_too_long_for_a_value_are_refused_before_they_are_decoded() -> None:
-    ds = compressed([jpeg()], JPEGBaseline8Bit)
-    ds.NumberOfFrames, ds.Rows, ds.Columns = 5000, 1024, 1024
-    with pytest.raises(NotDeidentified, match=r"undecodable: .* the 5000 frames take 5242880000 bytes"):
-        make_native(ds)
