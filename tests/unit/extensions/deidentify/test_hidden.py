@@ -333,11 +333,6 @@ def deflated() -> bytes:
     return zlib.compress(PIXELS.tobytes(), wbits=-15) + b"Secret"
 
 
-def jpeg_xl() -> bytes:
-    head = box(b"JXL ", b"\r\n\x87\n") + box(b"ftyp", b"jxl \0\0\0\0jxl ")
-    return head + box(b"Exif", b"Secret") + box(b"jxlc", b"\xff\x0apixels") + box(b"xml ", b"Secret")
-
-
 @pytest.mark.sample(12)
 @pytest.mark.parametrize(
     ("frame", "syntax"),
@@ -425,7 +420,7 @@ def test_fragments_of_a_video_stay_without_their_offset_table() -> None:
 UNTELLABLE: dict[str, Callable[[], Dataset]] = {
     "cut JPEG": lambda: compressed([jpeg()[:40]], JPEGBaseline8Bit),
     "progressive JPEG": lambda: compressed([jpeg(progressive=True)], JPEGBaseline8Bit),
-    "JPEG XL": lambda: compressed([jpeg_xl()], "1.2.840.10008.1.2.4.110"),
+    "JPEG XL": lambda: compressed([b"\xff\x0aSecret"], "1.2.840.10008.1.2.4.110"),
     "cut JPEG 2000": lambda: compressed([jpeg_2000()[:60]], JPEG2000Lossless),
     "no codestream": lambda: compressed([b"Secret"], JPEGLSLossless),
     "a frame too many": lambda: compressed([jpeg(), jpeg()], JPEGBaseline8Bit, NumberOfFrames=1),
