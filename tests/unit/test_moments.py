@@ -50,8 +50,8 @@ REASONS = {
         nouns/level_views:newest nouns/level_views:retried nouns/level_views:under_way nouns/problems:alike
         nouns/problems:beyond_repair nouns/problems:causes nouns/problems:first_sender nouns/senders:heard
         nouns/studies:_summaries nouns/views:_with_what_holds_it nouns/views:all nouns/views:deliveries
-        nouns/views:messages nouns/views:naming nouns/views:newest nouns/views:progress nouns/views:sent_of_study
-        work/jobs:_known work/jobs:made work/routes:delivered work/routes:takers
+        nouns/views:messages nouns/views:naming nouns/views:newest nouns/views:progress nouns/views:quiet_to_come
+        nouns/views:sent_of_study work/jobs:_known work/jobs:made work/routes:delivered
         """,
     WAITS: """
         nouns/association_ends:_wait_after_end nouns/claim_ends:_first_received_since nouns/level_views:next_due_at

@@ -75,7 +75,7 @@ EMPTY = frozenset(
         "limited_accounts", "lost_instances", "object_removals", "open_associations", "owed_events", "owed_images",
         "performed_series",
         "performed_steps", "project_contents",
-        "recovery_codes", "rejections", "results", "senders", "sent_instances", "subscribers", "tokens",
+        "recovery_codes", "rejections", "results", "senders", "sent_instances", "statements", "subscribers", "tokens",
         "tombstones", "trash", "web_sessions",
     }
 )  # fmt: skip

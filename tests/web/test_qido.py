@@ -23,6 +23,7 @@ def stocked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
                 study_uid="1.2.4",
                 series_uid="1.2.4.1",
                 modality="MR",
+                Rows=1,  # an image, whose values count before those of the report
                 PatientName="Müller^Jürg",
                 SpecificCharacterSet="ISO_IR 100",
                 PatientID="P,1",

@@ -278,7 +278,7 @@ def test_an_open_series_is_shown_with_what_its_senders_ask_and_what_was_learnt_o
     write_rows(root, "DELETE FROM awaited_senders")
     write_rows(root, awaited, at=quiet_at)
     gaps = "[7.0, 11.0, 7.0, 7.0, 7.0]"
-    write_rows(root, "INSERT INTO senders VALUES ('CT1', :gaps, 22.0, NULL, '2026-01-01 12:00:00')", gaps=gaps)
+    write_rows(root, "INSERT INTO senders VALUES ('CT1', :gaps, 22.0, '2026-01-01 12:00:00')", gaps=gaps)
     uid = series[0].SeriesInstanceUID
     [wait] = json.loads(run("info", uid, "--root", "here", "--json")[1])["waits"]
     assert (wait["calling_ae_title"], wait["quiet_at"]) == ("CT1", quiet_at)

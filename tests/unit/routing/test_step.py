@@ -22,7 +22,7 @@ def message(id: str = "m", attempts: int = 0, study: str = "1.2") -> PendingEven
 def due(number: int, series: str = "1.2.1", *, is_sent: bool = False) -> DueInstance:
     return DueInstance(
         "1.2", series, f"{series}.{number}", "1.2.840", "1.2.840.1", None, None, "key", 0, 1, f"{number}", None, None,
-        number, "dicom", None, None, None, is_sent,
+        number, "dicom", None, None, None, None, is_sent=is_sent,
     )  # fmt: skip
 
 
