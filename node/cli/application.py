@@ -217,10 +217,7 @@ def _wrong_use(error: typer.TyperException, given: Sequence[str]) -> int:
     if message.startswith("Missing option") and option is not None and option.metavar:
         message = f"Missing option '{option.opts[0]} {option.metavar}'."
     short = re.match("No such option: (-[a-zA-Z1-9])", message)
-    is_program = path == "voxelnode" and given[:1] not in (
-        ["-v"],
-        ["-V"],
-    )  # the options of dcm2niix without the command
+    is_program = path == "voxelnode" and not {*given[:1]} & {"-v", "-V"}  # options of dcm2niix without the command
     if short and (path == "voxelnode convert" or is_program):
         option = next((word for word in given if word.startswith(short[1])), short[1])
         message = f"{option} is an option of dcm2niix. {_same_as_dcm2niix(given[not is_program :])}"

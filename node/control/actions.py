@@ -227,7 +227,7 @@ class Actions:
         self._archive.intake.require_open()
         self._applier.require_caught_up()
         named = [(level, uid, study) for level, uid, study in objects]
-        return {"certificate": self.erasing.erase(named, trash, Order(who, "by command")).as_json()}
+        return {"certificate": asdict(self.erasing.erase(named, trash, Order(who, "by command")))}
 
     def _restore_trash(self, number: int, who: str) -> Mapping[str, Any]:
         self._applier.require_caught_up()

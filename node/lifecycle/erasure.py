@@ -82,10 +82,6 @@ class Certificate:
     takers: Sequence[Taker]
     stays: Sequence[str]
 
-    def as_json(self) -> dict[str, Any]:
-        """Return it for JSON."""
-        return asdict(self)
-
     @property
     def text(self) -> str:
         """The text that people read and sign."""
@@ -193,7 +189,7 @@ class Erasing:
                 *(f"the row of job {row['key']}, with UIDs" for rows in of_jobs for row in rows),
             ],
         )
-        return Erasure(tuple(all_objects), 0, tuple(numbers), certificate.as_json())
+        return Erasure(tuple(all_objects), 0, tuple(numbers), asdict(certificate))
 
     def _plan_of(self, what: Object) -> DeletionPlan | None:
         try:

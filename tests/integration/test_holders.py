@@ -10,7 +10,6 @@ import pytest
 from node.api import AuditAction, AuditEvent, AuditMessage, DueInstance, Settings
 from node.audit.audit_log import APPLICATION, DESTINATION, SOURCE, Participant, Result
 from node.control.repository import Repository
-from node.extensions.bids.settings import DatasetSettings
 from node.extensions.channels.settings import WebhookSettings
 from node.index.work.ledger import Lane
 from node.index.work.messages import PendingEvent
@@ -92,9 +91,10 @@ class Desk:
 
 @pytest.fixture
 def desk(settings: Settings, tmp_path: Path) -> Iterator[Desk]:
+    dataset = {"DATASET": {"kind": "bids", "bids": tmp_path}}
     more: dict[str, Any] = {
         "peers": {"PACS": Peer(ae_title="PACS", host="127.0.0.1", port=1)},
-        "destinations": {"DATASET": DatasetSettings(bids=tmp_path)},
+        "destinations": Settings.model_validate({"destinations": dataset}).destinations,
         "hooks": {"mail": WebhookSettings(kind="webhook", on=("study-quiet",), url="http://127.0.0.1:1")},
         "routes": {"all": Route(to=("PACS",)), "bids": Route(to=("DATASET",), when="study-quiet")},
         "retention": RetentionSettings(trash_days=7),

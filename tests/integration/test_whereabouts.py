@@ -103,10 +103,10 @@ def take_audited(root: Root, audit: Audit, *instances: FileDataset) -> None:
 
 
 def test_who_came_under_the_study_of_another_patient_is_found_there(root: Root, audit: Audit) -> None:
-    [first] = make.ct_series(1, PatientID="P2005", PatientName="Sauer^Sven")
+    [first] = make.ct_series(1, PatientID="P2005", PatientName="Sauer^Sven", AccessionNumber="A2005")
     second = under_one_study(first, PatientID="P2006", PatientName="Traut^Tina", AccessionNumber="A2006")
     take_audited(root, audit, first, second)
-    [conflict] = root.rows("SELECT id FROM v_conflicts")
+    [conflict] = root.rows("SELECT id FROM v_conflicts WHERE kind = 'study-of-two-patients'")
     study, series = first.StudyInstanceUID, second.SeriesInstanceUID
 
     def said(decision: str) -> str:

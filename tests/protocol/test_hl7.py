@@ -9,7 +9,6 @@ import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from node.control.checks import problems
 from node.dicom.json_model import entry_text
 from node.extensions.worklist.hl7 import MessageRefused, orders_of, parse
 from node.extensions.worklist.mllp import MllpListener
-from node.extensions.worklist.performed_steps import PerformedStep, PerformedStepRepository
 from node.extensions.worklist.scheduled_rows import ReadScheduledSteps, ScheduledStepRepository
 from node.extensions.worklist.settings import WorklistSettings
 from node.receive.senders import Rejections
@@ -304,22 +302,6 @@ def test_a_patient_is_read_by_types_and_representations(
     [row] = entries(listening).values()
     keywords = "PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate"
     assert tuple(entry_text(row["attributes"], one) or "" for one in keywords) == expected
-
-
-def test_what_a_modality_has_done_stays_done(listening: Any) -> None:
-    performed = listening.index.repository(PerformedStepRepository)
-    with Sender(listening()) as sender:
-        for state, kept, ended in (("COMPLETED", *["completed"] * 2), ("DISCONTINUED", "scheduled", "canceled")):
-            order, study = state[:3], f"1.2.840.{len(state)}"
-            segments = (*ORM[:-1], f"ZDS|{study}^^Application^DICOM")
-            assert sender.send(written(segments, order=order))[1] == "AA"
-            values = dict.fromkeys((field.name for field in fields(PerformedStep)), None)
-            values |= {"sop_instance_uid": study, "study_instance_uid": study, "scheduled": ((study, "SPS1"),)}
-            step = PerformedStep(**{**values, "state": state, "series": (), "attributes": {}})  # type: ignore[arg-type]
-            assert performed.create(step, "CT1", dt.datetime.now(dt.UTC))
-            for control, status, expected in (("XO", "SC", kept), ("CA", "", ended)):
-                assert sender.send(written(segments, control=control, status=status, order=order))[1] == "AA"
-                assert [row["state"] for row in rows_of(listening) if row["study_instance_uid"] == study] == [expected]
 
 
 def test_a_patient_update_changes_the_entries_that_are_not_over(listening: Any) -> None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
     from node.archive.base import LocalFile
-    from node.index.database.look import Look
+    from node.index.database.look import Look, Named
     from node.index.database.reading import ReadIndex
     from node.index.nouns.records import InstanceFile
 
@@ -157,13 +157,13 @@ class _Describer:
 
     def describe(self, uid: str) -> Row:
         """Return the level with the UID and the levels above it, or an empty row."""
-        patients = self._index.patients
+        from node.index.database.look import named
+
+        patients, found = self._index.patients, named(self._index, uid)
+        is_uid = any(one.uid == uid for one in found)
         return (
-            self._image(uid)
-            or self._series(uid)
-            or self._whole_study(uid)
-            or self._patients(patients.with_patient_id(uid), uid)
-            or self._called(uid)
+            self._patients([] if is_uid else patients.with_patient_id(uid), uid)
+            or self._called(uid, found)
             or self._patients(patients.named(uid, MAX_PATIENTS + 1), uid)
             or self._set_aside(uid)
         )
@@ -175,32 +175,29 @@ class _Describer:
         conflicts = with_strangers(self._index.conflicts.of_uid(uid), self._index, self._local)
         return {"level": "conflicts", "conflicts": conflicts} if conflicts else {}
 
-    def _called(self, text: str) -> Row:
-        """Return the study or series that has an Accession Number or the end of a UID; refuse several."""
-        from node.index.database.look import named, the_named
+    def _called(self, text: str, found: list[Named]) -> Row:
+        """Return what has a UID, the end of it, or an Accession Number; refuse several, but a series in two studies."""
+        from node.index.database.look import the_named
 
-        if not named(self._index, text):
+        if not found:
             return {}
-        one = the_named(self._index, text, "study", "series")
-        return self._series(one.series, one.study) if one.series else self._whole_study(one.study)
+        is_one = len({one.uid for one in found}) == 1
+        one = found[0] if is_one else the_named(self._index, text, "study", "series", "instance")
+        described = {"study": self._whole_study, "series": self._series, "instance": self._image}
+        return described[one.level](one.uid, one.study)
 
-    def _image(self, uid: str) -> Row:
+    def _image(self, uid: str, study: str) -> Row:
         row = self._index.instances.row(uid)
-        if row is None:
-            return {}
-        above = self._series(row["series_instance_uid"], row["study_instance_uid"])
-        volumes = [parsed(one) for one in self._index.volumes.holding(row["study_instance_uid"], uid)]
+        assert row is not None
+        above = self._series(row["series_instance_uid"], study)
+        volumes = [parsed(one) for one in self._index.volumes.holding(study, uid)]
         return {
             **above, "level": "instance", "instance": row, "header": self._header(self._index.instances.current(uid)),
             "volumes": volumes, "exclusions": self._index.exclusions.of_instance(uid),
         }  # fmt: skip
 
-    def _series(self, uid: str, study: str | None = None) -> Row:
-        """Return a series: the one in `study` if given, else the one in the first study that contains it."""
-        rows = [row for row in self._index.series.with_uid(uid) if study in (None, row["study_instance_uid"])]
-        if not rows:
-            return {}
-        study = rows[0]["study_instance_uid"]
+    def _series(self, uid: str, study: str) -> Row:
+        rows = [row for row in self._index.series.with_uid(uid) if row["study_instance_uid"] == study]
         header = self._header(self._index.instances.first_file(study, uid))
         series = {**self._study(study), "level": "series", "series": judged(rows[0]), "header": header}
         series["waits"] = self._waits(study, uid)
@@ -233,18 +230,16 @@ class _Describer:
 
     def _study(self, uid: str) -> Row:
         row = self._index.studies.row(uid)
-        if row is None:
-            return {}
+        assert row is not None
         patient = {name: row.pop(name) for name in PATIENT_COLUMNS}
         header = self._header(self._index.instances.first_file(uid))
         of_study = {name: value for name, value in header.items() if name in (*OF_STUDY, "problem")}
         return {"level": "study", "patient": patient, "study": row, "header": of_study} | self._outcome(uid)
 
-    def _whole_study(self, uid: str) -> Row:
-        study = self._study(uid)
+    def _whole_study(self, uid: str, _: str) -> Row:
         sent = self._index.routes.sent_of_study(uid)
         quiet = (self._index.quiet_to_come(kind, self._study_quiet_seconds, uid) for kind in ("route", "hook"))
-        return study and {**study, "series_of_study": self._states(uid), "sent": sent, "to_come": [*chain(*quiet)]}
+        return {**self._study(uid), "series_of_study": self._states(uid), "sent": sent, "to_come": [*chain(*quiet)]}
 
     def _states(self, study: str) -> list[Row]:
         """Return the series of a study, each with its state and, of what is in no volume, the reason and the remedy."""
@@ -472,7 +467,8 @@ def _print_studies(studies: Iterable[Row]) -> None:
         about = [study["study_date"], study["study_description"], f"{study['series']} series"]
         about += study.get("header", {}).values()
         if study.get("decided_at"):
-            named = f"its files name {study['stored_patient_id']}, " if study["stored_patient_id"] else ""
-            about.append(f"{named}decided {minute(study['decided_at'])} by {study['decided_by'] or 'an order'}")
+            named = " ".join(filter(None, (study["stored_patient_id"], study["stored_patient_name"])))
+            about += [f"its files name {named}"] if named else []
+            about.append(f"decided {minute(study['decided_at'])} by {study['decided_by'] or 'an order'}")
         print(f"study {study['study_instance_uid']}  {printable(', '.join(str(part) for part in about if part))}")
         _print_states(study.get("series_of_study", ()))

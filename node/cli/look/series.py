@@ -118,10 +118,11 @@ def series(
     from node.index.engine.view_rows import judged
 
     states = frozenset(state or ())
-    from node.index.database.look import named
+    from node.index.database.look import named, the_named
 
     with root.looking() as index:
-        study = next((one.study for one in (named(index, study) if study else [])), study)
+        if study and named(index, study):
+            study = the_named(index, study, "study").study
         newest_series = index.series.newest(
             _EVERY if "waiting" in states else limit,
             study=study,

@@ -292,10 +292,8 @@ def study(call: CurrentCall, study_instance_uid: str, view: Literal["list"] | No
         labels = part_of(call.node.settings, LABELS)
         marks = labels.marks_of(index, study_instance_uid) if labels is not None else None
         values: dict[str, Any] = {"study": row, "namesake": namesake(index, row)}
-        seconds, kinds = (
-            call.node.settings.series.study_quiet_seconds,
-            ("route", "hook") if call.account.scope is None else (),
-        )
+        seconds = call.node.settings.series.study_quiet_seconds
+        kinds = ("route", "hook") if call.account.scope is None else ()
         values["to_come"] = [one for kind in kinds for one in index.quiet_to_come(kind, seconds, study_instance_uid)]
         values |= {"cards": cards, "bytes": total, "viewers": viewers, "marks": marks, "digest": ""}
         return page(call, "study.html", target=(study_instance_uid,), **values, **many)

@@ -176,8 +176,8 @@ class MllpListener:
         try:
             message = hl7.heading(data)
             message = hl7.parse(data)
-            if (update := update_of(message)) is not None:
-                patients = [update.patient_id]
+            if update := update_of(message):
+                patients = [one.patient_id for one in update]
                 reason = self._updated(update, host)
             elif self._patients is not None and (changes := changes_of(message)) is not None:
                 reason = ", ".join(make_changes(self._patients, changes, f"HL7 {host}"))
@@ -200,13 +200,15 @@ class MllpListener:
         self._on_refusal(Refused("hl7", hl7.ERRORS[error], reason, remedy, host, offered=hl7.type_of(message)))
         return hl7.acknowledgment(message, verdict, reason, self._ae_title, self._now(), error)
 
-    def _updated(self, person: Person, host: str) -> str:
+    def _updated(self, people: Sequence[Person], host: str) -> str:
         """Change the entries of a patient, and correct what is stored; return what was done."""
-        root = self._patients
+        root, person = self._patients, people[0]
         if root is not None:  # so that nothing is changed if it raises
             root.ingest.index.ahead.require_caught_up()
-            root.ingest.index.repository(PersonRepository).planned_update(person)
-        reason = UPDATED.format(update_entries(self._steps, person, self._now()))
+            persons = root.ingest.index.repository(PersonRepository)
+            person = persons.first_known(people)
+            persons.planned_update(person)
+        reason = UPDATED.format(update_entries(self._steps, people[0], self._now()))
         correction = PatientLink(False, person, person, is_correction=True)
         if root is not None and (done := make_changes(root, [correction], f"HL7 {host}")[0]) != LEFT:
             reason += f"; stored: {done}"
@@ -321,16 +323,17 @@ UPDATES = ("ADT^A08", "ADT^A31")
 UPDATED = "{} worklist entries updated"
 
 
-def update_of(message: hl7.Hl7Message) -> Person | None:
-    """Return the patient whom a message describes anew; None if it is of another type. Raises hl7.MessageRefused.
+def update_of(message: hl7.Hl7Message) -> list[Person]:
+    """Return the patient whom a message describes anew, by each of the identifiers; none if it is of another type.
 
-    A field that is empty or the null of HL7 changes nothing.
+    A field that is empty or the null of HL7 changes nothing. Raises hl7.MessageRefused.
     """
     if hl7.type_of(message) not in UPDATES:
-        return None
-    person = _person(message, message.of_patient(message.only("PID"), 3)[0], 3).person
-    _require_id(person, "PID-3")
-    return person
+        return []
+    people = [_person(message, one, 3).person for one in message.of_patient(message.only("PID"), 3)]
+    for person in people:
+        _require_id(person, "PID-3")
+    return people
 
 
 def update_entries(steps: ScheduledStepRepository, person: Person, now: dt.datetime) -> int:
@@ -405,10 +408,7 @@ def _merges(priors: Sequence[_Named], remaining: Sequence[_Named], *, is_correct
             return is_other, not is_other and one.kind != prior.kind
 
         other = min(remaining, key=unlike).person
-        if len(priors) == 1 or (prior.person.patient_id, prior.person.issuer_of_patient_id) != (
-            other.patient_id,
-            other.issuer_of_patient_id,
-        ):
+        if len(priors) == 1 or prior.person.key != other.key:
             yield PatientLink(True, prior.person, other, is_correction)
 
 

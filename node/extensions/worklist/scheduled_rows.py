@@ -17,7 +17,7 @@ from node.index.engine.rows import IndexRepository, PagedRepository, Row, column
 from node.index.engine.sql import starts_with
 from node.index.models.history import PerformedStepRow
 from node.index.models.levels import PatientRow, SeriesRow, StudyRow
-from node.index.nouns.levels import Imaged
+from node.index.nouns.levels import PERSON, Imaged
 from node.index.nouns.retention import old_before
 from node.index.search.conditions import condition_on
 
@@ -162,16 +162,12 @@ class ScheduledStepRepository(IndexRepository):
         query = select(row.id, row.attributes, row.identified).where(
             row.patient_id == patient_id, row.state.not_in(ENDED), row.source != "file"
         )
-        found = {id: (attributes, whose) for id, attributes, whose in connection.execute(query)}
-        entries = {
-            id: (attributes | (whose or {}), entry_text(attributes | (whose or {}), "IssuerOfPatientID") or "")
-            for id, (attributes, whose) in found.items()
-        }
-        if not issuer and len({its for _, its in entries.values()} - {""}) > 1:
+        found = [(id, entry | (whose or {}), whose is None) for id, entry, whose in connection.execute(query)]
+        if not issuer and len({entry_text(entry, "IssuerOfPatientID") or "" for _, entry, _ in found} - {""}) > 1:
             raise UsageError("entries of several issuers have this Patient ID: name the issuer in PID-3.4")
-        meant = {id: attributes for id, (attributes, its) in entries.items() if not its or not issuer or its == issuer}
-        for id, step in {id: changed(attributes) for id, attributes in meant.items()}.items():
-            if found[id][1] is None:
+        meant = [one for one in found if not issuer or entry_text(one[1], "IssuerOfPatientID") in (None, "", issuer)]
+        for id, step, is_own in [(id, changed(entry), is_own) for id, entry, is_own in meant]:
+            if is_own:
                 _change(connection, row.id == id, step, now)
                 _compare(connection, step, now)
             else:  # the order itself is of a patient who was merged into this one
@@ -363,14 +359,7 @@ def _compare(connection: Connection, step: ScheduledStep, now: dt.datetime) -> N
     named += [StudyRow.accession_number == step.accession_number] if step.accession_number else []
     if not named:
         return
-    columns = (
-        StudyRow.study_instance_uid,
-        PatientRow.id,
-        PatientRow.patient_id,
-        PatientRow.patient_name,
-        PatientRow.patient_birth_date,
-        PatientRow.patient_sex,
-    )
+    columns = StudyRow.study_instance_uid, PatientRow.id, *(getattr(PatientRow, name) for name in PERSON)
     for row in connection.execute(select(*columns).select_from(join(StudyRow, PatientRow)).where(or_(*named))).all():
         compare(connection, Imaged(*row), [step.attributes], None, now)
 

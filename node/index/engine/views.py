@@ -63,8 +63,8 @@ def _of_core(say: Words) -> dict[str, str]:
                    CASE WHEN st.closed_at IS NULL AND NOT EXISTS (
                        SELECT 1 FROM series se WHERE se.study_id = st.id AND se.state IN ('receiving', 'converting')
                    ) THEN st.quiet_at END AS quiet_at,
-                   n.patient_id AS stored_patient_id, coalesce(st.decided_by, n.decided_by) AS decided_by,
-                   st.identified_at AS decided_at
+                   n.patient_id AS stored_patient_id, n.patient_name AS stored_patient_name,
+                   coalesce(st.decided_by, n.decided_by) AS decided_by, st.identified_at AS decided_at
             FROM studies st JOIN patients p ON p.id = st.patient_id
             LEFT JOIN patients n ON n.id = st.named_patient_id""",
         "v_series": f"""

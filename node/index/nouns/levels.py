@@ -26,7 +26,7 @@ log = structlog.get_logger()
 DIFFERENCES = "attributes-differ"
 """Kind of the conflicts of instances that state different things of their study or series."""
 
-_PERSON = ("patient_id", "patient_name", *identifiers.AGE_AND_SEX)
+PERSON = ("patient_id", "patient_name", *identifiers.AGE_AND_SEX)
 
 _FIND_SERIES = PreparedStatement(
     select(SeriesRow.id, SeriesRow.state)
@@ -125,9 +125,9 @@ def _study(connection: Connection, received: Received, identity: str) -> int:
     identified_at = received.file.received_at if is_decided else None
     values = {**study, "patient_id": patient_id, "named_patient_id": named, "identified_at": identified_at}
     study_id = _inserted(connection, StudyRow, values)
-    person: Mapping[str, Any] = {name: received.attributes.patient[name] for name in _PERSON}
+    person: Mapping[str, Any] = {name: received.attributes.patient[name] for name in PERSON}
     if named is not None:
-        decided = select(*(getattr(PatientRow, name) for name in _PERSON)).where(PatientRow.id == patient_id)
+        decided = select(*(getattr(PatientRow, name) for name in PERSON)).where(PatientRow.id == patient_id)
         person = dict(connection.execute(decided).mappings().one())
     sender, now = received.file.calling_ae_title or None, received.file.received_at
     accession_number = str(study["accession_number"] or "")

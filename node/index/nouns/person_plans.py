@@ -65,6 +65,11 @@ class Person:
     patient_birth_date: dt.date | None
     patient_sex: str
 
+    @property
+    def key(self) -> tuple[str, str]:
+        """What names a patient: the Patient ID, and its issuer."""
+        return self.patient_id, self.issuer_of_patient_id
+
 
 @dataclass(frozen=True, slots=True)
 class PatientLink:
@@ -125,24 +130,22 @@ def _is_long_string(text: str) -> bool:
     return len(text) <= MAX_ISSUER_CHARACTERS and text.isprintable() and "\\" not in text
 
 
-def only_patient(connection: Connection, person: Person) -> list[Any]:
-    """Return the rows of a patient, one for each spelling. Raises UsageError if they are of several people."""
-    rows = identifiers.people_with(connection, person.patient_id, person.issuer_of_patient_id)
-    identifiers.require_one_patient(rows)
-    return rows
-
-
 def described_person(connection: Connection, person: Person) -> Any | None:
     """Return the row by which a patient is known best: that of this issuer and name, else of one who was not merged.
 
     Raises UsageError if people share the Patient ID, and not one of them is so described.
     """
-    rows = identifiers.people_with(connection, person.patient_id, person.issuer_of_patient_id)
+    rows = identifiers.people_with(connection, *person.key)
     if person.patient_name and (described := identifiers.same_person(rows, asdict(person))) is not None:
         return described
     identifiers.require_one_patient(rows)
     rows.sort(key=lambda row: row.merged_into is not None)
     return min(rows, key=lambda row: (row.issuer_of_patient_id or "") != person.issuer_of_patient_id, default=None)
+
+
+def first_known(connection: Connection, people: Sequence[Person]) -> Person:
+    """Return the first of the identifiers of a patient that is known, else the first."""
+    return next((one for one in people if identifiers.people_with(connection, *one.key)), people[0])
 
 
 def updating(connection: Connection, person: Person) -> tuple[list[Any], Any | None, dict[str, Any]]:
@@ -151,7 +154,7 @@ def updating(connection: Connection, person: Person) -> tuple[list[Any], Any | N
     No patients: the ID is not known, or what is said of it is what is known. Raises UsageError: people share it, and
     none of them is so described.
     """
-    rows = identifiers.people_with(connection, person.patient_id, person.issuer_of_patient_id)
+    rows = identifiers.people_with(connection, *person.key)
     given = {name: value for name in _DESCRIBING if (value := getattr(person, name))}
     ids = {row.merged_into or row.id for row in rows}
     query = select(PatientRow.__table__).where(PatientRow.id.in_(ids), PatientRow.patient_id == person.patient_id)
@@ -169,8 +172,7 @@ def updating(connection: Connection, person: Person) -> tuple[list[Any], Any | N
 def require_room(connection: Connection, links: Sequence[PatientLink]) -> None:
     """Raise UsageError if a merge would hold for an ID that is not known and is no LO, or too many hold for such."""
     people = [one for link in links if link.is_merge for one in (link.one, link.other)]
-    ids = [(one.patient_id, one.issuer_of_patient_id) for one in people]
-    unknown = [one for one in ids if not identifiers.people_with(connection, *one)]
+    unknown = [one.key for one in people if not identifiers.people_with(connection, *one.key)]
     if not all(map(_is_long_string, chain(*unknown))):
         raise UsageError(f"an ID of more than {MAX_ISSUER_CHARACTERS} characters is merged once it is stored (LO)")
     if not unknown:

@@ -13,7 +13,7 @@ its patient then (`node.index.search.selection.Identities`).
 import datetime as dt
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
-from itertools import chain, product
+from itertools import chain
 from typing import Any
 
 from sqlalchemy import Connection, Select, case, func, insert, literal, literal_column, or_, select, table, update
@@ -54,6 +54,7 @@ class PersonRepository(IndexRepository):
 
     planned_merge = reads(plans.merging)
     planned_update = reads(plans.updating)
+    first_known = reads(plans.first_known)
     require_room = reads(plans.require_room)
 
     @on_writer
@@ -129,7 +130,7 @@ class PersonRepository(IndexRepository):
         connection.execute(update(StudyRow).where(of_study).values(here))
         note_decided(connection, moved.studies, now)
         _record(connection, "patient-corrected", moved.studies, f"the study is of patient #{target}", now)
-        _settle(connection, moved.studies, now, who)
+        _settle(connection, moved.studies, _SETTLED, _decided(now, who))
         delete_empty_patient(connection, patient)
         return moved
 
@@ -197,7 +198,7 @@ class PersonRepository(IndexRepository):
             found = plans.shared_conflicts(connection, (patient, former), "merged")
             open_again = [number for number, is_resolved in found if not is_resolved]
             connection.execute(update(ConflictRow).where(listed_in(ConflictRow.id, open_again)).values(_UNDECIDED))
-            _unsettle(connection, moved.studies, _SETTLED[1:])
+            _settle(connection, moved.studies, _SETTLED[1:])
             delete_empty_patient(connection, patient)
             delete_empty_patient(connection, former)
         resolve(ORDERED_PATIENTS)(connection, moved.patient_ids, now)
@@ -217,7 +218,7 @@ class PersonRepository(IndexRepository):
         connection.execute(of_study.values(values | {"corrected_patient_id": None, "decided_by": None}))
         note_decided(connection, moved.studies, now)
         _record(connection, "patient-separated", moved.studies, f"the study is of patient #{back} again", now)
-        _unsettle(connection, moved.studies, _SETTLED)
+        _settle(connection, moved.studies, _SETTLED)
         for former in dict.fromkeys((patient, corrected)):
             delete_empty_patient(connection, former)
         return moved
@@ -267,9 +268,10 @@ class PersonRepository(IndexRepository):
     def _join(self, connection: Connection, link: PatientLink, now: dt.datetime, who: str | None) -> _Done:
         """Merge all persons of the prior Patient ID."""
         prior, remaining = link.one, link.other
-        if (prior.patient_id, prior.issuer_of_patient_id) == (remaining.patient_id, remaining.issuer_of_patient_id):
+        if prior.key == remaining.key:
             raise UsageError("MRG-1 and PID-3 name the same patient")
-        sources, target = plans.only_patient(connection, prior), plans.described_person(connection, remaining)
+        sources, target = identifiers.people_with(connection, *prior.key), plans.described_person(connection, remaining)
+        identifiers.require_one_patient(sources)
         known = [row for row in sources if target is None or row.id != target.id]
         if link.is_correction and target is not None and identifiers.are_strangers(known, [target]):
             raise UsageError("PID-3 is of another person: merge by ADT^A40, or correct by hand")
@@ -314,12 +316,15 @@ class PersonRepository(IndexRepository):
         return CORRECTED, tuple(chain(*moved))
 
     def _part(self, connection: Connection, link: PatientLink, now: dt.datetime, who: str | None) -> _Done:
-        ones, others = (
-            identifiers.people_with(connection, one.patient_id, one.issuer_of_patient_id)
-            for one in (link.one, link.other)
-        )
-        pairs = *product(ones, others), *product(others, ones)
-        linked = {row.id for row, into in pairs if into.id in (row.merged_into, row.merged_first_into)}
+        """Take apart whom a decision about two Patient IDs has joined; what was decided of one of them alone stays."""
+        both = [identifiers.people_with(connection, *one.key) for one in (link.one, link.other)]
+        ids = [{row.id for row in rows} for rows in both]
+        linked = {
+            row.id
+            for rows, own, others in zip(both, ids, reversed(ids), strict=True)
+            for row in rows
+            if row.merged_first_into not in own and others & {row.merged_into, row.merged_first_into}
+        }
         studies = [self._separate(connection, row, now, None, None).studies for row in sorted(linked)]
         return SEPARATED if linked else LEFT, tuple(chain(*studies))
 
@@ -338,14 +343,10 @@ class PersonRepository(IndexRepository):
             .where(StudyRow.patient_id == PatientRow.merged_into, StudyRow.named_patient_id == PatientRow.id)
             .scalar_subquery()
         )
-        columns = (
-            PatientRow.id, PatientRow.patient_id, PatientRow.patient_name, PatientRow.patient_birth_date,
-            PatientRow.patient_sex, PatientRow.issuer_of_patient_id, into.c.id.label("into"),
-            into.c.patient_name.label("into_name"), into.c.patient_id.label("into_patient_id"),
-            studies.label("studies"),
-        )  # fmt: skip
-        joined = select(*columns).join(into, into.c.id == plans.CHOSEN).order_by(PatientRow.id.desc())
-        query = joined.limit(limit).offset(skip)
+        labels = {"id": "into", "patient_name": "into_name", "patient_id": "into_patient_id"}
+        named = [into.c[name].label(label) for name, label in labels.items()]
+        joined = select(PatientRow.__table__, *named, studies.label("studies")).join(into, into.c.id == plans.CHOSEN)
+        query = joined.order_by(PatientRow.id.desc()).limit(limit).offset(skip)
         return [dict(row) for row in connection.execute(query).mappings()]
 
     @on_reader
@@ -428,9 +429,8 @@ def _merge(
     kind: EventKind = "patient-corrected" if is_correction else "patient-merged"
     _record(connection, kind, moved.studies, f"patient #{source} is now #{target}", now)
     resolved = [number for number, is_resolved in plans.shared_conflicts(connection, (target,), None) if is_resolved]
-    decision = {"decision": "merged", "decided_at": now, "decided_by": who}
-    connection.execute(update(ConflictRow).where(listed_in(ConflictRow.id, resolved)).values(decision))
-    _settle(connection, moved.studies, now, who, _SETTLED[1:])
+    connection.execute(update(ConflictRow).where(listed_in(ConflictRow.id, resolved)).values(_decided(now, who)))
+    _settle(connection, moved.studies, _SETTLED[1:], _decided(now, who))
     resolve(ORDERED_PATIENTS)(connection, moved.patient_ids, now)
     return moved
 
@@ -443,19 +443,18 @@ def note_decided(connection: Connection, studies: Collection[str], now: dt.datet
     connection.execute(update(StudyRow).where(of_studies).values(identified_at=decided))
 
 
+def _decided(now: dt.datetime, who: str | None) -> dict[str, Any]:
+    return {"decision": "merged", "decided_at": now, "decided_by": who}
+
+
 def _settle(
-    connection: Connection, studies: Collection[str], now: dt.datetime, who: str | None, kinds: Sequence[str] = _SETTLED
+    connection: Connection, studies: Collection[str], kinds: Sequence[str], values: Mapping[str, Any] = _UNDECIDED
 ) -> None:
-    is_open = ConflictRow.kind.in_(kinds), ConflictRow.decision.is_(None)
-    decision = {"decision": "merged", "decided_at": now, "decided_by": who}
+    """Decide the open conflicts of some kinds in studies, or open those that a merge has decided."""
+    before = None if values["decision"] else "merged"
+    which = ConflictRow.kind.in_(kinds), ConflictRow.decision.is_not_distinct_from(before)
     of_studies = listed_in(ConflictRow.study_instance_uid, studies)
-    connection.execute(update(ConflictRow).where(*is_open, of_studies).values(decision))
-
-
-def _unsettle(connection: Connection, studies: Collection[str], kinds: Sequence[str]) -> None:
-    is_settled = ConflictRow.kind.in_(kinds), ConflictRow.decision == "merged"
-    of_studies = listed_in(ConflictRow.study_instance_uid, studies)
-    connection.execute(update(ConflictRow).where(*is_settled, of_studies).values(_UNDECIDED))
+    connection.execute(update(ConflictRow).where(*which, of_studies).values(values))
 
 
 def _record(connection: Connection, kind: EventKind, studies: Sequence[str], detail: str, now: dt.datetime) -> None:

@@ -114,7 +114,7 @@ class ListedStudy:
     `incomplete`: number of series that are incomplete or suspect.
     `certainties`: number of converted series of each certainty, and of others that are incomplete or suspect.
     `labels`: labels of the study.
-    `stored_patient_id`: the Patient ID of the files, if a person has decided otherwise, or who the patient is.
+    `stored_patient_id`, `stored_patient_name`: those of the files, if a person has decided who the patient is.
     """
 
     cursor: StudyCursor
@@ -129,6 +129,7 @@ class ListedStudy:
     accession_number: str | None
     study_description: str | None
     stored_patient_id: str | None
+    stored_patient_name: str | None
     decided_by: str | None
     decided_at: dt.datetime | None
     series: int = 0
@@ -172,6 +173,7 @@ class ReadStudies(ReadRepository, StudyViews):
                 StudyRow.accession_number,
                 StudyRow.study_description,
                 _NAMED.patient_id.label("stored_patient_id"),
+                _NAMED.patient_name.label("stored_patient_name"),
                 func.coalesce(StudyRow.decided_by, _NAMED.decided_by),
                 StudyRow.identified_at,
             )

@@ -79,7 +79,8 @@ class DescribedStudy(Resource):
 class StudyResource(DescribedStudy):
     """A study, with its number of series in each state; `patient` is the `id` of its patient.
 
-    `decided_at`: somebody has said then who that is; the files name `stored_patient_id`, if that is another person.
+    `decided_at`: somebody has said then who that is; the files name `stored_patient_id` and `stored_patient_name`, if
+    that is another person.
     """
 
     patient: int
@@ -92,6 +93,7 @@ class StudyResource(DescribedStudy):
     last_received_at: Moment | None
     labels: list[str]
     stored_patient_id: str | None
+    stored_patient_name: str | None
     decided_by: str | None
     decided_at: Moment | None
 
