@@ -185,12 +185,8 @@ def _follow(planes: Planes, step_s: float) -> bool:
 def _are_along(moments: Float, step_s: float) -> bool:
     """Return whether moments in seconds follow even steps: each of them, and what they add up to.
 
-    Of times that share a moment, it is that of the first. No volume takes less than a repetition: a regular clock with
-    slightly shorter steps runs fast.
+    Of times that share a moment, it is that of the first.
     """
-    usual_s = _steady(moments)
-    if usual_s is not None and usual_s <= step_s < LONG_STEP * usual_s:
-        return True
     at = np.flatnonzero(np.diff(moments, prepend=np.nan) != 0)
     units = [unit for unit in (1, 0.1, 0.01) if np.abs(moments / unit - np.rint(moments / unit)).max() < STEP_TOLERANCE]
     moved = np.stack((np.diff(moments[at]), moments[at][1:] - moments[0]))
@@ -245,11 +241,10 @@ def _after(clock: Float | None, planes: Planes) -> Float | None:
 
 
 def _earliest(planes: Planes, time_of: Callable[[Frame], float | None]) -> Float | None:
-    """Return the earliest moment of each of several times in seconds, if every frame has one."""
-    table = [[time_of(frame) for frame in time] for time in planes]
-    if len(planes) < 2 or any(value is None for row in table for value in row):
-        return None
-    earliest: Float = np.array(table, float).min(axis=1)
+    """Return the earliest moment of each of several times in seconds, by the slices that have one in all of them."""
+    table = np.array([[time_of(frame) for frame in time] for time in planes], float)  # NaN if a frame has none
+    known = table[:, ~np.isnan(table).any(axis=0)]
+    earliest: Float | None = known.min(axis=1) if len(planes) > 1 and known.size else None
     return earliest
 
 
@@ -289,7 +284,8 @@ def missing_time_warnings(
         found["by Acquisition Number (0020,0012)"] = _gaps_in_labels(planes, "acquisition_number")
     starts, triggers = starts_s(planes), _starts(planes, _triggered)
     clock = starts if starts is not None else triggers
-    units = _steps_in_units(planes, clock, repetition_s)
+    is_even = repetition_s is not None and clock is not None and _are_along(np.array(clock), repetition_s)
+    units = None if is_even else _steps_in_units(planes, clock, repetition_s)
     is_continuous = not is_labelled and _is_continuous(clock, repetition_s)
     if not _start_again(planes, units) and (not is_numbered or any(found.values()) or is_continuous):
         found["by their starts"] = _whole_steps(units)

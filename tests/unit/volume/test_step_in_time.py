@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import nibabel
+import numpy as np
 import pytest
 
 from node.volume.arrange.timing import is_of_excitations
@@ -131,22 +132,47 @@ def test_phases_whose_trains_follow_each_other_have_a_step() -> None:
 
 
 @pytest.mark.parametrize(
-    ("starts_s", "step_s"),
+    ("starts_s", "step_s", "repetition_s"),
     [
-        ((0, 2, 4, 6, 8), 2.0),
-        ((0, 2.02, 3.99, 6.01, 8), 2.0),
-        ((0, 2, 4, 7, 9), None),
-        ((0, 2, 4, 6, 10, 14), None),
-        ((0, 2, 4, 6.6, 8.6), None),
-        ((0, 2, 4.3, 6, 8), None),
-        ((0, 2.2, 4.4, 6.6, 8.8), None),
-        ((0, 0, 4, 4, 8, 8), 2.0),  # label and control
-        ((0, 0, 5, 5, 10, 10), None),
-        ((0, 0, 0, 9, 9, 9), None),
+        ((0, 2, 4, 6, 8), 2.0, 2),
+        ((0, 2.02, 3.99, 6.01, 8), 2.0, 2),
+        ((0, 2, 4, 7, 9), None, 2),
+        ((0, 2, 4, 6, 10, 14), None, 2),
+        ((0, 2, 4, 6.6, 8.6), None, 2),
+        ((0, 2, 4.3, 6, 8), None, 2),
+        ((0, 2.2, 4.4, 6.6, 8.8), None, 2),
+        ((0, 1.79, 3.58, 5.37), None, 2),
+        ((0, 2, 4, 6, 8), None, 2.5),
+        ((0, 2, 4, 6, 8, 10), None, 4),
+        ((0, 0.5, 1, 1.5), None, 2),
+        ((0, 3, 6, 9), None, 2),
+        ((0, 2, 4, 6, 8, 10), 2.04, 2.04),  # a clock of whole seconds
+        ((0, 1, 3, 4, 6, 7, 9, 10), 1.5, 1.5),
+        ((0, 4, 8, 12), 4.0, 2),  # two repetitions for each volume
+        ((0, 10.5, 21, 31.5), 10.5, 0.0042),  # a repetition is a line of k-space
+        ((0, 10.5, 60, 70.5), None, 0.0042),
+        ((0, 2, 30, 32), None, 2),
+        ((0, 0, 4, 4, 8, 8), 2.0, 2),  # label and control
+        ((0, 0, 5, 5, 10, 10), None, 2),
+        ((0, 0, 0, 9, 9, 9), None, 2),
     ],
 )
-def test_a_repetition_is_a_step_only_if_all_starts_follow_it(starts_s: tuple[float, ...], step_s: float | None) -> None:
-    clock = [f"1015{start:09.6f}" for start in starts_s]
+@pytest.mark.parametrize("without_clock", [0, 1])
+def test_a_repetition_is_a_step_only_if_all_starts_follow_it(
+    starts_s: tuple[float, ...], step_s: float | None, repetition_s: float, without_clock: int
+) -> None:
+    clock = [f"10{15 + int(start // 60)}{start % 60:09.6f}" for start in starts_s]
     counted = list(range(1, len(starts_s) + 1))
-    series = make.time_series(len(starts_s), 3, AcquisitionTime=clock, TemporalPositionIdentifier=counted)
-    assert only(*series).time_step_s == step_s
+    repetition = make.decimal(1000 * repetition_s)
+    series = make.time_series(
+        len(clock), 3, AcquisitionTime=clock, TemporalPositionIdentifier=counted, RepetitionTime=repetition
+    )
+    for ds in series[:without_clock]:
+        del ds.AcquisitionTime
+    volume = only(*series)
+    assert volume.time_step_s == step_s
+    steps_s = np.diff(starts_s)
+    assert volume.times_s == (tuple(starts_s) if (steps_s > 0).all() else None)
+    is_doubted = step_s is None and np.ptp(steps_s) < 0.01
+    assert (WarningKind.SLICE_TIMING_DOUBTFUL in {one.name for one in volume.warnings}) == is_doubted
+    assert step_s is None or volume.warnings == ()

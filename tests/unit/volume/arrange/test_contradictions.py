@@ -16,36 +16,6 @@ from tests.volumes import axial_frame
 EPI = {"ScanningSequence": "EP", "MRAcquisitionType": "2D"}
 
 
-def clocked(times: int, step_s: float, **attributes: Any) -> truth.Truth:
-    """A series in time whose volumes start that many seconds apart."""
-
-    def start(ds: Any, time: int, slice_: int) -> None:
-        ds.AcquisitionTime = f"1015{step_s * time:09.6f}"
-
-    return truth.series(times, 5, **attributes).edited(start)
-
-
-@pytest.mark.parametrize(
-    ("clock_s", "repetition_s", "step_s"),
-    [
-        (2.0, 4.0, None),
-        (0.5, 2.0, None),
-        (3.0, 2.0, None),
-        (2.0, 2.0, 2.0),
-        (2.0, 2.04, 2.04),  # a clock of whole seconds
-        (1.79, 2.0, 2.0),  # one that runs fast
-        (2.4, 2.0, None),
-        (4.0, 2.0, 4.0),  # two repetitions for each volume
-    ],
-)
-def test_a_clock_that_contradicts_the_repetition_leaves_the_step_out(
-    clock_s: float, repetition_s: float, step_s: float | None
-) -> None:
-    [volume] = assemble(clocked(6, clock_s, **EPI, RepetitionTime=f"{1000 * repetition_s:g}").datasets).volumes
-    assert volume.time_step_s == step_s
-    assert (WarningKind.SLICE_TIMING_DOUBTFUL in {one.name for one in volume.warnings}) == (step_s is None)
-
-
 @pytest.mark.parametrize(
     ("sequence", "train", "step_s"), [("GR", 1, None), ("SE", 1, None), (r"EP\GR", 1, 0.5), ("GR", 31, 0.5)]
 )

@@ -616,24 +616,6 @@ def dynamic(starts_s: Sequence[float], **attributes: Any) -> list[FileDataset]:
     return make.time_series(len(starts_s), 3, AcquisitionDate="20240102", AcquisitionTime=clock, **attributes)
 
 
-@pytest.mark.parametrize(
-    ("repetition_ms", "starts_s", "step_s"),
-    [
-        ("4.2", [0, 10.5, 21, 31.5], 10.5),  # three-dimensional: a repetition is a line of k-space
-        ("2000", [0, 2.0025, 3.9975, 6], 2.0),  # a clock that ticks by 2.5 ms
-        ("2000", [0, 1.79, 3.58, 5.37], 2.0),  # no volume takes less than a repetition
-        ("2000", [0, 2, 30, 32], None),  # a pause
-        ("4.2", [0, 10.5, 60, 70.5], None),
-    ],
-)
-def test_a_step_in_time_is_the_repetition_time_unless_volumes_take_many(
-    repetition_ms: str, starts_s: list[float], step_s: float | None
-) -> None:
-    [volume] = assemble(dynamic(starts_s, RepetitionTime=repetition_ms)).volumes
-    assert volume.time_step_s == (None if step_s is None else pytest.approx(step_s, abs=1e-9))
-    assert volume.times_s == pytest.approx(starts_s, abs=1e-9)
-
-
 @pytest.mark.parametrize("repetition_ms", ["45", None])
 def test_phases_of_a_heart_beat_lie_as_far_apart_as_their_trigger_times(repetition_ms: str | None) -> None:
     phases = [make.decimal(30.5 * phase) for phase in range(5)]
