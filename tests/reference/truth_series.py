@@ -562,7 +562,7 @@ def _gate(draft: _Draft) -> None:
 
 
 def _state(draft: _Draft, index: int, path: str, value: Any, first: Any) -> None:
-    """Let an image state a value; `first`: that of the first of two items."""
+    """Let an image state a value, in the place of another; `first`: that of the first of two items."""
     plane, ds = draft.planes[index]
     *sequences, keyword = path.split("/")
     holders = [ds]
@@ -576,7 +576,9 @@ def _state(draft: _Draft, index: int, path: str, value: Any, first: Any) -> None
         holders = own
     for holder in holders:
         setattr(holder, keyword, value if holder is holders[-1] else first)
-    draft.planes[index] = replace(plane, states=(*plane.states, (path, value))), ds
+    top = (sequences or [keyword])[0].rstrip("+")
+    others = (own for own in plane.states if own[0].split("/")[0].rstrip("+") != top)
+    draft.planes[index] = replace(plane, states=(*others, (path, value))), ds
     draft.false.add(keyword)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Any
 
 import numpy as np
@@ -175,11 +175,9 @@ def step_s(planes: Planes, starts: tuple[float, ...] | None, repetition_s: float
 
 def _follow(planes: Planes, step_s: float) -> bool:
     """Return whether all times start at even steps, as far as the clock, or else their triggers, tell them apart."""
-    starts = starts_s(planes)
-    clocks = _earliest(planes, _acquired), _earliest(planes, _triggered)
-    sources = (None if starts is None else np.array(starts), *clocks)
-    known = [moments for moments in sources if moments is not None and np.ptp(moments) > 0]
-    return not known or _are_along(known[0], step_s)
+    sources = starts_s(planes), _earliest(planes, _acquired), _earliest(planes, _triggered)
+    known = (np.array(moments) for moments in sources if moments is not None and np.ptp(moments) > 0)
+    return all(_are_along(moments, step_s) for moments in islice(known, 1))
 
 
 def _are_along(moments: Float, step_s: float) -> bool:

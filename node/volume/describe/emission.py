@@ -13,6 +13,7 @@ from node.errors import VoxelnodeError
 from node.volume.elements import DAY_S, ClocksUnknown, Instant, instant, stated_instant
 from node.volume.model import Frame
 from node.volume.read.functional_groups import dataset_of_frame
+from node.volume.read.meaning import is_varying
 
 MAX_WAIT_S = 2 * DAY_S
 """Longest time between injection and scan. If it is longer, an anonymiser shifted one of them."""
@@ -143,7 +144,7 @@ def _value_of_each_time(times: Sequence[Sequence[float | None]]) -> list[float] 
     by_time = []
     for values in times:
         known = [value for value in values if value is not None]
-        if len(known) < len(values) or max(known) - min(known) > FACTOR_TOLERANCE * max(map(abs, known)):
+        if len(known) < len(values) or is_varying(known, FACTOR_TOLERANCE):
             return None
         by_time.append(known[0])
     return by_time

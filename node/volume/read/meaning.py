@@ -241,18 +241,13 @@ def _field_tags() -> tuple[BaseTag, ...]:
     return tuple(dict.fromkeys(map(standard_tag, keywords)))
 
 
-@cache
-def _uncounted_field_tags() -> tuple[BaseTag, ...]:
-    return tuple(tag for tag in _field_tags() if not counted[tag])
-
-
 def told_of(ds: Dataset, *groups: Dataset) -> Meaning:
     """Return the attributes that fields of the sidecar are read from, without those that count at the top.
 
     `groups`: functional groups of the frame; what the first of them states counts.
     """
     own = held_elements(ds)
-    first = _last_told.of(ds, [own[tag] for tag in _uncounted_field_tags() if tag in own])
+    first = _last_told.of(ds, [own[tag] for tag in _field_tags() if tag in own and not counted[tag]])
     if not groups and not any(standard_tag(keyword) in own for keyword in DESCRIBING):
         return first
     told = dict(first)

@@ -610,12 +610,6 @@ def test_an_image_whose_pixels_were_taken_away_is_reported() -> None:
 # Steps in time
 
 
-def dynamic(starts_s: Sequence[float], **attributes: Any) -> list[FileDataset]:
-    """An MR of three slices whose times began so many seconds after a quarter past ten."""
-    clock = [f"10{15 + int(start // 60):02d}{start % 60:09.6f}" for start in starts_s]
-    return make.time_series(len(starts_s), 3, AcquisitionDate="20240102", AcquisitionTime=clock, **attributes)
-
-
 @pytest.mark.parametrize("repetition_ms", ["45", None])
 def test_phases_of_a_heart_beat_lie_as_far_apart_as_their_trigger_times(repetition_ms: str | None) -> None:
     phases = [make.decimal(30.5 * phase) for phase in range(5)]
@@ -649,7 +643,10 @@ def test_diffusion_weightings_that_only_sequence_names_tell_stay_one_series_in_t
 
 
 def test_times_without_a_fixed_step_have_none() -> None:
-    series = dynamic([0, 1.5, 3, 6, 12], sop_class_uid=CTImageStorage, modality="CT", RepetitionTime=None)
+    clock = [f"1015{start:06.3f}" for start in (0, 1.5, 3, 6, 12)]
+    series = make.time_series(
+        5, 3, sop_class_uid=CTImageStorage, modality="CT", AcquisitionTime=clock, RepetitionTime=None
+    )
     [volume] = assemble(series).volumes
     assert volume.time_step_s is None
     assert volume.times_s == pytest.approx([0, 1.5, 3, 6, 12])
