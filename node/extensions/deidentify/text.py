@@ -102,8 +102,10 @@ _IN_BYTES_CHARACTERS = 4
 """Shorter identities are among any bytes by chance."""
 
 _WIDE = ("utf-16-le", "utf-16-be")
-_ENCODINGS = ("utf-8", *sorted({*python_encoding.values()} - {"ascii", "utf_8", "utf8"}))
-"""Of texts in bytes: all that a data set may have (PS3.3 C.12.1.1.2), whatever it says of its own texts."""
+_PARTS = {"ascii", "UTF8", "utf_8", "utf8", "latin_1", "iso8859", "GB2312", "GBK", "iso_ir_58", "iso2022_jp"}
+_ENCODINGS = ("utf-8", *sorted({*python_encoding.values()} - _PARTS))
+"""Of texts in bytes: all that a data set may have (PS3.3 C.12.1.1.2), whatever it says of its own texts; but for those
+that are others, or parts of them."""
 
 _MAX_REMEMBERED_BYTES = 64
 """Numbers are few and come often."""
@@ -279,9 +281,9 @@ class Identities:
 
 
 def _is_special_in(value: str, encoding: str) -> bool:
-    """Return whether an encoding has all characters of a text, and not only letters of ASCII."""
+    """Return whether an encoding has all characters of a text, and not by the bytes of Latin-1."""
     try:
-        return not value.isascii() and bool(value.encode(encoding))
+        return value.encode(encoding) != value.encode("latin-1", "replace")
     except UnicodeEncodeError:
         return False
 
