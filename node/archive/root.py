@@ -250,7 +250,13 @@ def _inode(root: Path, name: str) -> str:
 
 
 def _is_as_marked(root: Path, name: str, notes: Mapping[str, list[str]]) -> bool:
-    return name in notes and len(notes[name]) == 2 and notes[name][0] == _inode(root, name)
+    is_noted = name in notes and len(notes[name]) == 2 and notes[name][0] == _inode(root, name)
+    return is_noted and not _is_shared(root / name)
+
+
+def _is_shared(folder: Path) -> bool:
+    """Return whether the marker of a folder has another name: that of yesterday, in a copy by hard links."""
+    return (folder / MARKER).stat().st_nlink > 1
 
 
 def _require_own(root: Path, name: str, identity: str, note: list[str]) -> None:
@@ -294,12 +300,16 @@ class HeldFolders:
         return None
 
     def renew(self, generation: str) -> None:
-        """Write a generation into the markers, durably, and in their place: another inode would be that of a copy."""
+        """Write a generation into the markers, durably, and in their place: another inode would be that of a copy.
+
+        What keeps its generation is compared by the next start: a marker that a copy by hard links shares, and one on a
+        disk that takes no more writes.
+        """
         for name in KEPT:
             folder = Path(self.path(f"{name}/"))
             identity, notes = _marks(folder)
-            if name in notes:  # else nothing was in it yet
-                with (folder / MARKER).open("r+b", buffering=0) as file:
+            if name in notes and not _is_shared(folder):  # without a marker, nothing was in it yet
+                with suppress(OSError), (folder / MARKER).open("r+b", buffering=0) as file:
                     file.write(f"{identity}\n{name} {' '.join(notes[name][:2])} {generation}\n".encode())
                     os.fdatasync(file)
 

@@ -33,7 +33,7 @@ from node.receive.apply import Applier
 from node.receive.custody import take_back
 from node.receive.generation import CLEAN, INDEX, RECORDS, odd_parts, renew
 from node.receive.ingest import Ingest
-from node.receive.recovery import mark_all_missing, record_quarantined, recover
+from node.receive.recovery import IN_PLACE, mark_all_missing, record_quarantined, recover
 from node.receive.results import Results
 from node.receive.senders import quiet_seconds_of
 from node.registry import RESULTS, audit_copy_of, part_of, store_kind
@@ -117,7 +117,8 @@ class Repository:
         self._adopt_from_files(is_new=new_index, is_older=is_older or bool(self._odd))
         resume_restores(self.archive, self.index, self._quiet_seconds, self.index.now())
         self._take_over_facts(previous)
-        self._account_for_acknowledged(previous, is_new=new_index or bool(self._odd))
+        is_replaced = IN_PLACE in self.recovered.fates.values()  # rows have other versions than the ledger
+        self._account_for_acknowledged(previous, is_new=new_index or bool(self._odd) or is_replaced)
         self.ingest.end_cut_off()
         self._compare_volumes(is_new=new_index, is_older=is_older or bool(self._odd))
         self._begin_to_take(root)

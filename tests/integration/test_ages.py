@@ -37,7 +37,7 @@ FOLDERS = ("journal", "acknowledged", "objects", "quarantine", "incoming", "volu
 PARTS = ("index", *FOLDERS)
 WALK = [
     *((how, (part,)) for how in ("bare", "accepted") for part in FOLDERS),
-    ("files", ("volumes",)),
+    *(("files", (part,)) for part in ("objects", "volumes")),
     *(("old", parts) for count in (0, 1, 2) for parts in combinations(PARTS, count)),
     ("old", ("index", "journal", "acknowledged")),
     ("old", ("index", "acknowledged", "objects")),
@@ -110,8 +110,9 @@ def harm(root: Path, how: str, parts: tuple[str, ...], old: Path) -> None:
                 path.unlink()
             shutil.copy2(old / "index.sqlite", root)
         else:
-            if how == "files":
-                [path.unlink() for path in (root / part).rglob("*.nii.gz")]
+            if how == "files":  # those of yesterday are there, below the marker of today
+                empty_folder(root / part)
+                shutil.copytree(old / part, root / part, ignore=shutil.ignore_patterns(MARKER), dirs_exist_ok=True)
                 continue
             shutil.rmtree(root / part)
             if how == "old":

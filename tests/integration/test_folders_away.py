@@ -12,7 +12,7 @@ import pytest
 
 from node.api import OutOfResources, Settings, reading
 from node.archive.filesystem import Archive
-from node.archive.root import MARKER, FolderAway, mark_anew
+from node.archive.root import MARKER, FolderAway
 from node.control.care import check_repository, drain_journal, rebuild_index
 from node.control.repository import Repository, open_for_import, perform_action
 from node.control.root import is_held, locked_root
@@ -273,10 +273,36 @@ def test_what_a_copied_folder_leaves_below_a_mount_is_not_it(filled: Path, tmp_p
         assert repository.recovered.missing == 0
 
 
-def test_a_copied_root_is_another_one(filled: Path, tmp_path: Path) -> None:
-    shutil.copytree(filled, tmp_path / "copy")
-    mark_anew(tmp_path / "copy")
-    assert (tmp_path / "copy" / MARKER).read_text() != (filled / MARKER).read_text()
+@pytest.mark.parametrize("name", KEPT)
+def test_yesterday_in_a_copy_by_hard_links_stays_of_yesterday(filled: Path, tmp_path: Path, name: str) -> None:
+    root, yesterday = tmp_path / "root", tmp_path / "yesterday"
+    copy_root(filled, root)
+    Repository(settings_of(root)).close()
+    os.link(root / name / MARKER, yesterday)
+    marked = yesterday.read_text()
+    with Repository(settings_of(root)) as repository:
+        assert list(repository._odd) == [f"{name}/"]
+    assert yesterday.read_text() == marked
+
+
+def test_a_marker_that_cannot_be_written_has_the_next_start_compare(
+    filled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, real = tmp_path / "root", Path.open
+
+    def refusing(path: Path, mode: str = "r", *others: object, **named: object) -> object:
+        if (path.name, mode) == (MARKER, "r+b") and (root / "volumes" / MARKER).samefile(path):
+            raise OSError(errno.EROFS, "Read-only file system")
+        return real(path, mode, *others, **named)  # type: ignore[call-overload]
+
+    copy_root(filled, root)
+    Repository(settings_of(root)).close()
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", refusing)
+        with Repository(settings_of(root)) as repository:
+            bring(repository.ingest, *make.ct_series(1))
+    with Repository(settings_of(root)) as repository:
+        assert list(repository._odd) == ["volumes/"]
 
 
 def test_a_large_instance_whose_part_is_gone_is_lost_by_its_name(filled: Path, tmp_path: Path) -> None:
