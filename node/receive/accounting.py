@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
@@ -32,14 +31,6 @@ log = structlog.get_logger()
 
 LOOKED_UP_TOGETHER = 2048
 """Instances that are looked up in the index with one query."""
-
-
-@dataclass(frozen=True, slots=True)
-class Accounted:
-    """The result of an examination: new `lost` instances; the ledger was `rewritten` from the index."""
-
-    lost: int = 0
-    rewritten: bool = False
 
 
 def listed(archive: Archive, applied: Sequence[tuple[Acknowledged, Sequence[str]]]) -> None:
@@ -112,7 +103,7 @@ def account_for(
     *,
     is_new: bool,
     is_pending: bool,
-) -> Accounted:
+) -> None:
     """Examine the ledger when a root is opened, once files and rows agree.
 
     A torn end is damage, and kept, if no instances that the journal has are still to be added. A ledger that is gone,
@@ -133,9 +124,8 @@ def account_for(
     mark, position = LedgerPosition.of(index.about.get(key)), ledger.position
     is_short = mark.entries > (position.entries if mark.identity == position.identity else 0)
     is_absent = not position.entries and not archive.suffix and bool(gone or index.lost.stored(0, 1))
-    lost = 0
     if is_short or is_absent or is_torn:
-        lost = index.lost.record(gone, now)
+        index.lost.record(gone, now)
         written = complete_ledger(archive, index)
         if is_short:
             log.warning(
@@ -147,10 +137,9 @@ def account_for(
         elif is_absent:  # a first run that was killed: the journal still has what the ledger was to get
             log.info("ledger_written", count=written, detail="a ledger without entries got those of the index")
     since = mark.entries if mark.identity == position.identity and not is_new else 0
-    lost += note_lost(archive, index, now, min(since, position.entries))
+    note_lost(archive, index, now, min(since, position.entries))
     if (position := ledger.position) != mark:
         index.about.set(key, str(position))
-    return Accounted(lost, is_short or is_absent or is_torn)
 
 
 def repair_ledger(archive: Archive, index: Index, names: Sequence[str]) -> None:
