@@ -6,7 +6,7 @@ At the end are the PDUs by which the acceptor answers (PS3.8 7.1, 9.3); `associa
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from pydicom import uid
@@ -143,7 +143,8 @@ def negotiated(proposal: Proposal) -> Negotiated:
         if not syntax or (syntax not in proposal.verbs and not is_storage_class(syntax)):
             answers.append(Answer(proposed, ABSTRACT_SYNTAX_NOT_SUPPORTED))
             continue
-        chosen = choose_transfer_syntax(syntax, _by_usefulness(proposed, proposal))
+        taken = {answer.transfer_syntax_uid for answer in answers if answer.proposed.abstract_syntax == syntax}
+        chosen = choose_transfer_syntax(syntax, _by_usefulness(proposed, proposal, taken))
         if not proposal.is_permitted(syntax):
             answers.append(Answer(proposed, USER_REJECTION))
         elif chosen is None:
@@ -179,23 +180,23 @@ def _supported(syntax: str, chosen: str, proposal: Proposal) -> PresentationCont
     return supported
 
 
-def _by_usefulness(proposed: ProposedContext, proposal: Proposal) -> Sequence[str]:
+def _by_usefulness(proposed: ProposedContext, proposal: Proposal, taken: Collection[str]) -> Sequence[str]:
     """Return the offered transfer syntaxes, first the one in which we can send most if the requestor is an SCP.
 
-    An uncompressed one suits every instance that can be decoded: of those, the requestor's first one. If another
-    context of the class offers nothing else, every instance can be sent in that, and the requestor's order holds.
-    Videos are sent only as they are stored.
+    An uncompressed one suits every instance that can be decoded. One context of the class has the requestor's first of
+    those: the last that offers nothing else, or one at all. In the others the requestor's order holds, without what an
+    earlier one has (`taken`), so that what is stored can go out as it is. Videos are sent only so.
     """
     offered, syntax = proposed.transfer_syntaxes, proposed.abstract_syntax
     if not proposal.is_sent_to(syntax):
         return offered
     if syntax in VIDEO_CLASSES:
-        return sorted(offered, key=lambda one: one in NATIVE or can_decode(one))
-    for other in proposal.contexts:
-        others = other.transfer_syntaxes
-        if other is not proposed and other.abstract_syntax == syntax and others and set(others) <= set(TARGETS):
-            return offered
-    return sorted(offered, key=lambda one: one not in TARGETS)
+        return sorted(offered, key=lambda one: (one in taken, one in NATIVE or can_decode(one)))
+    alike = [other for other in proposal.contexts if other.abstract_syntax == syntax]
+    able = [other for other in reversed(alike) if not set(TARGETS).isdisjoint(other.transfer_syntaxes)]
+    suits_all = min(able, key=lambda other: not set(TARGETS).issuperset(other.transfer_syntaxes), default=None)
+    others = taken if proposed is not suits_all else set(offered) - set(TARGETS)
+    return sorted(offered, key=lambda one: one in others)
 
 
 _REFUSALS = {

@@ -1,7 +1,7 @@
 """Which transfer syntax a presentation context gets, without a socket."""
 
 import pytest
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEG2000Lossless
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEG2000Lossless, JPEGLSLossless
 
 from node.association.admission import EVERY_VERB
 from node.association.contexts import VERBS, Proposal, negotiated
@@ -9,7 +9,9 @@ from node.association.request import ProposedContext
 from node.volume.read.transfer_syntaxes import choose_target
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
-JPEG, EXPLICIT, IMPLICIT = map(str, (JPEG2000Lossless, ExplicitVRLittleEndian, ImplicitVRLittleEndian))
+JPEG, LOSSLESS, EXPLICIT, IMPLICIT = map(
+    str, (JPEG2000Lossless, JPEGLSLossless, ExplicitVRLittleEndian, ImplicitVRLittleEndian)
+)
 
 
 def chosen(*offers: tuple[str, ...], is_scp: bool = True) -> list[str]:
@@ -26,7 +28,10 @@ def chosen(*offers: tuple[str, ...], is_scp: bool = True) -> list[str]:
         ([(JPEG, IMPLICIT, EXPLICIT)], [IMPLICIT]),  # in JPEG, what is stored uncompressed could not be sent
         ([(JPEG,)], [JPEG]),
         ([(JPEG, EXPLICIT), (IMPLICIT,)], [JPEG, IMPLICIT]),  # the second one takes everything
-        ([(JPEG, EXPLICIT), (JPEG, IMPLICIT)], [EXPLICIT, IMPLICIT]),
+        ([(JPEG, EXPLICIT), (JPEG, IMPLICIT)], [JPEG, IMPLICIT]),  # as well
+        ([(JPEG, LOSSLESS, IMPLICIT)] * 3, [JPEG, LOSSLESS, IMPLICIT]),
+        ([(IMPLICIT,), (JPEG, EXPLICIT), (EXPLICIT,)], [IMPLICIT, JPEG, EXPLICIT]),
+        ([(JPEG,), (JPEG, IMPLICIT)], [JPEG, IMPLICIT]),
         ([(JPEG, EXPLICIT), ()], [EXPLICIT, ""]),
     ],
 )
