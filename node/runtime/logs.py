@@ -98,9 +98,13 @@ class LinesOfAddresses:
     """
 
     def __init__(
-        self, clock: Callable[[], float] = monotonic, report: Callable[[str, str, int], object] | None = None
+        self,
+        clock: Callable[[], float] = monotonic,
+        report: Callable[[str, str, int], object] = lambda event, block, count: log.warning(
+            "lines_left_out", kind=event, address=block, count=count, is_refusal=False
+        ),
     ) -> None:
-        self._clock, self._lock, self._report = clock, threading.Lock(), report or _log_left_out
+        self._clock, self._lock, self._report = clock, threading.Lock(), report
         # When the minute began, in this order; the lines, those of them that are left out, and the kinds.
         self._counts: dict[tuple[str, str], tuple[float, int, int, set[int]]] = {}
 
@@ -131,10 +135,6 @@ class LinesOfAddresses:
             yield key, left_out
 
 
-def _log_left_out(event: str, block: str, count: int) -> None:
-    log.warning("lines_left_out", kind=event, address=block, count=count, is_refusal=False)
-
-
 _SAID = ("account", "method", "route", "status", "reason")
 """What tells kinds of one event apart: nothing that a stranger chooses, who could use up all kinds."""
 
@@ -145,12 +145,14 @@ refusals = LinesOfAddresses()
 def within_bounds(_logger: Any, method: str, event: Event) -> Event:
     """Drop a warning or an error about an address, or what says that it is a refusal, if it is one of many.
 
+    A refusal without an address, as of who comes by a proxy, is one of nobody in particular.
+
     This is the one place that decides: who logs a refusal asks nobody, and can forget nothing.
     """
-    is_refusal = event.pop("is_refusal", method not in ("debug", "info"))
     address = str(event.get("address") or str(event.get("peer", "")).rpartition(":")[0])
+    is_refusal = event.pop("is_refusal", bool(address) and method not in ("debug", "info"))
     reason = " ".join(str(event.get(key, "")) for key in _SAID)
-    if is_refusal and address and not refusals.is_due(event["event"], address, reason):
+    if is_refusal and not refusals.is_due(event["event"], address, reason):
         raise structlog.DropEvent
     return event
 

@@ -114,9 +114,6 @@ START_SECONDS = 10.0
 TICK_SECONDS = 1.0
 """Interval at which the Date header is updated; an idle server does nothing else."""
 
-COMPLAINT_SECONDS = 60.0
-"""Interval of log lines: the event loop reports every connection that it cannot accept."""
-
 HEAD_BYTES = 131_072
 """Longest request line with headers; longer ones are answered 400. A search may name two thousand UIDs in its URL."""
 
@@ -363,7 +360,7 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
-        self._loop.set_exception_handler(_LoopErrors())
+        self._loop.set_exception_handler(_log_error)
         await super().startup(sockets=sockets)
         self.ready.set()
 
@@ -398,21 +395,12 @@ class _Server(uvicorn.Server):
                 connection.transport.abort()
 
 
-class _LoopErrors:
-    """Logs errors of the event loop, equal ones at most once every `COMPLAINT_SECONDS`."""
-
-    def __init__(self) -> None:
-        self._logged_at: dict[str, float] = {}
-
-    def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        error = context.get("exception")
-        reason = error.strerror or str(error) if isinstance(error, OSError) else context["message"]
-        now = monotonic()
-        if now - self._logged_at.get(reason, -COMPLAINT_SECONDS) >= COMPLAINT_SECONDS:
-            self._logged_at[reason] = now
-            log.error("web_event_loop", reason=reason, exc_info=None if isinstance(error, OSError) else error)
-        if len(self._logged_at) > 100:
-            self._logged_at.clear()
+def _log_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Log an error of the event loop, which reports every connection that it cannot accept."""
+    error = context.get("exception")
+    reason = error.strerror or str(error) if isinstance(error, OSError) else context["message"]
+    shown = None if isinstance(error, OSError) else error
+    log.error("web_event_loop", reason=reason, exc_info=shown, is_refusal=True)
 
 
 class HttpListener(socket.socket):

@@ -271,6 +271,9 @@ WITHIN: dict[str, Callable[[Any, int], object]] = {
     "c_find": lambda peer, _: list(peer.send_c_find(identifier("WRONG"), uids.STUDY_ROOT_FIND)),
     "retrieve_refused": lambda peer, n: list(peer.send_c_move(identifier("STUDY"), f"N{n}", uids.STUDY_ROOT_MOVE)),
     "retrieve": lambda peer, _: list(peer.send_c_get(identifier("STUDY"), uids.STUDY_ROOT_GET)),
+    "retrieve_ended": lambda peer, _: list(
+        peer.send_c_get(identifier("STUDY", StudyInstanceUID="1.2"), uids.STUDY_ROOT_GET)
+    ),
     "c_store_refused": lambda peer, _: peer.send_c_store(NAMELESS),
     "performed_step_refused": lambda peer, n: peer.send_n_create(NO_STEP, uids.PERFORMED_PROCEDURE_STEP, f"1.2.{n}"),
     "step": lambda peer, n: peer.send_n_set(NO_STEP, uids.PERFORMED_PROCEDURE_STEP, f"1.2.{n}"),
@@ -316,6 +319,7 @@ OTHERS = {
     "stow_interrupted": "the client is gone, and was refused nothing",
     "conflict": "an order and a study that is stored",
     "metadata_not_read": "a file of the archive",
+    "web_event_loop": "of the machine",
     "web_without_tls": "the start",
     "worklist_file_refused": "a file of the machine",
 }

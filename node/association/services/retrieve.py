@@ -206,20 +206,15 @@ class Retrieve:
 
     def run(self, sub_operations: Iterator[Sent]) -> None:
         """Report each sub-operation, and send the final response when the last has ended or the peer cancels."""
-        self._audit_retrieve(AuditEvent.BEGIN_TRANSFERRING, Result.SUCCESS, "begun")
-        outcome = "the peer is gone"
-        try:
-            with self._turn():
-                for sent in sub_operations:
-                    self._count(sent)
-                    self._operation.report(self._tally.pending())
-            outcome = self._finish()
-        finally:
-            self._log(outcome)
+        with self.handed_on() as count:
+            for sent in sub_operations:
+                count(sent)
+                self._operation.report(self._tally.pending())
+            self._finish()
 
     @contextmanager
     def handed_on(self) -> Iterator[Callable[[Sent], None]]:
-        """Record begin and end where pynetdicom sends and reports; yields what counts an instance that it was given."""
+        """Record begin and end, also where pynetdicom sends and reports; yields what counts an instance."""
         self._audit_retrieve(AuditEvent.BEGIN_TRANSFERRING, Result.SUCCESS, "begun")
         outcome = "the peer is gone"
         try:
@@ -264,15 +259,12 @@ class Retrieve:
         with suppress(OutOfResources):  # the next reader records it
             report_damage(archive, index, key, sent.damage, dt.datetime.now(dt.UTC))
 
-    def _finish(self) -> str:
-        """Send the final response; return the outcome in words."""
-        if self._tally.remaining and not self._operation.association.is_draining:
-            self._respond(CANCELLED)
-            return "cancelled"
-        if self._tally.remaining:
+    def _finish(self) -> None:
+        """Send the final response."""
+        is_cancelled = self._tally.remaining and not self._operation.association.is_draining
+        if self._tally.remaining and not is_cancelled:
             self.fail("the node is stopping: retrieve again later")
-        self._respond(self._tally.status)
-        return _OUTCOMES[self._tally.status]
+        self._respond(CANCELLED if is_cancelled else self._tally.status)
 
     def _respond(self, status: int) -> None:
         identifier = None
@@ -300,6 +292,7 @@ class Retrieve:
             count=tally.completed + tally.warning,
             failed=len(tally.failed),
             reason=next(iter(self._reasons), None),
+            is_refusal=bool(tally.failed) or not self.outgoing,
         )
         result = Result.SUCCESS if outcome == "completed" else Result.MINOR_FAILURE
         self._audit_retrieve(AuditEvent.INSTANCES_TRANSFERRED, result, outcome)
@@ -316,7 +309,8 @@ class Retrieve:
         ]
         tally = self._tally
         detail = f"{outcome}: {tally.completed + tally.warning} sent, {len(tally.failed)} failed"
-        audit.note(AuditMessage(event, AuditAction.READ, result, participants, _studies(self._selected), detail))
+        message = AuditMessage(event, AuditAction.READ, result, participants, _studies(self._selected), detail)
+        audit.note(message, is_idle=not self.outgoing)
 
 
 def _studies(selected: Selected) -> list[dict[str, object]]:
