@@ -205,7 +205,7 @@ def mark_missing(archive: Archive, index: Index, folder: str, now: dt.datetime) 
     """Mark the rows whose file is missing, unmark those whose file is back; return the keys that were marked."""
     there = set(archive.keys(folder))
     rows = index.instances.files(f"objects/{folder}")
-    back = [row.key for row in rows if row.file_missing and row.key in there and _is_whole(archive, row)]
+    back = [row.key for row in rows if row.file_missing and row.key in there and _is_whole(archive, row, row.key)]
     if back:
         index.instances.mark_files(back, missing=False, now=now)
     gone = [
@@ -257,7 +257,7 @@ def return_from_quarantine(archive: Archive, index: Index, folder: str, now: dt.
         is_named = bool(index.instances.named_keys([aside]))
         candidates = [held.key for held in index.instances.held([row.sop_instance_uid]) if held.sha256 == row.sha256]
         for key in [*([] if is_named else [aside]), *candidates]:
-            if problem_with(archive.path(key), row.data_set_offset, row.bytes, row.sha256) is not None:
+            if not _is_whole(archive, row, key):
                 continue
             make_folder(archive.path(row.key).parent)
             is_moved = key == aside and not is_named
@@ -279,9 +279,9 @@ def _is_gone(path: Path) -> bool:
         return False
 
 
-def _is_whole(archive: Archive, row: InstanceFile) -> bool:
+def _is_whole(archive: Archive, row: InstanceFile, key: str) -> bool:
     try:
-        return problem_with(archive.path(row.key), row.data_set_offset, row.bytes, row.sha256) is None
+        return problem_with(archive.path(key), row.data_set_offset, row.bytes, row.sha256) is None
     except OSError:
         return False
 

@@ -229,6 +229,9 @@ def test_a_file_that_cannot_be_looked_at_stays_and_ends_no_start(root: Root) -> 
     make.instance().save_as(folder / f"{'b' * 32}.dcm", enforce_file_format=True)
     for name in ("a" * 32, "c" * 32):
         (folder / f"{name}.dcm").symlink_to(f"{name}.dcm")
+    kept = next(path for path in folder.glob("*.dcm") if path.stem.strip("abc"))
+    kept.unlink()
+    (root.folder / "quarantine" / kept.name).symlink_to(kept.name)
     assert recovered(root) == (0, 1, 0, 0)
     assert sum(path.is_symlink() for path in folder.iterdir()) == 2
 
