@@ -228,8 +228,8 @@ class Listener:
         answers = negotiated(proposal)
         for rule, reason, remedy, offered in refused_contexts(proposal, answers.contexts, rights.names):
             self.on_refusal(Refused("context", rule, reason, remedy, connection.address, calling, called, offered))
-        shown, now = str(request.certificate or ""), self.ingest.now()
-        origin = Origin("dicom", calling, called, peer, name, now, shown, releases=rights.releases)
+        shown = str(request.certificate or "")
+        origin = Origin("dicom", calling, called, peer, name, shown, releases=rights.releases)
         store_service = StoreService(self.ingest, origin, self.on_refusal)
         serve = partial(self._serve, store_service, rights.scope)
         return Admitted(answers, extended_answers(request.extended_negotiation), store_service, serve)

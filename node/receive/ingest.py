@@ -63,8 +63,16 @@ MAXIMUM_BYTES = 16_000_000_000
 _HEADER = INDEXED_TAGS | OF_PIXELS
 """What of a header receiving needs."""
 
-_PLACES = count(1)
-"""What associations did in this process, in its order, whatever the clock says."""
+_PROCESS, _NUMBERS = uuid.uuid4().hex[:12], count(1)
+
+
+def next_place() -> str:
+    """Return a place among what associations do in this process, in its order, whatever the clock says.
+
+    See `node.quiet.is_later`.
+    """
+    return f"{_PROCESS}:{next(_NUMBERS)}"
+
 
 SHOWN_SERIES = 20
 """Limit of the instances that an error names if the journal is gone."""
@@ -74,11 +82,11 @@ SHOWN_SERIES = 20
 class Origin:
     """The sender of an instance, and the way it came: ``dicom``, ``get``, ``stow`` or ``import``.
 
-    `peer` is an address with a port, or a host name. `association` names the association, if there is one, which began
-    at `began_at`: `Ingest.association_ended` records its end. `certificate` is the one that the peer has shown.
+    `peer` is an address with a port, or a host name. `association` names the association, if there is one:
+    `Ingest.association_ended` records its end. `certificate` is the one that the peer has shown.
     `wanted` are the study and the series that a peer was asked for, whose others are refused; an empty series: all.
     `releases`: False for a sender of which it is known that it never releases its associations.
-    `begun`: the number of the begin among what this process did.
+    `begun`: the place of the begin.
     """
 
     source: str
@@ -86,11 +94,10 @@ class Origin:
     called_ae_title: str = ""
     peer: str = ""
     association: str = ""
-    began_at: dt.datetime | None = None
     certificate: str = ""
     wanted: tuple[str, str] | None = None
     releases: bool = True
-    begun: int = field(default_factory=_PLACES.__next__, compare=False)
+    begun: str = field(default_factory=next_place, compare=False)
 
     @property
     def address(self) -> str:
@@ -197,7 +204,6 @@ class Ingest:
         any_uids: bool = False,
     ) -> None:
         self.any_uids = any_uids
-        self._process = uuid.uuid4().hex[:12]
         self.transfers = transfers
         self.acknowledgement: Acknowledgement | None = None
         if acknowledge != "local":
@@ -286,18 +292,14 @@ class Ingest:
             releases=releases,
             ending_at=ending_at,
             address=brought.address,
-            begun=self.place(brought.begun),
-            ended=self.place(next(_PLACES)),
+            begun=brought.begun,
+            ended=next_place(),
         )
         try:
             self.applier.append(end_facts(end), known=end)
             reached("release-recorded")
         finally:
             self.open_associations.forget(association)
-
-    def place(self, number: int) -> str:
-        """Return a number of `_PLACES` as records have it; see `node.quiet.is_later`."""
-        return f"{self._process}:{number}"
 
     def note_activity(self, seconds: float = 0.0) -> None:
         """Note in the index which associations have been sending one instance for more than `seconds`.
@@ -441,8 +443,7 @@ class Incoming:
             quiet_seconds=ingest.quiet_seconds(origin.calling_ae_title),
             overwrite_policy=self._overwrite_policy,
             sha256=placed.sha256,
-            began_at=origin.began_at,
-            begun=ingest.place(origin.begun),
+            begun=origin.begun,
             association=origin.association,
             uids=()
             if self._data_set.is_in_memory

@@ -28,9 +28,8 @@ class Receipt:
 
     `sha256` is of the data set of a large instance, whose bytes lie in a file of their own, and `uids` are its SOP,
     Study and Series Instance UID, by which it is known if that file is gone; both are empty where the record has the
-    bytes. `data_set_offset` and `data_set_bytes` are within the file. `began_at` is the begin of the association,
-    None where there is none, and `begun` its place (`node.quiet.is_later`); `association` its name, empty where no
-    record of its end will follow.
+    bytes. `data_set_offset` and `data_set_bytes` are within the file. `begun` is the place of the begin of the
+    association (`node.quiet.is_later`); `association` its name, empty where no record of its end will follow.
     """
 
     key: str
@@ -45,7 +44,6 @@ class Receipt:
     quiet_seconds: float
     overwrite_policy: ReceivedPolicy
     sha256: str = ""
-    began_at: dt.datetime | None = None
     association: str = ""
     begun: str = ""
     uids: Sequence[str] = ()
@@ -71,7 +69,7 @@ class Known:
 def receipt(facts: bytes) -> Receipt | None:
     """Return the receipt that a record of the journal holds; None if its facts are not those of this version."""
     try:
-        return Receipt(**_with_moments(json.loads(facts), "received_at", "began_at"))
+        return Receipt(**_with_moments(json.loads(facts), "received_at"))
     except (ValueError, TypeError):
         return None
 
@@ -87,7 +85,6 @@ def association_end(facts: bytes) -> AssociationEnd | None:
     """Return the end of an association that a record of the journal holds; None if it holds something else."""
     try:
         fields = _with_moments(json.loads(facts)[_END], "ended_at", "ending_at")
-        fields.pop("began_at", None)  # before 0.1.0
         fields["brought"] = {(study, series): count for study, series, count in fields["brought"]}
         fields["last"] = tuple(fields["last"])
         return AssociationEnd(**fields)
@@ -96,5 +93,6 @@ def association_end(facts: bytes) -> AssociationEnd | None:
 
 
 def _with_moments(fields: dict[str, Any], *names: str) -> dict[str, Any]:
+    fields.pop("began_at", None)  # before 0.1.0
     moments: Mapping[str, str | None] = {name: fields.get(name) for name in names}
     return fields | {name: dt.datetime.fromisoformat(text) for name, text in moments.items() if text is not None}

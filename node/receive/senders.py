@@ -45,7 +45,7 @@ class Brought:
     last: SeriesKey
     active_at: float
     noted_at: float
-    begun: int
+    begun: str
     series: dict[SeriesKey, int] = field(default_factory=dict)
     sop_instance_uids: set[str] = field(default_factory=set)
 
@@ -63,7 +63,7 @@ class OpenAssociations:
         if (brought := self._brought.get(association)) is not None:
             brought.active_at = self._now()
 
-    def brought(self, association: str, sender: tuple[str, str], series: SeriesKey, begun: int = 0) -> None:
+    def brought(self, association: str, sender: tuple[str, str], series: SeriesKey, begun: str = "") -> None:
         """Note that an association of a sender, AE title and address, brings an instance of a series."""
         now = self._now()
         with self._lock:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import datetime as dt
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from node.index.nouns.conversions import VolumeFile
 from node.index.nouns.instance_files import HeldFile
 from node.index.nouns.received import Compared
 from node.index.nouns.records import Flaw, InstanceFile, Received
+from node.runtime.budget import remember
 
 log = structlog.get_logger()
 
@@ -188,7 +188,7 @@ class RecentlyVerified:
     """Long files whose digest was compared lately: a viewer reads the frames of one file one by one. Thread-safe."""
 
     def __init__(self) -> None:
-        self._files: OrderedDict[str, tuple[tuple[int, int, int], float]] = OrderedDict()
+        self._files: dict[str, tuple[tuple[int, int, int], float]] = {}
         self._lock = threading.Lock()
 
     def problem_with(self, path: Path, offset: int, length: int, sha256: str) -> str | None:
@@ -207,10 +207,7 @@ class RecentlyVerified:
         problem = problem_with(path, offset, length, sha256)
         if problem is None:
             with self._lock:
-                self._files[name] = identity, now
-                self._files.move_to_end(name)
-                while len(self._files) > MAX_VERIFIED:
-                    self._files.popitem(last=False)
+                remember(self._files, name, (identity, now), MAX_VERIFIED)
         return problem
 
 

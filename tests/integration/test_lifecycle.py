@@ -14,7 +14,6 @@ from pydicom import FileDataset
 from pydicom.uid import generate_uid
 
 from node.api import Audit, OutOfResources
-from node.completeness import Reported
 from node.conversion.job import ConversionJob, Converted
 from node.conversion.pipeline import convert
 from node.conversion.scheduler import Worker
@@ -25,7 +24,7 @@ from node.dicom.header import Head
 from node.extensions.results.rows import ResultRepository
 from node.index.database.look import looking
 from node.index.models.levels import Base
-from node.index.nouns.records import ClaimedSeries, Outcome, Received, StoredFile
+from node.index.nouns.records import ClaimedSeries, Received, StoredFile
 from node.index.nouns.waits import OPEN_SECONDS
 from node.index.work.ledger import Lane, Postponed
 from node.index.work.messages import Attempt, PendingEvent
@@ -264,16 +263,6 @@ def test_a_series_whose_converter_crashes_has_a_verdict_too(root: Root) -> None:
 # Waits
 
 
-def test_an_association_that_is_not_released_lengthens_the_wait(root: Root) -> None:
-    root.take_all(make.ct_series(3), origin("a1"))
-    root.end("a1", "aborted")
-    root.clock.move(299)
-    assert due(root) is None
-    settle(root, 2)
-    assert verdict(root) == ("incomplete", "association", None, None)
-    assert events(root) == ["sender-aborted", "series-quiet", "series-converted"]
-
-
 def test_an_association_that_is_aborted_after_the_conversion_has_the_series_judged_again(root: Root) -> None:
     root.take_all(make.ct_series(8)[:4], origin("a1"))
     settle(root, 461)
@@ -289,80 +278,6 @@ def test_an_association_that_is_aborted_after_the_conversion_has_the_series_judg
     root.index.series.reopen([(series["study_instance_uid"], series["series_instance_uid"])], root.clock())
     root.convert(root.claim(0))
     assert [path.read_bytes() for path in root.folder.glob("volumes/*/*/2-*/*.json")] == reported != []
-
-
-def test_an_abort_during_the_conversion_counts_as_well(root: Root) -> None:
-    root.take_all(make.ct_series(8)[:4], origin("a1"))
-    claimed = root.claim(400)
-    root.end("a1", "aborted")
-    root.convert(claimed)
-    assert verdict(root) == ("incomplete", "association", None, None)
-    require_sidecars_to_follow(root)
-
-
-@pytest.mark.parametrize("during", [False, True], ids=["after", "during"])
-def test_an_answer_of_the_sender_that_comes_late_is_in_the_sidecars_as_well(root: Root, during: bool) -> None:
-    instances = make.ct_series(4)
-    root.take_all(instances, origin("a1"))
-    listed = Reported(4, 5, 1, ("1.2.3",))
-    claimed = root.claim(400)
-    if during:
-        root.index.series.record_reported(place_of(instances[0]), listed, root.clock())
-    root.convert(claimed)
-    if not during:
-        root.index.series.record_reported(place_of(instances[0]), listed, root.clock())
-    assert verdict(root) == ("incomplete", "c-find", 5, 1)
-    require_sidecars_to_follow(root)
-    root.index.series.record_reported(place_of(instances[0]), listed, root.clock())  # asked again, because it was open
-    assert the_series(root)["state"] == "converted"
-
-
-def test_an_answer_that_says_the_same_converts_nothing_again(root: Root) -> None:
-    instances = make.ct_series(4)
-    root.take_all(instances, origin("a1"))
-    settle(root)
-    root.index.series.record_reported(place_of(instances[0]), Reported(4, 4), root.clock())
-    assert verdict(root)[:2] == ("complete", "c-find")
-    assert (the_series(root)["state"], the_series(root)["revision"]) == ("converted", 1)
-
-
-@pytest.mark.parametrize("converted", [False, True], ids=["before the conversion", "after it"])
-def test_an_abort_says_nothing_about_instances_that_came_after_it(root: Root, converted: bool) -> None:
-    *most, last = make.ct_series(4)
-    root.take_all(most, origin("a1"))
-    if converted:
-        settle(root, 461)
-    root.end("a1", "aborted")
-    root.clock.move(100)
-    root.take(last, origin("a2"))
-    root.end("a2", "released")
-    settle(root)
-    assert verdict(root) == ("complete", "geometry", None, 0)
-
-
-def test_a_sender_that_comes_back_with_nothing_new_had_sent_all(root: Root) -> None:
-    instances = make.ct_series(4)
-    open_meanwhile = origin("a2")
-    root.take_all(instances, origin("a1"))
-    root.clock.move(1)
-    root.end("a1", "lost")
-    root.take(instances[0], open_meanwhile)
-    root.end("a2", "released")
-    settle(root, 400)
-    assert verdict(root) == ("incomplete", "association", None, None)
-    root.take(instances[0], origin("a3", "OTHER"))
-    root.end("a3", "released")
-    assert the_series(root)["state"] == "converted"
-    for _ in instances:
-        root.take(instances[0], origin("a4"))
-    root.end("a4", "released")
-    assert the_series(root)["state"] == "converted"
-    for ds in instances:
-        root.take(ds, origin("a5"))
-    root.end("a5", "released")
-    root.write_verdicts()
-    assert verdict(root) == ("complete", "geometry", None, 0)
-    assert written_verdicts(root) == {("complete", 0)}
 
 
 @pytest.mark.parametrize("converted", [False, True], ids=["before the conversion", "after it"])
@@ -497,25 +412,14 @@ def test_a_sender_is_not_known_never_to_release_by_series_that_are_not_whole(roo
     assert set(verdicts(root)) == {"incomplete"}
 
 
-def test_another_sender_does_not_end_the_grace_of_an_aborted_association(root: Root) -> None:
-    first, second, third = make.ct_series(3)
-    root.take(first, origin("a1"))
-    root.end("a1", "aborted")
-    root.clock.move(10)
-    root.take(second, origin("a2", "OTHER"))
-    root.take(third, origin("a3", "OTHER"))
-    root.end("a3", "released")
-    require_due_in(root, 290)
-
-
 def test_a_sender_that_is_back_has_no_grace_whatever_an_association_of_before_brings_with_it(root: Root) -> None:
     begin, second = root.clock(), dt.timedelta(seconds=1)
     first, back, beside = make.ct_series(3)
-    before = root.ingest.place(origin("a2").begun)
+    before = origin("a2").begun
     root.take(first, origin("a1"))
     root.clock.move(30)
     root.end("a1", "aborted")
-    came = arrived_at(back, begin + 41 * second, root.ingest.place(origin("a3").begun))
+    came = arrived_at(back, begin + 41 * second, origin("a3").begun)
     root.index.instances.add([came, arrived_at(beside, begin + 42 * second, before)])
     assert the_series(root)["due_at"] == "2026-01-01 12:01:42.000000"
 
@@ -537,19 +441,6 @@ def test_a_late_instance_is_neither_the_last_nor_the_end_of_an_association_that_
     root.clock.move(79)
     assert due(root) is None
     assert not root.claim(2).expectation.aborted, "the sender has come back"
-
-
-def test_instances_that_are_there_already_are_signs_of_life_and_reopen_nothing(root: Root) -> None:
-    first, second = make.ct_series(2)
-    root.take_all([first, second])
-    root.clock.move(50)
-    assert root.take(first) is Outcome.ALREADY_THERE
-    root.clock.move(59)
-    assert due(root) is None
-    settle(root, 2)
-    assert root.take(first) is Outcome.ALREADY_THERE
-    assert (the_series(root)["state"], the_series(root)["due_at"]) == ("converted", None)
-    assert the_series(root)["instances"] == 2
 
 
 def test_an_open_association_keeps_its_last_series_waiting_while_it_is_active(root: Root) -> None:
@@ -589,13 +480,6 @@ def test_an_open_association_keeps_its_last_series_waiting_while_it_is_active(ro
     root.end("a1", "released")
     assert due_series() == third[0].SeriesInstanceUID
     assert root.rows("SELECT * FROM open_associations") == []
-
-
-def test_a_wait_for_an_open_association_does_not_delay_what_is_due_for_another_reason(root: Root) -> None:
-    ds = make.ct_series(1)[0]
-    root.take(ds, origin("a1"))
-    root.index.series.record_reported(place_of(ds), Reported(1, 1), root.clock(), ends_wait=True)
-    assert due(root) is not None
 
 
 @pytest.mark.parametrize("hours", [1, -1])

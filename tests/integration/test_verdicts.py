@@ -342,6 +342,8 @@ EPISODES = st.lists(st.tuples(TIMES[0], st.lists(TIMES[1], max_size=4), st.lists
 
 
 COMES: Step = 1, ("receive", "A", [0, 1, 2])
+ABORTED: Step = 1, ("end", "A", "aborted")
+CONVERTED: Step = 1, ("convert",)
 
 
 @pytest.mark.slow
@@ -355,6 +357,17 @@ COMES: Step = 1, ("receive", "A", [0, 1, 2])
 @example(
     [(COMES, [(1, ("restart",))], [(1, ("lose", 3)), (1, ("lose", 3)), (1, ("convert",)), (1, ("convert",))])], None
 )
+@example(
+    [(COMES, [ABORTED, (10, ("receive", "B", [3])), (1, ("end", "B", "released")), (288, CONVERTED[1])], [])], None
+)
+@example([(COMES, [(400, CONVERTED[1]), ABORTED, CONVERTED], [(1, ("receive", "A", [3])), (70, CONVERTED[1])])], None)
+@example([(COMES, [ABORTED, (100, ("receive", "A", [3])), (1, ("end", "A", "released"))], [ABORTED])], None)
+@example(
+    [(COMES, [(400, CONVERTED[1]), (1, ("report", 1, True, False)), CONVERTED], [(1, ("report", 1, True, False))])],
+    None,
+)
+@example([(COMES, [(50, COMES[1]), (59, CONVERTED[1])], [COMES])], None)
+@example([(COMES, [(1, ("report", 0, False, True)), CONVERTED], [])], None)
 @given(episodes=EPISODES, announced=st.sampled_from([None, None, 6]))
 def test_a_verdict_is_the_pure_one_whatever_happened(
     episodes: list[tuple[Step, list[Step], list[Step]]], announced: int | None

@@ -337,10 +337,9 @@ class AcceptorHandlers:
             listener, requestor = self._listener, event.assoc.requestor
             name, requested = uuid.uuid4().hex[:12], _requested(event)
             peer = f"{requestor.address}:{requestor.port}"
-            now = listener.ingest.now()
             releases = self._rights(event).releases
             titles = requested.calling_ae_title, requested.called_ae_title
-            origin = Origin("dicom", *titles, peer, name, now, releases=releases)
+            origin = Origin("dicom", *titles, peer, name, releases=releases)
             service = StoreService(listener.ingest, origin, listener.on_refusal)
             self._services[event.assoc] = service
         return service

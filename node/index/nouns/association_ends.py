@@ -88,8 +88,10 @@ class AssociationRepository(IndexRepository):
         series: dict[tuple[str, str], list[SeriesKey]] = defaultdict(list)
         for row in connection.execute(_left(self._host)):
             series[row.association, row.calling_ae_title].append((row[3], row[4]))
-        for (_, title), keys in series.items():
-            _wait_after_end(connection, keys, title, "it was killed", grace, now, "node", keys)
+        for (name, title), keys in series.items():
+            brought, seconds = dict.fromkeys(keys, 0), grace.total_seconds()
+            end = AssociationEnd(name, title, "it was killed", now, brought, keys[-1], seconds)
+            _wait_after_end(connection, end, "node", keys)
         connection.execute(delete(OpenAssociationRow).where(OpenAssociationRow.host == self._host))
         if series:
             log.info("associations_cut_off", count=len(series))
@@ -111,13 +113,9 @@ def end_association(connection: Connection, end: AssociationEnd, host: str) -> N
     row = OpenAssociationRow
     connection.execute(delete(row).where(row.host == host, row.association == end.association))
     if party := _party(end):
-        not_over = {end.last} if end.is_cut else set()
-        grace = dt.timedelta(seconds=end.grace_seconds)
-        moments = end.ending_at, end.ended
-        who = end.calling_ae_title, end.outcome
-        _wait_after_end(connection, end.brought, *who, grace, end.ended_at, party, not_over, *moments)
+        _wait_after_end(connection, end, party, {end.last} if end.is_cut else ())
     elif doubted := doubted_series(connection, end.brought, end.calling_ae_title):
-        _note_return(connection, doubted, end.brought, end.calling_ae_title, end.begun, end.ended_at)
+        _note_return(connection, doubted, end)
 
 
 def _party(end: AssociationEnd) -> Party:
@@ -131,45 +129,34 @@ def _party(end: AssociationEnd) -> Party:
     return "sender" if end.releases else ""
 
 
-def _wait_after_end(
-    connection: Connection,
-    keys: Collection[SeriesKey],
-    calling_ae_title: str,
-    outcome: str,
-    grace: dt.timedelta,
-    now: dt.datetime,
-    party: Party,
-    not_over: Collection[SeriesKey],
-    ending_at: dt.datetime | None = None,
-    ended: str | None = None,
-) -> None:
+def _wait_after_end(connection: Connection, end: AssociationEnd, party: Party, not_over: Collection[SeriesKey]) -> None:
     """Extend the wait for series whose association was not released, so that the sender can come back.
 
     A series that is closed already gets another verdict: an idle association may end long after its last instance. The
     node's own end says nothing about a series that was quiet by then.
 
-    `calling_ae_title`: the sender. Its grace ends with an instance of the series on an association that begins later.
-    `grace`: wait after the last instance; never shortens a longer wait.
-    `outcome`: how the association ended.
-    `party`: who ended it.
-    `not_over`: series that were not quiet, whatever their waits say.
-    `ending_at`: when the node began to end it; None: now. `ended`: the place of its end; see `node.quiet.is_later`.
+    The grace of the sender never shortens a longer wait, and ends with an instance of the series on an association that
+    begins later.
+
+    `party`: who ended it. `not_over`: series that were not quiet, whatever their waits say.
     """
+    now = end.ended_at
     kind: EventKind = "node-ended" if party == "node" else "sender-aborted"
     whose = "the node ended the association" if party == "node" else "the association did not end by release"
-    detail = f"{whose}: {outcome}{IN_AN_INSTANCE if party == 'cut' else ''}"
-    for key in keys:
+    detail = f"{whose}: {end.outcome}{IN_AN_INSTANCE if party == 'cut' else ''}"
+    for key in end.brought:
         for row in connection.execute(held_at(key)).all():
             before = waits_of(connection, [row.id]).get(row.id, {})
-            is_quiet = key not in not_over and is_quiet_of(before, calling_ae_title, ending_at or now)
+            is_quiet = key not in not_over and is_quiet_of(before, end.calling_ae_title, end.ending_at or now)
             if party == "node" and (is_quiet or row.state not in OPEN_STATES):
                 continue
-            record_series_event(connection, kind, key, now, detail, ended=ended)
+            record_series_event(connection, kind, key, now, detail, ended=end.ended or None)
             if row.state not in OPEN_STATES:
                 judge(connection, row.id, now)
                 continue
             last = min(row.last_received_at, now)  # the clock may have been set back since
-            after = after_abort(before, calling_ae_title, last + grace, now, ended)
+            grace_until = last + dt.timedelta(seconds=end.grace_seconds)
+            after = after_abort(before, end.calling_ae_title, grace_until, now, end.ended or None)
             replace_waits(connection, {row.id: (before, after)})
             update_series(connection, row.id, {"due_at": max(due_at(after), row.due_at or last)})
 
@@ -202,33 +189,27 @@ def _ended(kind: EventKind, calling_ae_titles: Collection[str]) -> Select[str | 
     )
 
 
-def _note_return(
-    connection: Connection,
-    keys: Collection[SeriesKey],
-    repeated: Mapping[SeriesKey, int],
-    calling_ae_title: str,
-    begun: str,
-    now: dt.datetime,
-) -> None:
+def _note_return(connection: Connection, keys: Collection[SeriesKey], end: AssociationEnd) -> None:
     """Let an abort count no more for series whose sender came back with nothing new, and released its association.
 
     It repeated what it has: nothing is left. If the node had ended the association, that it came back is enough: it
     knew which instances were not acknowledged. A closed series is judged again.
 
+    Fewer instances of a series than it had brought before tell nothing, and an association that was open meanwhile
+    neither.
+
     `keys`: the series of which `doubted_series` says so.
-    `repeated`: how many instances of each series it repeated; fewer than it had brought before tell nothing.
-    `begun`: begin of the association, after the abort: one that was open meanwhile tells nothing.
     """
     for key in keys:
         for row in connection.execute(held_at(key)).all():
-            of_sender = ImageRow.series_id == row.id, ImageRow.calling_ae_title == calling_ae_title
-            party = aborted_by(connection, key, row.last_event, begun)
+            of_sender = ImageRow.series_id == row.id, ImageRow.calling_ae_title == end.calling_ae_title
+            party = aborted_by(connection, key, row.last_event, end.begun)
             if not party:
                 continue
             had = connection.execute(select(func.count()).where(*of_sender)).scalar_one()
-            if 0 < had <= repeated.get(key, had if party == "node" else 0):
+            if 0 < had <= end.brought.get(key, had if party == "node" else 0):
                 detail = "the sender came back with nothing new and released its association"
-                _end_doubt(connection, key, row, "sender-returned", detail, now)
+                _end_doubt(connection, key, row, "sender-returned", detail, end.ended_at)
 
 
 def _end_doubts(connection: Connection, key: SeriesKey, why: str, now: dt.datetime) -> None:

@@ -62,16 +62,6 @@ def test_addresses_are_compared_as_people_write_them(address: str, fits: bool) -
     assert (doorkeeper.judge(doorkeeper.connected(Thread(), address), asking()) is None) == fits
 
 
-def test_two_peers_of_one_title_may_come_from_either_address() -> None:
-    peers = {
-        "left": Peer(ae_title="CT1", networks=(ip_network("10.0.0.1/32"),)),
-        "right": Peer(ae_title="CT1", networks=(ip_network("10.0.0.2/32"),)),
-    }
-    doorkeeper = admission(peers)
-    for address in ("10.0.0.1", "10.0.0.2"):
-        assert doorkeeper.judge(doorkeeper.connected(Thread(), address), asking()) is None
-
-
 def test_an_ended_association_makes_room_before_its_connection_is_closed() -> None:
     doorkeeper = admission(maximum_associations=1)
     first = doorkeeper.connected(Thread(), "10.0.0.1")
