@@ -9,7 +9,6 @@ from __future__ import annotations
 import gc
 import os
 import threading
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -26,7 +25,7 @@ from node.children.forwarding import CopyChange
 from node.children.messages import ChildCancelled, ChildLate
 from node.children.serving import Apart, ChildLimits, ChildPipes, serve_apart, use_one_thread
 from node.errors import ConversionRefused, OutOfResources, VoxelnodeError, is_of_system, is_out_of_memory
-from node.runtime.budget import Turns, current_caller
+from node.runtime.budget import Turns, current_caller, remember
 from node.volume.read.transfer_syntaxes import NotTranscodable
 
 MAX_JOBS_PER_PROCESS = 2000
@@ -218,7 +217,7 @@ class _Refusals:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._known: OrderedDict[_Subject, tuple[float, str]] = OrderedDict()
+        self._known: dict[_Subject, tuple[float, str]] = {}
 
     def check(self, subject: _Subject | None) -> None:
         """Raise `NotDecoded` if a subject, or its whole file, was refused."""
@@ -235,10 +234,7 @@ class _Refusals:
         if subject is None:
             return
         with self._lock:
-            self._known[subject] = monotonic(), refusal
-            self._known.move_to_end(subject)
-            if len(self._known) > MAX_REMEMBERED:
-                self._known.popitem(last=False)
+            remember(self._known, subject, (monotonic(), refusal), MAX_REMEMBERED)
 
 
 def serve(channel: ChildPipes, max_answer_bytes: int) -> None:

@@ -25,7 +25,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum, auto
 from time import monotonic
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 
 import structlog
 from prometheus_client import Counter as Samples
@@ -44,12 +44,19 @@ PROGRESS_BYTES = 16_384
 WORK_SECONDS = 60.0
 """For how long work lets its connection stay before those without any."""
 
-LOG_SECONDS = 60.0
-"""Interval of log lines about one address and rule: a flood must not fill the log."""
-
-MAX_LOGGED = 1000
-
 NEVER = float("-inf")
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
+
+
+def remember(known: dict[Key, Value], key: Key, value: Value, maximum: int) -> None:
+    """Note a value as the newest; beyond so many, the oldest is forgotten, so that a flood of keys costs no memory."""
+    known.pop(key, None)
+    known[key] = value
+    if len(known) > maximum:
+        del known[next(iter(known))]
+
 
 Rule = Literal["caller", "address", "places"]
 """The share that is used up: of one caller, of one address, or all places that the newcomer may have."""
@@ -214,7 +221,6 @@ class Budget:
         self._port, self.limits, self._metrics, self._on_eviction = port, limits, metrics, on_eviction
         self._claims: dict[Claim, None] = {}
         self._changed = threading.Condition()
-        self._logged_at: dict[tuple[str, ...], float] = {}
 
     def connect(self, claim: Claim) -> None:
         """Register a connection; beyond the limit of pending ones, one gives way."""
@@ -285,19 +291,13 @@ class Budget:
         return [claim for claim in self._claims if claim.stage is stage]
 
     def _evict(self, claim: Claim, stage: Stage, rule: str) -> None:
-        with self._changed:
-            self._count(self._metrics.evicted_connections, "connection_evicted", claim, rule)
+        self._count(self._metrics.evicted_connections, "connection_evicted", claim, rule)
         claim.holder.hang_up()
         self._on_eviction(claim, stage)
 
     def _count(self, counter: Samples, event: str, claim: Claim, rule: str) -> None:
         counter.labels(port=self._port, rule=rule).inc()
-        key, now = (event, claim.block, rule), monotonic()
-        if now - self._logged_at.get(key, -LOG_SECONDS) >= LOG_SECONDS:
-            if len(self._logged_at) >= MAX_LOGGED:
-                self._logged_at.clear()
-            self._logged_at[key] = now
-            log.warning(event, service=self._port, address=claim.address, reason=rule)
+        log.warning(event, service=self._port, address=claim.address, reason=rule, is_refusal=True)
 
 
 @dataclass(eq=False, slots=True)

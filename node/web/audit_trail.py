@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from time import monotonic
 from typing import Any
@@ -21,6 +20,7 @@ from node.audit.audit_log import (
     Participant,
     Result,
 )
+from node.runtime.budget import remember
 
 REPEAT_SECONDS = 60.0
 """Repeated access by the same account is recorded once in this time: a viewer requests each slice separately."""
@@ -41,7 +41,7 @@ class AuditTrail:
     def __init__(self, audit: Audit, ae_title: str) -> None:
         self._audit, self._ae_title = audit, ae_title
         self._lock = threading.Lock()
-        self._recorded: OrderedDict[str, float] = OrderedDict()
+        self._recorded: dict[str, float] = {}
 
     def of(self, account: str, address: str) -> AccountAuditTrail:
         """Return the trail of one account at one address."""
@@ -71,23 +71,15 @@ class AuditTrail:
         return True
 
     def authentication(
-        self,
-        caller: tuple[str, str],
-        result: Result,
-        detail: str,
-        *,
-        once: bool = False,
-        kind: EventType = EventType.LOGIN,
+        self, caller: tuple[str, str], result: Result, detail: str, *, kind: EventType = EventType.LOGIN
     ) -> None:
         """Record that somebody signed in or out, or tried to (A.5.3.12)."""
-        self.record(
-            AuditEvent.USER_AUTHENTICATION, AuditAction.EXECUTE, caller, (), detail, result, once=once, kind=kind
-        )
+        self.record(AuditEvent.USER_AUTHENTICATION, AuditAction.EXECUTE, caller, (), detail, result, kind=kind)
 
     def refused(self, caller: tuple[str, str], detail: str) -> None:
         """Record that an account asked for what it may not do (A.5.3.11)."""
         event, kind = AuditEvent.SECURITY_ALERT, EventType.RESTRICTED_FUNCTION
-        self.record(event, AuditAction.EXECUTE, caller, (), detail, Result.MINOR_FAILURE, once=True, kind=kind)
+        self.record(event, AuditAction.EXECUTE, caller, (), detail, Result.MINOR_FAILURE, kind=kind)
 
     def guessed(self, sentence: str, caller: tuple[str, str]) -> None:
         """Record, and log, that the password or the second factor of an account is guessed (A.5.3.11)."""
@@ -100,10 +92,7 @@ class AuditTrail:
             now, recorded_at = monotonic(), self._recorded.get(key)
             if recorded_at is not None and now - recorded_at < REPEAT_SECONDS:
                 return True
-            self._recorded.pop(key, None)
-            self._recorded[key] = now
-            if len(self._recorded) > MAX_REMEMBERED:
-                self._recorded.popitem(last=False)
+            remember(self._recorded, key, now, MAX_REMEMBERED)
             return False
 
 

@@ -9,7 +9,6 @@ import binascii
 import dataclasses
 import datetime as dt
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, MutableMapping
 from typing import Any
 
@@ -21,10 +20,11 @@ from node.index.nouns.accounts import KnownAccount, Role
 from node.index.nouns.records import KnownShares
 from node.index.work.jobs import TOKEN_PREFIX as JOB_TOKEN_PREFIX
 from node.index.work.jobs import JobRepository
+from node.runtime.budget import remember
 from node.runtime.network import block_of
 from node.settings.core import Web
 from node.web.credentials import PREFIX, TOKEN_PREFIX, FederatedIdentity, covers, digest, no_role
-from node.web.errors import Forbidden, NotAuthenticated, ResourceNotFound, SignInFailed, TooManyTries
+from node.web.errors import Forbidden, NotAuthenticated, ResourceNotFound, SignInFailed
 from node.web.principal import (
     LOCAL,
     Principal,
@@ -98,11 +98,9 @@ class Authenticators:
         if share is None:
             # By address alone, and wrong ones alone: guesses of one lock nobody out whose link is right.
             block = block_of(address)
-            wait = self._guessed_links.begin((f"a link at {block}", block))
-            if wait > 0:
-                raise TooManyTries(wait)
+            self._guessed_links.require_try((f"a link at {block}", block))
             detail = "a wrong link, or one that is over"
-            self._trail.authentication(("unknown link", address), Result.MINOR_FAILURE, detail, once=True)
+            self._trail.authentication(("unknown link", address), Result.MINOR_FAILURE, detail)
             raise ResourceNotFound("link: it may be over, or revoked")
         whole = dataclasses.replace(share, uses=0, used_at=None)  # what a request is compared by, while it lasts
         return Principal("link", f"link {share.id} of {share.made_by}"[:64], Role.READ, share=whole)
@@ -210,7 +208,7 @@ class Authenticators:
 
     def _record_wrong_token(self, request: HTTPConnection) -> None:
         caller = "unknown token", address_of(request)
-        self._trail.authentication(caller, Result.MINOR_FAILURE, "a wrong or expired token", once=True)
+        self._trail.authentication(caller, Result.MINOR_FAILURE, "a wrong or expired token")
 
 
 def _of_password(known: KnownAccount) -> Principal:
@@ -222,7 +220,7 @@ class _Uses:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._noted: OrderedDict[str, dt.datetime] = OrderedDict()
+        self._noted: dict[str, dt.datetime] = {}
 
     def is_due(self, sha256: str, used_at: dt.datetime | None, now: dt.datetime) -> bool:
         """Return whether the use is to be written now; `used_at` is the time in the index."""
@@ -230,10 +228,7 @@ class _Uses:
             last = max(used_at or NEVER, self._noted.get(sha256, NEVER))
             if now - last < USE_INTERVAL:
                 return False
-            self._noted[sha256] = now
-            self._noted.move_to_end(sha256)
-            if len(self._noted) > MAX_NOTED_USES:
-                self._noted.popitem(last=False)
+            remember(self._noted, sha256, now, MAX_NOTED_USES)
             return True
 
 

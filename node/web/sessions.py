@@ -6,10 +6,9 @@ import datetime as dt
 import hmac
 import secrets
 import threading
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from time import monotonic
 
@@ -18,6 +17,7 @@ from starlette.requests import HTTPConnection
 from node.audit.audit_log import EventType, Result
 from node.index.engine.scope import within
 from node.index.nouns.accounts import AccountRepository, Client, KnownAccount, KnownSession, Role
+from node.runtime.budget import Caller, Turns, remember
 from node.runtime.network import block_of
 from node.settings.core import Web
 from node.web.audit_trail import AuditTrail
@@ -165,9 +165,7 @@ class Sessions:
     def _accepted(self, known: KnownAccount, code: str, address: str, new_codes: tuple[str, ...]) -> str:
         """Return what a right code was; `new_codes` are the recovery codes of an app that it sets up."""
         pair = known.name, block_of(address)
-        wait = self._codes.begin(pair)
-        if wait > 0:
-            raise TooManyTries(wait)
+        self._codes.require_try(pair)
         what = self._use_code(known, code, [digest(one) for one in new_codes])
         if not what:
             wrong = "the code is wrong, or was used before: wait for the next one"
@@ -214,14 +212,16 @@ class Passwords:
     def __init__(self, accounts: AccountRepository, trail: AuditTrail) -> None:
         self._accounts, self._trail = accounts, trail
         self._guesses, self._verified = Guesses(trail.guessed), _Verified()
-        self._hashing = threading.Semaphore(MAX_CONCURRENT_HASHES)
-        self._hash_places = threading.Semaphore(MAX_CONCURRENT_HASHES + MAX_WAITING_HASHES)
+        wait = partial(TooManyTries, HASH_WAIT_SECONDS)
+        self._turns = Turns(MAX_CONCURRENT_HASHES, MAX_WAITING_HASHES, wait)  # all are of one caller: nobody is known
 
     @within(None)
     def check(self, name: str, password: str, address: str) -> KnownAccount:
         """Return the account with this name and password, or raise NotAuthenticated or TooManyTries."""
         pair = (name[:64], block_of(address))
-        self._require_try(pair)  # also for a password that has matched: it would be guessed without a limit
+        self._guesses.require_try(
+            pair, counts=False
+        )  # also for a password that has matched: it would be guessed without a limit
         known = self._accounts.by_name(name)
         if known is not None and self.has_matched(password, known):
             return known
@@ -237,35 +237,13 @@ class Passwords:
         """Return whether this password of the account was right before, without hashing it."""
         return known.password_hash is not None and self._verified.has(known.password_hash, password)
 
-    def _require_try(self, pair: Pair) -> None:
-        wait = self._guesses.wait_seconds(pair)
-        if wait > 0:
-            raise TooManyTries(wait)
-
     def _matches(self, pair: Pair, password: str, hashed: str | None) -> bool:
-        with self._turn():
-            wait = self._guesses.begin(pair)
-            if wait > 0:
-                raise TooManyTries(wait)
+        with self._turns.turn(Caller(), HASH_WAIT_SECONDS):
+            self._guesses.require_try(pair)
             matches = is_password(password, hashed)
         if matches and hashed is not None:
             self._verified.add(hashed, password)
         return matches
-
-    @contextmanager
-    def _turn(self) -> Iterator[None]:
-        """Wait for a turn to hash a password; a flood of tries must not occupy all threads."""
-        if not self._hash_places.acquire(blocking=False):
-            raise TooManyTries(HASH_WAIT_SECONDS)
-        try:
-            if not self._hashing.acquire(timeout=HASH_WAIT_SECONDS):
-                raise TooManyTries(HASH_WAIT_SECONDS)
-            try:
-                yield
-            finally:
-                self._hashing.release()
-        finally:
-            self._hash_places.release()
 
 
 class _Verified:
@@ -277,7 +255,7 @@ class _Verified:
     def __init__(self) -> None:
         self._key = secrets.token_bytes(32)
         self._lock = threading.Lock()
-        self._pairs: OrderedDict[bytes, None] = OrderedDict()
+        self._pairs: dict[bytes, None] = {}
 
     def has(self, password_hash: str, password: str) -> bool:
         with self._lock:
@@ -285,9 +263,7 @@ class _Verified:
 
     def add(self, password_hash: str, password: str) -> None:
         with self._lock:
-            self._pairs[self._pair(password_hash, password)] = None
-            if len(self._pairs) > MAX_VERIFIED_PASSWORDS:
-                self._pairs.popitem(last=False)
+            remember(self._pairs, self._pair(password_hash, password), None, MAX_VERIFIED_PASSWORDS)
 
     def _pair(self, password_hash: str, password: str) -> bytes:
         return hmac.digest(self._key, f"{password_hash}\0{password}".encode("utf-8", "replace"), sha256)
@@ -309,7 +285,7 @@ class Throttle:
 
     def __init__(self, free_tries: int, clock: Callable[[], float] = monotonic) -> None:
         self._free_tries, self._clock = free_tries, clock
-        self._failures: OrderedDict[str, tuple[int, float]] = OrderedDict()  # how many, and when the last one was
+        self._failures: dict[str, tuple[int, float]] = {}  # how many, and when the last one was
 
     def wait_seconds(self, key: str) -> float:
         """Return the seconds until the next try is allowed, or 0 if it is allowed now."""
@@ -321,10 +297,8 @@ class Throttle:
 
     def count(self, key: str) -> None:
         """Count a failure."""
-        now, (count, last_at) = self._clock(), self._failures.pop(key, (0, 0.0))
-        self._failures[key] = count + 1 if now - last_at < FORGET_SECONDS else 1, now
-        if len(self._failures) > MAX_KEYS:
-            self._failures.popitem(last=False)
+        now, (count, last_at) = self._clock(), self._failures.get(key, (0, 0.0))
+        remember(self._failures, key, (count + 1 if now - last_at < FORGET_SECONDS else 1, now), MAX_KEYS)
 
     def forgive(self, key: str, count: int | None = None) -> int:
         """Forget `count` failures of a key, or all; return how many were forgotten."""
@@ -370,30 +344,23 @@ class Guesses:
         self._by_pair = Throttle(FREE_TRIES)
         self._by_address = Throttle(FREE_TRIES_OF_ADDRESS)
         self._by_account = Throttle(FREE_TRIES_OF_ACCOUNT)
-        self._used: OrderedDict[Pair, None] = OrderedDict()
-        self._addresses: OrderedDict[str, set[str]] = OrderedDict()
+        self._used: dict[Pair, None] = {}
+        self._addresses: dict[str, set[str]] = {}
 
-    def wait_seconds(self, pair: Pair) -> float:
-        """Return the seconds until the next try of a pair is allowed, or 0 if it is allowed now."""
-        with self._lock:
-            seconds, alert = self._refusal(pair)
-        if alert is not None:
-            self._on_limit(*alert)
-        return seconds
-
-    def begin(self, pair: Pair) -> float:
-        """Begin a try; return the seconds to wait if it is refused."""
+    def require_try(self, pair: Pair, *, counts: bool = True) -> None:
+        """Begin a try of a pair, or only ask for one, or raise TooManyTries."""
         account, address = pair
         with self._lock:
             seconds, alert = self._refusal(pair)
-            if seconds <= 0:
+            if counts and seconds <= 0:
                 self._by_pair.count(_key(pair))
                 self._by_address.count(address)
                 self._by_account.count(account)
                 self._note_address(pair)
         if alert is not None:
             self._on_limit(*alert)
-        return seconds
+        if seconds > 0:
+            raise TooManyTries(seconds)
 
     def succeeded(self, pair: Pair) -> None:
         """Forgive the failures of a pair, and remember that its account is used at its address."""
@@ -402,10 +369,7 @@ class Guesses:
             forgiven = self._by_pair.forgive(_key(pair))
             self._by_address.forgive(address, forgiven)
             self._by_account.forgive(account, forgiven)
-            self._used.pop(pair, None)
-            self._used[pair] = None
-            if len(self._used) > MAX_USED:
-                self._used.popitem(last=False)
+            remember(self._used, pair, None, MAX_USED)
 
     def _refusal(self, pair: Pair) -> tuple[float, tuple[str, Pair] | None]:
         """Return the seconds to wait, and what `on_limit` is called with."""
@@ -424,12 +388,10 @@ class Guesses:
 
     def _note_address(self, pair: Pair) -> None:
         account, address = pair
-        addresses = self._addresses.pop(account, set())
+        addresses = self._addresses.get(account, set())
         if len(addresses) < MAX_ADDRESSES:
             addresses.add(address)
-        self._addresses[account] = addresses
-        if len(self._addresses) > MAX_ADDRESSES:
-            self._addresses.popitem(last=False)
+        remember(self._addresses, account, addresses, MAX_ADDRESSES)
 
 
 def _key(pair: Pair) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
 from pathlib import Path
+from unittest.mock import Mock
 
 import httpx2
 import pytest
@@ -21,6 +22,7 @@ from node.extensions.pages.operation import badges
 from node.index.engine.scope import current_scope, within
 from node.index.nouns.accounts import MAX_SESSIONS, Client, KnownAccount, NoSuchAccount, Role
 from node.index.nouns.records import ListedToken, Share
+from node.runtime.budget import Caller
 from node.web import access
 from node.web.access import READERS, Call, identified
 from node.web.credentials import STEP_SECONDS, code_of, covers, digest, new_token
@@ -257,17 +259,15 @@ def test_never_means_never(start_site: StartSite) -> None:
 
 def test_a_flood_of_tries_leaves_room_for_others(guarded: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("node.web.sessions.HASH_WAIT_SECONDS", 0.05)
-    hashing = guarded.app.state.access.sessions.passwords._hashing
-    for _ in range(MAX_CONCURRENT_HASHES):
-        assert hashing.acquire(timeout=1)  # as if so many passwords were hashed now
-    assert guarded.client(auth=BASIC).get(API).status_code == 429
-    assert guarded.client(headers={"Authorization": f"Bearer {guarded.token('reader')}"}).get(API).status_code == 200
+    with guarded.app.state.access.sessions.passwords._turns.turn(Caller(), 1):  # as if a password were hashed now
+        assert guarded.client(auth=BASIC).get(API).status_code == 429
+        token = guarded.token("reader")
+        assert guarded.client(headers={"Authorization": f"Bearer {token}"}).get(API).status_code == 200
 
 
 def test_whoever_finds_too_many_waiting_is_refused_at_once(guarded: Site) -> None:
-    passwords = guarded.app.state.access.sessions.passwords
-    for _ in range(MAX_CONCURRENT_HASHES + MAX_WAITING_HASHES):
-        assert passwords._hash_places.acquire(timeout=1)  # as if so many passwords were hashed, or waited for
+    held = guarded.app.state.access.sessions.passwords._turns._held
+    held[""] = MAX_CONCURRENT_HASHES + MAX_WAITING_HASHES  # as if so many passwords were hashed, or waited for
     began = now()
     assert guarded.client(auth=BASIC).get(API).status_code == 429
     assert idle_seconds(began, 2) < 2
@@ -425,7 +425,7 @@ def test_below_the_address_of_links_only_the_link_counts(start_site: StartSite, 
     assert (caller("right").role, caller("right").share.id) == (Role.READ, number)
     with pytest.raises(ResourceNotFound, match="revoked"):
         caller("wrong")
-    access._known._guessed_links.begin = lambda pair: 0.1
+    access._known._guessed_links.require_try = Mock(side_effect=TooManyTries(0.1))
     with pytest.raises(TooManyTries):
         caller("wrong")
     assert caller("right").share.id == number, "guesses of one lock nobody out whose link is right"
