@@ -291,7 +291,6 @@ class Ingest:
             is_cut=is_cut,
             releases=releases,
             ending_at=ending_at,
-            address=brought.address,
             begun=brought.begun,
             ended=next_place(),
         )
@@ -412,8 +411,8 @@ class Incoming:
         """Let the series wait for its association: before its row can be there, or it might be quiet meanwhile."""
         if self._origin.association:
             series, origin = (attributes.study_instance_uid, attributes.series_instance_uid), self._origin
-            sender = origin.calling_ae_title, origin.address
-            self._ingest.open_associations.brought(origin.association, sender, series, origin.begun)
+            opened = self._ingest.open_associations
+            opened.brought(origin.association, origin.calling_ae_title, series, origin.begun)
 
     def _note_stored(self, attributes: InstanceAttributes) -> None:
         metrics, origin = self._ingest.metrics, self._origin

@@ -41,7 +41,6 @@ class Brought:
     """
 
     calling_ae_title: str
-    address: str
     last: SeriesKey
     active_at: float
     noted_at: float
@@ -63,12 +62,12 @@ class OpenAssociations:
         if (brought := self._brought.get(association)) is not None:
             brought.active_at = self._now()
 
-    def brought(self, association: str, sender: tuple[str, str], series: SeriesKey, begun: str = "") -> None:
-        """Note that an association of a sender, AE title and address, brings an instance of a series."""
+    def brought(self, association: str, calling_ae_title: str, series: SeriesKey, begun: str = "") -> None:
+        """Note that an association of a sender brings an instance of a series."""
         now = self._now()
         with self._lock:
             if (brought := self._brought.get(association)) is None:
-                brought = self._brought[association] = Brought(*sender, series, now, now, begun)
+                brought = self._brought[association] = Brought(calling_ae_title, series, now, now, begun)
             brought.series.setdefault(series, 0)
             brought.last, brought.active_at, brought.noted_at = series, now, now
 

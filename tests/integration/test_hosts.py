@@ -246,7 +246,7 @@ def test_an_open_association_of_another_host_keeps_its_series_waiting(hosts: Hos
         with b.index.reading() as view:
             [row] = view.series.under_way(10)
         series = row["study_instance_uid"], row["series_instance_uid"]
-        ingest.open_associations.brought("open", ("CT", "127.0.0.1"), series)
+        ingest.open_associations.brought("open", "CT", series)
         assert b.index.series.claim_due(now) is None
         later = now + dt.timedelta(seconds=OPEN_SECONDS)
         assert b.index.series.is_due(later)

@@ -7,6 +7,7 @@ of the provider are fetched on demand and cached; the node starts without them.
 import hmac
 import secrets
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -36,7 +37,6 @@ from node.api import (
     group_members,
 )
 from node.extensions.oidc.settings import Oidc, WebWithOidc
-from node.runtime.budget import remember
 
 log = structlog.get_logger()
 
@@ -325,7 +325,7 @@ class ProvidedSignIns:
         self.provider = provider
         self._key = OctKey.import_key(secrets.token_bytes(32))
         self._lock = threading.Lock()
-        self._ended: dict[str, None] = {}
+        self._ended: OrderedDict[str, None] = OrderedDict()
 
     def begin(self, redirect_uri: str, next_path: str) -> tuple[str, str]:
         """Begin a sign-in; return the address at the provider for the browser, and the value of its cookie."""
@@ -354,7 +354,9 @@ class ProvidedSignIns:
         with self._lock:
             if state in self._ended:
                 raise SignInFailed("this sign-in was already used")
-            remember(self._ended, state, None, MAX_ENDED)
+            self._ended[state] = None
+            if len(self._ended) > MAX_ENDED:
+                self._ended.popitem(last=False)
         return sign_in
 
     def end(self, sign_in: SignIn, code: str) -> FederatedIdentity:

@@ -65,7 +65,6 @@ class AssociationEnd:
     `is_cut`: it ended in the middle of an instance.
     `releases`: false if it is known that the sender never does: how it ends says nothing.
     `ending_at`: when the node began to end it: a series that was quiet by then was over. None: at `ended_at`.
-    `address`: of its requestor, without the port.
     `begun`, `ended`: the places of its begin and end; see `node.quiet.is_later`.
     """
 
@@ -80,7 +79,6 @@ class AssociationEnd:
     is_cut: bool = False
     releases: bool = True
     ending_at: dt.datetime | None = None
-    address: str = ""
     begun: str = ""
     ended: str = ""
 
