@@ -387,10 +387,11 @@ class Reports:
 
     def failed_connection(self, error: OSError) -> None:
         """Report a connection that failed before a request, such as by TLS."""
-        reason = failure_reason(error)
-        self.log.warning("connection_failed", address=self._connection.address, reason=reason)
+        event, reason = "connection_failed", failure_reason(error)
         if isinstance(error, ssl.SSLError):
-            self._refused("connection", "TLS", f"TLS failed: {reason}", self._admission.tls_remedy)
+            self._refuse(event, "connection", "TLS", f"TLS failed: {reason}", self._admission.tls_remedy)
+        else:
+            self.log.warning(event, address=self._connection.address, reason=reason)
 
     def not_understood(self, violation: VoxelnodeError, other_protocol: tuple[str, str] | None) -> None:
         """Report what came in place of a request; `other_protocol`: its name and the remedy, if it is known."""
@@ -401,14 +402,12 @@ class Reports:
         titles = {}
         if isinstance(violation, MalformedRequest):
             titles = {"calling_ae_title": violation.calling_ae_title, "called_ae_title": violation.called_ae_title}
-        self.log.warning("request_not_understood", address=self._connection.address, reason=reason, **titles)
-        self._refused("connection", "request", reason, remedy, **titles)
+        self._refuse("request_not_understood", "connection", "request", reason, remedy, **titles)
 
     def violated(self, violation: VoxelnodeError) -> None:
         """Report a violation of the protocol on an association."""
-        self.log.warning("protocol_violated", address=self._connection.address, reason=str(violation))
         remedy = "report this to the vendor of the sender: it violates the protocol"
-        self._refused("association", "protocol", str(violation), remedy)
+        self._refuse("protocol_violated", "association", "protocol", str(violation), remedy)
 
     def ended(self, outcome: str, *, is_agreed: bool) -> None:
         """Report the end of an association, if one was admitted; see `StoreService.ended`."""
@@ -420,9 +419,11 @@ class Reports:
         self._metrics.last_words.heard(title, self._connection.address, f"association {outcome}", now)
         self.log.info("association_ended", state=outcome, is_refusal=outcome != "released")
 
-    def _refused(
-        self, what: Literal["connection", "association"], rule: str, reason: str, remedy: str, **titles: str
+    def _refuse(
+        self, event: str, what: Literal["connection", "association"], rule: str, reason: str, remedy: str, **titles: str
     ) -> None:
+        """Log that a connection ends, and list it."""
+        self.log.warning(event, address=self._connection.address, reason=reason, **titles)
         if self.store_service is not None:
             origin = self.store_service.origin
             titles = {"calling_ae_title": origin.calling_ae_title, "called_ae_title": origin.called_ae_title}

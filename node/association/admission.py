@@ -194,7 +194,8 @@ class Admission:
         """Return the rejection of an association; or count it as open and return None."""
         rejection = self._malformed(requested) or self._unknown_peer(connection.address, requested) or self._no_intake()
         if rejection is None:
-            proving = self._proved(connection.address, requested)
+            peers = _matching(self._peers(), connection.address, requested).values()
+            proving = [peer for peer in peers if peer.networks or peer.certificate]
             connection.caller = requested.calling_ae_title if proving else ""
             connection.share = min((peer.associations for peer in proving if peer.associations), default=0)
             connection.standing = Standing.PROVEN if connection.caller else Standing.STRANGER
@@ -304,11 +305,6 @@ class Admission:
     def _no_intake(self) -> Rejection | None:
         reason = self._intake_refusal()
         return Rejection(2, 3, 1, "intake", reason) if reason is not None else None
-
-    def _proved(self, address: str, requested: ReceivedRequest) -> list[Peer]:
-        """Return the peers that a requestor proves to be, by its network or certificate."""
-        peers = _matching(self._peers(), address, requested).values()
-        return [peer for peer in peers if peer.networks or peer.certificate]
 
     def _report_eviction(self, connection: Claim, stage: Stage) -> None:
         what: Literal["association", "connection"] = "association" if stage is Stage.PLACED else "connection"

@@ -71,15 +71,22 @@ class AuditTrail:
         return True
 
     def authentication(
-        self, caller: tuple[str, str], result: Result, detail: str, *, kind: EventType = EventType.LOGIN
+        self,
+        caller: tuple[str, str],
+        result: Result,
+        detail: str,
+        *,
+        once: bool = False,
+        kind: EventType = EventType.LOGIN,
     ) -> None:
         """Record that somebody signed in or out, or tried to (A.5.3.12)."""
-        self.record(AuditEvent.USER_AUTHENTICATION, AuditAction.EXECUTE, caller, (), detail, result, kind=kind)
+        event = AuditEvent.USER_AUTHENTICATION
+        self.record(event, AuditAction.EXECUTE, caller, (), detail, result, once=once, kind=kind)
 
     def refused(self, caller: tuple[str, str], detail: str) -> None:
         """Record that an account asked for what it may not do (A.5.3.11)."""
         event, kind = AuditEvent.SECURITY_ALERT, EventType.RESTRICTED_FUNCTION
-        self.record(event, AuditAction.EXECUTE, caller, (), detail, Result.MINOR_FAILURE, kind=kind)
+        self.record(event, AuditAction.EXECUTE, caller, (), detail, Result.MINOR_FAILURE, once=True, kind=kind)
 
     def guessed(self, sentence: str, caller: tuple[str, str]) -> None:
         """Record, and log, that the password or the second factor of an account is guessed (A.5.3.11)."""

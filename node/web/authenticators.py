@@ -100,7 +100,7 @@ class Authenticators:
             block = block_of(address)
             self._guessed_links.require_try((f"a link at {block}", block))
             detail = "a wrong link, or one that is over"
-            self._trail.authentication(("unknown link", address), Result.MINOR_FAILURE, detail)
+            self._trail.authentication(("unknown link", address), Result.MINOR_FAILURE, detail, once=True)
             raise ResourceNotFound("link: it may be over, or revoked")
         whole = dataclasses.replace(share, uses=0, used_at=None)  # what a request is compared by, while it lasts
         return Principal("link", f"link {share.id} of {share.made_by}"[:64], Role.READ, share=whole)
@@ -208,7 +208,7 @@ class Authenticators:
 
     def _record_wrong_token(self, request: HTTPConnection) -> None:
         caller = "unknown token", address_of(request)
-        self._trail.authentication(caller, Result.MINOR_FAILURE, "a wrong or expired token")
+        self._trail.authentication(caller, Result.MINOR_FAILURE, "a wrong or expired token", once=True)
 
 
 def _of_password(known: KnownAccount) -> Principal:

@@ -482,17 +482,6 @@ def test_an_open_association_keeps_its_last_series_waiting_while_it_is_active(ro
     assert root.rows("SELECT * FROM open_associations") == []
 
 
-@pytest.mark.parametrize("hours", [1, -1])
-def test_a_step_of_the_clock_changes_no_wait_of_a_sender(root: Root, hours: int) -> None:
-    slow, quick = make.ct_series(2)
-    root.take(slow, origin("a1", "SLOW"))
-    root.clock.move(3600 * hours)
-    root.index.timers.shift(dt.timedelta(hours=hours))
-    root.index.timers.correct(root.clock())  # by the next start
-    root.take(quick, origin("a2"))
-    require_due_in(root, 300)
-
-
 def test_the_quiet_time_of_a_sender_is_learnt_from_its_longest_gaps(root: Root) -> None:
     root.ingest.quiet_seconds = quiet_seconds_of("auto", {"FIXED": 30}, root.index.senders.quiet_seconds)
     for number in range(MIN_SERIES):

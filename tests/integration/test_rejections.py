@@ -1,6 +1,5 @@
 """The table of what was refused: one row for equal refusals, and never more than so many."""
 
-import datetime as dt
 from dataclasses import replace
 from typing import Any
 
@@ -26,11 +25,17 @@ def rows(root: Root) -> list[dict[str, Any]]:
 
 
 def test_equal_refusals_share_a_row_while_they_follow_each_other(root: Root) -> None:
-    assert root.index.rejections.record([counted(root, refused())]) == [refused()]
+    record = root.index.rejections.record
+    assert record([counted(root, refused())]) == [refused()]
     root.clock.move(59)
-    assert root.index.rejections.record([counted(root, refused(), 4)]) == []
+    assert record([counted(root, refused(), 4)]) == []
     [row] = rows(root)
     assert (row["count"], row["last_at"] > row["first_at"]) == (5, True)
+    root.clock.move(-3600)
+    assert record([counted(root, refused())]) == [], "a clock that is set back splits no row"
+    root.clock.move(3661)
+    assert record([counted(root, refused())]) == [refused()], "after a minute of peace"
+    assert [row["count"] for row in rows(root)] == [6, 1]
 
 
 def test_refusals_of_different_reasons_have_rows_of_their_own_and_measures_are_no_reason(root: Root) -> None:
@@ -61,13 +66,6 @@ def test_a_flood_makes_no_more_rows_the_longer_it_lasts(root: Root) -> None:
     assert (len(found), sum(row["count"] for row in found)) == (MAX_KINDS + 1, 1000)
 
 
-def test_after_a_minute_of_peace_a_new_row_begins(root: Root) -> None:
-    root.index.rejections.record([counted(root, refused())])
-    root.clock.move(61)
-    assert root.index.rejections.record([counted(root, refused())]) == [refused()]
-    assert [row["count"] for row in rows(root)] == [1, 1]
-
-
 def test_the_table_is_bounded_and_the_oldest_give_way(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("node.index.nouns.problems.MAX_ROWS", 10)
     for number in range(25):
@@ -88,7 +86,8 @@ def test_rows_of_one_level_take_no_place_of_another(root: Root, monkeypatch: pyt
 
 
 def test_neither_contexts_nor_one_sender_hide_a_rejected_association(root: Root) -> None:
-    collector = Rejections(root.index, Metrics(), now=root.clock)
+    news: list[Refused] = []
+    collector = Rejections(root.index, Metrics(), news.append, root.clock)
     for number in range(200):
         collector.record(refused(offered=f"context {number}", what="context", peer=f"10.0.{number}.1"))
         collector.record(refused(f"FLOOD{number}"))
@@ -96,25 +95,9 @@ def test_neither_contexts_nor_one_sender_hide_a_rejected_association(root: Root)
     collector.stop()
     found = rows(root)
     assert sum(row["count"] for row in found) == 401
+    assert len(news) == len(found)
     assert [row["count"] for row in found if row["calling_ae_title"] == "LOST"] == [1]
     assert [row["count"] for row in found if (row["rule"], row["peer"]) == ("too many kinds", "10.0.0.1")] == [
         200 - MAX_KINDS_OF_PEER
     ]
     assert len([row for row in found if row["what"] == "context"]) == MAX_KINDS + 1
-
-
-def test_what_is_collected_is_written_when_it_closes_and_nothing_is_lost(root: Root) -> None:
-    news: list[Refused] = []
-    collector = Rejections(root.index, Metrics(), news.append, root.clock)
-    for number in range(3 * MAX_KINDS):
-        collector.record(refused(f"CT{number}"))
-    collector.stop()
-    assert sum(row["count"] for row in rows(root)) == 3 * MAX_KINDS
-    assert len(news) == len(rows(root))
-
-
-def test_a_clock_that_is_set_back_does_not_split_a_row(root: Root) -> None:
-    root.index.rejections.record([counted(root, refused())])
-    root.clock.moment -= dt.timedelta(hours=1)
-    root.index.rejections.record([counted(root, refused())])
-    assert [row["count"] for row in rows(root)] == [2]

@@ -117,19 +117,6 @@ def test_other_protocols_are_reported_each_by_its_name(node: Running) -> None:
         assert any(words in row["reason"] for row in rows), words
 
 
-def test_instances_that_are_refused_for_different_reasons_are_reported_each_by_itself(node: Running) -> None:
-    wanting = ["StudyInstanceUID", "SeriesInstanceUID", "SeriesInstanceUID"]
-    assoc = associate(node)
-    for keyword in wanting:
-        [ds] = make.ct_series(1)
-        del ds[keyword]
-        assert assoc.send_c_store(ds).Status == 0xC000
-    assoc.release()
-    assert until(lambda: sum(row["count"] for row in reported(node, "instance")) == 3)
-    counts = {row["reason"].partition(" UID")[0]: row["count"] for row in reported(node, "instance")}
-    assert counts == {"Study Instance": 1, "Series Instance": 2}
-
-
 def test_a_peer_that_does_not_speak_tls_is_reported(start_node: StartNode, keys: Path) -> None:
     node = start_node(tls_certificate=keys / "server.pem", tls_key=keys / "server.key")
     with Raw(node) as raw:

@@ -560,7 +560,8 @@ def test_guesses_of_others_end_no_answer_under_way(guarded: Site) -> None:
     access.sessions.passwords.check("reader", PASSWORD, "127.0.0.1")
     request = authorized("Basic " + base64.b64encode(f"reader:{PASSWORD}".encode()).decode())
     for _ in range(FREE_TRIES + 3):
-        access.sessions.passwords._guesses.begin(("reader", "127.0.0.1"))
+        with suppress(TooManyTries):
+            access.sessions.passwords._guesses.require_try(("reader", "127.0.0.1"))
     assert access.is_still(request, caller)
     guarded.account("reader", Role.READ, "another long password")
     assert not access.is_still(request, caller)
@@ -573,7 +574,7 @@ def test_the_right_password_waits_too_while_it_is_guessed(guarded: Site, is_know
     if is_known:
         access.sessions.passwords.check("reader", PASSWORD, address)
     for _ in range(FREE_TRIES):
-        access.sessions.passwords._guesses.begin(("reader", address))
+        access.sessions.passwords._guesses.require_try(("reader", address))
     for password in (PASSWORD, "wrong"):
         with pytest.raises(TooManyTries):
             access.sessions.passwords.check("reader", password, address)

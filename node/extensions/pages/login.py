@@ -140,7 +140,7 @@ def end_sign_in(request: Request, code: str = "", state: str = "", error: str = 
             raise SignInFailed("the identity provider did not let you sign in")
         value = access.sessions.log_in_as(sign_ins.end(sign_in, code), address, request.headers.get("user-agent", ""))
     except SignInFailed as failed:
-        access.trail.authentication(("unknown account", address), Result.MINOR_FAILURE, str(failed))
+        access.trail.authentication(("unknown account", address), Result.MINOR_FAILURE, str(failed), once=True)
         response = _form(request, next_path, error=_sentence(f"{failed}: sign in again"), status_code=401)
     except Forbidden as refused:
         response = _form(request, next_path, error=str(refused), status_code=403)
