@@ -387,11 +387,11 @@ class Reports:
 
     def failed_connection(self, error: OSError) -> None:
         """Report a connection that failed before a request, such as by TLS."""
-        event, reason = "connection_failed", failure_reason(error)
+        reason, remedy = failure_reason(error), self._admission.tls_remedy
         if isinstance(error, ssl.SSLError):
-            self._refuse(event, "connection", "TLS", f"TLS failed: {reason}", self._admission.tls_remedy)
+            self._refuse("connection_failed", "connection", "TLS", f"TLS failed: {reason}", remedy)
         else:
-            self.log.warning(event, address=self._connection.address, reason=reason)
+            self.log.warning("connection_failed", address=self._connection.address, reason=reason)
 
     def not_understood(self, violation: VoxelnodeError, other_protocol: tuple[str, str] | None) -> None:
         """Report what came in place of a request; `other_protocol`: its name and the remedy, if it is known."""

@@ -77,7 +77,10 @@ class AssociationRepository(IndexRepository):
         """
         ended = _ended("sender-aborted", calling_ae_titles)
         for study, series in {(study, series) for study, series in connection.execute(ended)}:
-            _end_doubts(connection, (study or "", series or ""), "it never releases, [peers] says", now)
+            key, why = (study or "", series or ""), "it never releases, [peers] says"
+            for row in connection.execute(series_at(key)).all():  # ends within an instance count all the same
+                if any(party_of(end) == "sender" for end in standing_ends(connection, key, row.last_event)):
+                    _end_doubt(connection, key, row, "sender-never-releases", why, now)
 
     @on_writer
     def end_cut_off(self, connection: Connection, grace: dt.timedelta, now: dt.datetime) -> None:
@@ -114,8 +117,8 @@ def end_association(connection: Connection, end: AssociationEnd, host: str) -> N
     connection.execute(delete(row).where(row.host == host, row.association == end.association))
     if party := _party(end):
         _wait_after_end(connection, end, party, {end.last} if end.is_cut else ())
-    elif doubted := doubted_series(connection, end.brought, end.calling_ae_title):
-        _note_return(connection, doubted, end)
+    else:
+        _note_return(connection, end)
 
 
 def _party(end: AssociationEnd) -> Party:
@@ -189,7 +192,7 @@ def _ended(kind: EventKind, calling_ae_titles: Collection[str]) -> Select[str | 
     )
 
 
-def _note_return(connection: Connection, keys: Collection[SeriesKey], end: AssociationEnd) -> None:
+def _note_return(connection: Connection, end: AssociationEnd) -> None:
     """Let an abort count no more for series whose sender came back with nothing new, and released its association.
 
     It repeated what it has: nothing is left. If the node had ended the association, that it came back is enough: it
@@ -197,10 +200,8 @@ def _note_return(connection: Connection, keys: Collection[SeriesKey], end: Assoc
 
     Fewer instances of a series than it had brought before tell nothing, and an association that was open meanwhile
     neither.
-
-    `keys`: the series of which `doubted_series` says so.
     """
-    for key in keys:
+    for key in doubted_series(connection, end.brought, end.calling_ae_title):
         for row in connection.execute(held_at(key)).all():
             of_sender = ImageRow.series_id == row.id, ImageRow.calling_ae_title == end.calling_ae_title
             party = aborted_by(connection, key, row.last_event, end.begun)
@@ -210,13 +211,6 @@ def _note_return(connection: Connection, keys: Collection[SeriesKey], end: Assoc
             if 0 < had <= end.brought.get(key, had if party == "node" else 0):
                 detail = "the sender came back with nothing new and released its association"
                 _end_doubt(connection, key, row, "sender-returned", detail, end.ended_at)
-
-
-def _end_doubts(connection: Connection, key: SeriesKey, why: str, now: dt.datetime) -> None:
-    """Let the end of an association count no more, but within an instance."""
-    for known in connection.execute(series_at(key)).all():
-        if any(party_of(end) == "sender" for end in standing_ends(connection, key, known.last_event)):
-            _end_doubt(connection, key, known, "sender-never-releases", why, now)
 
 
 def _end_doubt(
