@@ -156,16 +156,17 @@ PATIENTS = (
 )
 
 
-def test_a_difference_is_reported_once_and_no_more_when_there_is_none(root: Root) -> None:
+def test_a_difference_is_reported_once_while_there_is_one(root: Root, audit: Audit) -> None:
     images = stating(make.ct_series(4))
     images[0].StudyDescription = images[1].StudyDescription = "another"
     root.take_all(images)
     told = root.rows("SELECT * FROM v_conflicts")
     assert [(row["kind"], row["decision"]) for row in told] == [("attributes-differ", "kept")]
     assert "study_description" in told[0]["detail"]
-    for ds in images[:2]:
-        root.delete("instance", str(ds.SOPInstanceUID))
+    numbers = [trash(root, "instance", str(ds.SOPInstanceUID)) for ds in images[:2]]
     assert root.rows("SELECT * FROM v_conflicts") == []
+    bring_back(root, audit, numbers[0])
+    assert [row["detail"] for row in root.rows("SELECT * FROM v_conflicts")] == [told[0]["detail"]]
 
 
 def test_what_was_decided_by_a_former_value_is_asked_again(root: Root) -> None:

@@ -2,21 +2,21 @@
 conflicts between them. What is in them is of all their instances: `node.index.nouns.stated`."""
 
 import datetime as dt
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import structlog
-from sqlalchemy import JSON, ColumnElement, Connection, bindparam, delete, literal, or_, select, update
+from sqlalchemy import JSON, Connection, bindparam, case, delete, literal, or_, select, update
 from sqlalchemy.orm import join
 
 from node.index.engine.backend import Overtaken, backend_of
 from node.index.engine.hot_statements import PreparedStatement
-from node.index.engine.sql import insert, looked_up_in
+from node.index.engine.sql import insert, listed_in, looked_up_in
 from node.index.models.history import ConflictRow
-from node.index.models.levels import PatientRow, SeriesRow, StudyRow
+from node.index.models.levels import PatientRow, SeriesRow, StudyRow, Utc
 from node.index.nouns import identifiers
-from node.index.nouns.events import EventKind, EventUids, record_event, uids_of
+from node.index.nouns.events import EventKind, record_event, uids_of
 from node.index.nouns.projects import Content, enter_projects
 from node.index.nouns.records import Received
 from node.registry import ORDERS, resolve
@@ -25,6 +25,16 @@ log = structlog.get_logger()
 
 DIFFERENCES = "attributes-differ"
 """Kind of the conflicts of instances that state different things of their study or series."""
+
+NO_ID, SHARED = "no-patient-id", "shared-patient-id"
+DETAILS = {
+    NO_ID: "this study has no Patient ID (0010,0020); it gets a patient of its own",
+    SHARED: (
+        "this Patient ID was received with another name, birth date or sex; each study is listed under the person whom "
+        "most of its images name"
+    ),
+}
+"""Kinds of the conflicts about who the patient of a study is, with what they say."""
 
 PERSON = ("patient_id", "patient_name", *identifiers.AGE_AND_SEX)
 
@@ -85,7 +95,7 @@ def find_series(connection: Connection, received: Received) -> Place | None:
     return row
 
 
-def series_row(connection: Connection, received: Received, identity: str, places: Places) -> int:
+def series_row(connection: Connection, received: Received, places: Places) -> int:
     """Return the row id of the series of an instance; insert the series, its study and its patient if they are new."""
     attributes = received.attributes
     row = places.get((attributes.study_instance_uid, attributes.series_instance_uid)) or find_series(
@@ -97,7 +107,7 @@ def series_row(connection: Connection, received: Received, identity: str, places
             detail = f"an instance was received after the series was {state}"
             record_received_event(connection, "series-reopened", received, detail)
         return int(series_id)
-    study_id = _study(connection, received, identity)
+    study_id = _study(connection, received)
     file = received.file
     is_moved = received.overwrite_policy == "accept"  # out of the series of the other study
     elsewhere = select(SeriesRow.id).where(SeriesRow.series_instance_uid == attributes.series_instance_uid)
@@ -111,40 +121,48 @@ def series_row(connection: Connection, received: Received, identity: str, places
     return series_id
 
 
-def _study(connection: Connection, received: Received, identity: str) -> int:
+def _study(connection: Connection, received: Received) -> int:
     """Return the row id of the study of a new series; insert the study and its patient if they are new."""
     uid = received.attributes.study_instance_uid
     row = connection.execute(select(StudyRow.id).where(StudyRow.study_instance_uid == uid)).first()
     if row is not None:
         return int(row.id)
-    person_id, patient_id = place_person(connection, received, received.attributes.patient, identity)
-    study = received.attributes.study
+    identity = identifiers.patient_identity(received.attributes)
+    person_id, patient_id, conflicts = place_person(connection, received.attributes.patient, identity)
     named = person_id if person_id != patient_id else None
-    has_issuer = select(PatientRow.id).where(PatientRow.id == patient_id, identifiers.HAS_GIVEN_ISSUER)
-    is_decided = named is not None or connection.execute(has_issuer).first() is not None
-    identified_at = received.file.received_at if is_decided else None
-    values = {**study, "patient_id": patient_id, "named_patient_id": named, "identified_at": identified_at}
+    values = {**received.attributes.study, "patient_id": patient_id, "named_patient_id": named}
     study_id = _inserted(connection, StudyRow, values)
-    person: Mapping[str, Any] = {name: received.attributes.patient[name] for name in PERSON}
-    if named is not None:
-        decided = select(*(getattr(PatientRow, name) for name in PERSON)).where(PatientRow.id == patient_id)
-        person = dict(connection.execute(decided).mappings().one())
-    sender, now = received.file.calling_ae_title or None, received.file.received_at
-    accession_number = str(study["accession_number"] or "")
-    resolve(ORDERS)(connection, Imaged(uid, patient_id, **person), accession_number, sender, now)
+    note_decided(connection, [uid], received.file.received_at)
+    for kind in conflicts:
+        record_conflict(connection, kind, received, DETAILS[kind])
+    ask_orders(connection, study_id, received.file.calling_ae_title or None, received.file.received_at)
     return study_id
 
 
-def place_person(
-    connection: Connection, received: Received | None, new: Mapping[str, Any], identity: str
-) -> tuple[int, int]:
-    """Return the row id of the person with these attributes, and of the patient who that person is; insert if new.
+def ask_orders(connection: Connection, study: int, sender: str | None, now: dt.datetime) -> None:
+    """Let orders be compared with the patient of a study, as it is now."""
+    columns = StudyRow.study_instance_uid, PatientRow.id, *(getattr(PatientRow, name) for name in PERSON)
+    query = select(StudyRow.accession_number, *columns).join(PatientRow, PatientRow.id == StudyRow.patient_id)
+    accession_number, *imaged = connection.execute(query.where(StudyRow.id == study)).one()
+    resolve(ORDERS)(connection, Imaged(*imaged), accession_number or "", sender, now)
+
+
+def note_decided(connection: Connection, studies: Collection[str], now: dt.datetime) -> None:
+    """Note that what leaves of studies has the identity of their patient from now on, or is as stored again."""
+    given = select(PatientRow.id).where(PatientRow.id == StudyRow.patient_id, identifiers.HAS_GIVEN_ISSUER).exists()
+    decided = case((or_(StudyRow.named_patient_id.is_not(None), given), literal(now, Utc)))
+    of_studies = listed_in(StudyRow.study_instance_uid, studies)
+    connection.execute(update(StudyRow).where(of_studies).values(identified_at=decided))
+
+
+def place_person(connection: Connection, new: Mapping[str, Any], identity: str) -> tuple[int, int, list[str]]:
+    """Return the row id of the person with these attributes, of the patient who that person is, and kinds of conflicts.
+
+    The person is inserted if new.
 
     A Patient ID that two people share has a row for each of them, so that a study has the name, the birth date and the
-    sex of its own files. One person has one name, and no two birth dates or sexes; a birth date or a sex that the row
-    lacks is added to it. The two ids differ if somebody has merged the person into another patient.
-
-    `received`: an instance that names the person; what people are to decide about that is recorded.
+    sex of its own files. One person has one name, and no two birth dates or sexes. The two ids differ if somebody has
+    merged the person into another patient.
     """
     rows = connection.execute(identifiers.PERSONS, {"identity": identity}).all()
     known = identifiers.known_person(connection, rows, new, identity)
@@ -159,52 +177,19 @@ def place_person(
         patient = person if decided is None else int(decided.id)
     else:
         person, patient = int(known.id), int(known.merged_into or known.id)
-        added = {name: new[name] for name in identifiers.AGE_AND_SEX if new[name] and not getattr(known, name)}
-        if added:
-            connection.execute(update(PatientRow).where(PatientRow.id == known.id).values(added))
-    compare_persons(connection, received, rows, new, patient)
-    if not rows and not new["patient_id"]:
-        detail = "this study has no Patient ID (0010,0020); it gets a patient of its own"
-        record_once(connection, "no-patient-id", received, detail)
-    return person, patient
+    conflicts = [SHARED] if is_shared(connection, rows, new, patient) else []
+    return person, patient, conflicts if new["patient_id"] else [*conflicts, NO_ID]
 
 
-def compare_persons(
-    connection: Connection, received: Received | None, known: Sequence[Any], new: Mapping[str, Any], patient: int
-) -> None:
-    """Record one conflict per study of a person who is new to the Patient ID and contradicts one whom it has named.
+def is_shared(connection: Connection, known: Sequence[Any], new: Mapping[str, Any], patient: int) -> bool:
+    """Return whether a person is new to the Patient ID and contradicts one whom it has named.
 
     `patient`: the one of the study; if somebody has decided that this is who the person is, there is no conflict.
     """
     if any(identifiers.can_be(row, new) for row in known) or not any(identifiers.contradict(row, new) for row in known):
-        return
+        return False
     decided = identifiers.decided_patient(connection, new)
-    if decided is not None and decided.id == patient:
-        return
-    detail = (
-        "this Patient ID was received with another name, birth date or sex; each study is listed under the person whom "
-        "most of its images name"
-    )
-    record_once(connection, "shared-patient-id", received, detail)
-
-
-def record_once(
-    connection: Connection, kind: str, received: Received | None, detail: str, *which: ColumnElement[bool], **more: Any
-) -> None:
-    """Record a conflict of an instance that has come, unless its study has one that meets these conditions."""
-    if received is not None:
-        of_study = ConflictRow.study_instance_uid == received.attributes.study_instance_uid
-        same = update(ConflictRow).where(ConflictRow.kind == kind, of_study, *which)
-        if not connection.execute(same.values(detail=detail)).rowcount:
-            record_conflict(connection, kind, received, detail, **more)
-
-
-def record_of_level(
-    connection: Connection, kind: str, received: Received | None, uids: EventUids, detail: str, **more: Any
-) -> None:
-    """Record one conflict of a kind of a series, or of the whole study if `uids` have none."""
-    of_level = ConflictRow.series_instance_uid.is_not_distinct_from(uids["series_instance_uid"])
-    record_once(connection, kind, received, detail, of_level, uids_of_file=uids, **more)
+    return decided is None or decided.id != patient
 
 
 def _inserted(
@@ -246,8 +231,14 @@ def record_conflict(
     values |= {"found_at": file.received_at, "calling_ae_title": file.calling_ae_title or None}
     if decided_by is not None:
         values |= {"decision": decision, "decided_at": file.received_at, "decided_by": decided_by}
-    connection.execute(insert(ConflictRow).values(values | uids))
-    log.warning("conflict", kind=kind, detail=detail, **uids)
+    insert_conflict(connection, values | uids)
+
+
+def insert_conflict(connection: Connection, values: Mapping[str, Any]) -> None:
+    """Record a conflict, and report it."""
+    connection.execute(insert(ConflictRow).values(values))
+    told = "kind", "detail", "study_instance_uid", "series_instance_uid", "sop_instance_uid"
+    log.warning("conflict", **{name: values.get(name) for name in told})
 
 
 def delete_empty_levels(connection: Connection, study_id: int | None, *, forgets: bool = False) -> None:

@@ -16,19 +16,19 @@ from dataclasses import asdict
 from itertools import chain
 from typing import Any
 
-from sqlalchemy import Connection, Select, case, func, insert, literal, literal_column, or_, select, table, update
+from sqlalchemy import Connection, Select, case, func, insert, literal_column, select, table, update
 
 from node.errors import UsageError, counted
 from node.index.engine.backend import Overtaken, backend_of
 from node.index.engine.rows import IndexRepository, PagedRepository, Row, Terms, on_reader, on_writer, reads
 from node.index.engine.sql import listed_in, starts_with
 from node.index.models.history import ConflictRow
-from node.index.models.levels import ImageRow, PatientRow, SeriesRow, StudyRow, Utc
+from node.index.models.levels import ImageRow, PatientRow, SeriesRow, StudyRow
 from node.index.nouns import identifiers
 from node.index.nouns import person_plans as plans
 from node.index.nouns.events import EventKind, record_event
 from node.index.nouns.level_views import PatientViews
-from node.index.nouns.levels import delete_empty_patient
+from node.index.nouns.levels import delete_empty_patient, note_decided
 from node.index.nouns.person_plans import Correction, Moved, PatientLink, Person
 from node.registry import ORDERED_PATIENTS, resolve
 
@@ -433,14 +433,6 @@ def _merge(
     _settle(connection, moved.studies, _SETTLED[1:], _decided(now, who))
     resolve(ORDERED_PATIENTS)(connection, moved.patient_ids, now)
     return moved
-
-
-def note_decided(connection: Connection, studies: Collection[str], now: dt.datetime) -> None:
-    """Note that what leaves of studies has the identity of their patient from now on, or is as stored again."""
-    given = select(PatientRow.id).where(PatientRow.id == StudyRow.patient_id, identifiers.HAS_GIVEN_ISSUER).exists()
-    decided = case((or_(StudyRow.named_patient_id.is_not(None), given), literal(now, Utc)))
-    of_studies = listed_in(StudyRow.study_instance_uid, studies)
-    connection.execute(update(StudyRow).where(of_studies).values(identified_at=decided))
 
 
 def _decided(now: dt.datetime, who: str | None) -> dict[str, Any]:

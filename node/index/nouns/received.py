@@ -25,7 +25,6 @@ from node.index.models.levels import SPOOL, Base, ImageRow, SeriesRow, StudyRow
 from node.index.nouns.disposition import Applied, Aside, Compare, First, New, Replaces, Restores, Same, disposition
 from node.index.nouns.emptied import leave_series
 from node.index.nouns.events import owe_images
-from node.index.nouns.identifiers import patient_identity
 from node.index.nouns.instance_files import owe_removals
 from node.index.nouns.levels import (
     Places,
@@ -169,7 +168,7 @@ class _Batch:
         self._host, self._are_acknowledged = host, are_acknowledged
         self._flaws, self._recoded, self._own = compared
         self._record_conflict = partial(record_conflict, connection, holder=holder)
-        self._series: dict[tuple[object, ...], int] = {}
+        self._series: dict[tuple[str, str], int] = {}
         self._images: dict[str, dict[str, object]] = {}  # rows to be inserted
         self._seen: list[Seen] = []
         self._stated: dict[int, dict[int, tuple[Statement, Received]]] = {}
@@ -375,10 +374,9 @@ class _Batch:
 
     def _series_id(self, received: Received) -> int:
         attributes = received.attributes
-        identity = patient_identity(attributes)
-        key = (attributes.study["study_instance_uid"], attributes.series["series_instance_uid"], identity)
+        key = attributes.study_instance_uid, attributes.series_instance_uid
         if key not in self._series:
-            self._series[key] = series_row(self._connection, received, identity, self._places)
+            self._series[key] = series_row(self._connection, received, self._places)
         return self._series[key]
 
     def _elsewhere(self, received: Received, first: First) -> str:

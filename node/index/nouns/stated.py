@@ -29,13 +29,12 @@ from node.index.models.history import ConflictRow
 from node.index.models.levels import ImageRow, PatientRow, SeriesRow, StatementRow, StudyRow
 from node.index.models.work import WorkRow
 from node.index.nouns import identifiers, levels
-from node.index.nouns.events import EventUids, record_event
+from node.index.nouns.events import record_event
 from node.index.nouns.identifiers import NAMED
-from node.index.nouns.persons import note_decided
 from node.index.nouns.records import Received
 from node.index.work.ledger import begin_again
 from node.index.work.messages import UNWANTED
-from node.registry import ORDERED_PATIENTS, ORDERS, resolve
+from node.registry import ORDERED_PATIENTS, resolve
 
 _IDENTITY = "patient_id", "issuer_of_patient_id"
 _PERSON = tuple(one.column for one in PATIENT if one.column not in _IDENTITY)
@@ -44,10 +43,8 @@ _OF_SERIES = *(one.column for one in SERIES[1:]), "request_attributes"
 _OF_ROWS = *_PERSON, *_OF_STUDY, *_OF_SERIES
 _STATED = frozenset({*_IDENTITY, *_OF_ROWS})
 
-_OF_STUDIES, _OF_EACH = ("no-patient-id", "shared-patient-id"), ("study-of-two-patients", levels.DIFFERENCES)
-"""Kinds of conflicts that follow from what instances state, the latter of each series."""
-
-_TWO_PATIENTS = "instances of it name another patient; the study is of the one whom most of its images name"
+_TWO_PATIENTS = "study-of-two-patients"
+_OF_ANOTHER = "instances of it name another patient; the study is of the one whom most of its images name"
 
 _READ: Mapping[Any, Any] = {Date: dt.date.fromisoformat, Time: dt.time.fromisoformat, JSON: json.loads}
 
@@ -63,17 +60,10 @@ class Statement(NamedTuple):
     text: str
 
 
-class _Weighed(NamedTuple):
-    """A statement of a series, with the number of its instances there."""
+Weighed = tuple[int, int, bool, Values, int]
+"""A statement of a series: the series, the number, whether it is of images, what, and of how many instances there."""
 
-    series_id: int
-    number: int
-    is_image: bool
-    values: Values
-    instances: int
-
-
-Stated = Sequence[_Weighed]
+Stated = Sequence[Weighed]
 
 _known: dict[str, tuple[tuple[object, ...], Statement]] = {}  # of the last instance of a series
 
@@ -139,7 +129,7 @@ def follow_stated(
                 found[study] = received
     _AGREE.execute_each(connection, [{"id": id, "number": next(iter(new[id]))} for id in new if agreed.get(id) is None])
     for study in sorted(found):
-        settle(connection, study, last.file.received_at, found[study], is_decided=last.overwrite_policy == "accept")
+        settle(connection, study, last.file.received_at, found[study])
 
 
 def _agrees(stated: Values, identity: str, values: Sequence[Any]) -> bool:
@@ -154,23 +144,21 @@ def _is_of(stated: Values, identity: str) -> bool:
     return patient is None or (patient == patient_id and given in (None, issuer))
 
 
-def settle(
-    connection: Connection, study: int, now: dt.datetime, received: Received | None = None, *, is_decided: bool = False
-) -> None:
+def settle(connection: Connection, study: int, now: dt.datetime, received: Received | None = None) -> None:
     """Let the rows of a study follow from what all of its instances state.
 
-    `received`: an instance that has come, if that is why. `is_decided`: a person has accepted it.
+    `received`: an instance that has come, if that is why.
     """
     in_study = SeriesRow.study_id == study
     connection.execute(update(SeriesRow).where(in_study).values(stated=None))  # whoever adds to one of them waits
     row = connection.execute(select(StudyRow.__table__).where(StudyRow.id == study)).first()
     if row is not None:
         weighed = _weighed(connection, in_study)
-        there = [one for one in weighed if one.instances]
-        _Settled(connection, row, there, now, received).follow(is_decided=is_decided)
-        for gone in (one for one in weighed if not one.instances):
-            is_it = StatementRow.series_id == gone.series_id, StatementRow.number == gone.number
-            connection.execute(delete(StatementRow).where(*is_it))
+        _Settled(connection, row, weighed, now, received).follow()
+        for series, number, *_, instances in weighed:
+            if not instances:
+                is_it = StatementRow.series_id == series, StatementRow.number == number
+                connection.execute(delete(StatementRow).where(*is_it))
 
 
 def settle_person(connection: Connection, person: int, former: Iterable[Values] = ()) -> set[str]:
@@ -178,15 +166,15 @@ def settle_person(connection: Connection, person: int, former: Iterable[Values] 
 
     `former`: what instances stated that name him or her no more.
     """
-    row = connection.execute(select(PatientRow.__table__).where(PatientRow.id == person)).first()
+    row = _person(connection, person)
     if row is None:
         return set()
     are_named = or_(StudyRow.patient_id.in_((person, row.merged_into)), StudyRow.corrected_patient_id.is_not(None))
-    weighed = [one for one in _weighed(connection, NAMED.in_((person,)), are_named) if _is_of(one.values, row.identity)]
-    if not any(one.instances for one in weighed):  # a merge or a correction holds for the person who was named
+    weighed = [one for one in _weighed(connection, NAMED.in_((person,)), are_named) if _is_of(one[3], row.identity)]
+    there = [one for one in weighed if one[4]]
+    if not there:  # a merge or a correction holds for the person who was named
         return set()
-    found = chosen([one for one in weighed if one.instances], _PERSON)
-    known = [*(one.values for one in weighed), *former]
+    found, known = chosen(there, _PERSON), [*(one[3] for one in weighed), *former]
     own = {name: _encoded(getattr(row, name)) for name in found}
     values = {name: found[name] for name in own if own[name] in {None, *(of.get(name) for of in known)}}
     return _write(connection, PatientRow, row, values)
@@ -195,7 +183,11 @@ def settle_person(connection: Connection, person: int, former: Iterable[Values] 
 def person_below(connection: Connection, study: int | None) -> tuple[int | None, list[Values]]:
     """Return the person whom the instances of a study name, and what they state."""
     person = connection.scalar(select(NAMED).where(StudyRow.id == study))
-    return person, [one.values for one in _weighed(connection, SeriesRow.study_id == study)]
+    return person, [one[3] for one in _weighed(connection, SeriesRow.study_id == study)]
+
+
+def _person(connection: Connection, person: int) -> Any:
+    return connection.execute(select(PatientRow.__table__).where(PatientRow.id == person)).first()
 
 
 class _Settled:
@@ -204,64 +196,74 @@ class _Settled:
     def __init__(
         self, connection: Connection, row: Any, weighed: Stated, now: dt.datetime, received: Received | None
     ) -> None:
-        self._connection, self._row, self._weighed, self._now, self._received = connection, row, weighed, now, received
-        self._uid, self._holding = row.study_instance_uid, set[tuple[str, str | None]]()
-        self._stated = chosen(weighed, (*_IDENTITY, *_PERSON))
-        self._whose, self._identity = _typed(PatientRow, self._stated), identifiers.identity_of(self._stated, self._uid)
+        self._connection, self._row, self._now, self._received = connection, row, now, received
+        self._known = weighed  # also what no instance states any more
+        self._weighed = [one for one in weighed if one[4]]
+        self._uid = row.study_instance_uid
+        self._holding: dict[tuple[str, str | None], dict[str, Any] | None] = {}
+        stated = chosen(self._weighed, (*_IDENTITY, *_PERSON))
+        self._whose, self._identity = _typed(PatientRow, stated), identifiers.identity_of(stated, self._uid)
+        self._sender = None if received is None else received.file.calling_ae_title or None
 
-    def follow(self, *, is_decided: bool) -> None:
+    def follow(self) -> None:
         """Change the rows of patient, study and series; record what has changed, and in what instances differ."""
         query = select(SeriesRow.__table__).where(SeriesRow.study_id == self._row.id).order_by(SeriesRow.id)
         rows = self._connection.execute(query).all()
         backend_of(self._connection).hold(self._connection, [self._uid, self._identity])
-        person, changed = self._follow_person(is_decided=is_decided)
+        person, changed = self._follow_person()
         self._compare({one.id: one.series_instance_uid for one in rows}, person)
-        row = self._person(person)
+        row = _person(self._connection, person)
         above = [_encoded(getattr(row, name)) for name in _PERSON]
         above += self._follow(StudyRow, self._row, self._weighed, None, changed)
-        same = []
+        same, of_series = [], dict[int, list[Weighed]]()
+        for one in self._weighed:
+            of_series.setdefault(one[0], []).append(one)
         for row in rows:
-            weighed = [one for one in self._weighed if one.series_id == row.id]
+            weighed = of_series.get(row.id, [])
             values = [*above, *self._follow(SeriesRow, row, weighed, row.series_instance_uid, set())]
-            agreeing = (one.number for one in weighed if _agrees(one.values, self._identity, values))
+            agreeing = (number for _, number, _, stated, _ in weighed if _agrees(stated, self._identity, values))
             same.append({"id": row.id, "number": next(agreeing, None)})
         _AGREE.execute_each(self._connection, same)
-        self._withdraw()
+        self._record()
 
     def _follow(self, level: Any, row: Any, weighed: Stated, series: str | None, changed: set[str]) -> Iterable[Any]:
         """Change a row; return its values."""
         values = chosen(weighed, _OF_STUDY if level is StudyRow else _OF_SERIES)
         changed |= _write(self._connection, level, row, values)
-        several = [name for name in values if len({one.values.get(name) for one in weighed} - {None}) > 1]
+        several = [name for name in values if len({one[3].get(name) for one in weighed} - {None}) > 1]
         if several:
             detail = f"its instances state several values of {', '.join(several)}; that of most images counts"
-            self._record(levels.DIFFERENCES, series, None, detail, decided_by="most images", decision="kept")
+            decided = {"decision": "kept", "decided_at": self._now, "decided_by": "most images"}
+            self._holding[levels.DIFFERENCES, series] = {"detail": detail, **decided}
         if changed:
             self._ask_again(series, changed)
         return values.values()
 
-    def _person(self, person: int) -> Any:
-        return self._connection.execute(select(PatientRow.__table__).where(PatientRow.id == person)).one()
-
-    def _follow_person(self, *, is_decided: bool) -> tuple[int, set[str]]:
+    def _follow_person(self) -> tuple[int, set[str]]:
         """Let the study be of the person whom its instances name; a correction of the study itself stands.
 
         Returns his or her row id, and what has changed.
         """
-        before = self._person(self._row.named_patient_id or self._row.patient_id)
+        before = _person(self._connection, self._row.named_patient_id or self._row.patient_id)
         can_be = identifiers.can_be(before, self._whose) or self._names(before)
         if can_be and before.identity == self._identity:
+            its = [_encoded(getattr(before, name)) for name in _PERSON]
+            if all(n and [*map(stated.get, _PERSON)] == its for _, _, _, stated, n in self._known):
+                return before.id, set()  # more of what the row has changes nothing
             return before.id, settle_person(self._connection, before.id)
-        named, patient = levels.place_person(self._connection, self._received, self._whose, self._identity)
+        named, patient, kinds = levels.place_person(self._connection, self._whose, self._identity)
+        self._holding |= {(kind, None): {"detail": levels.DETAILS[kind]} for kind in kinds}
         values: dict[str, Any] = {"named_patient_id": named}
         if self._row.corrected_patient_id is None:
             values = {"patient_id": patient, "named_patient_id": named if named != patient else None}
         of_study = update(StudyRow).where(StudyRow.id == self._row.id)
         self._connection.execute(of_study.values(values))
-        note_decided(self._connection, [self._uid], self._now)
-        if is_decided:  # other instances of the study name the former patient
+        levels.note_decided(self._connection, [self._uid], self._now)
+        if (
+            self._received is not None and self._received.overwrite_policy == "accept"
+        ):  # other instances of the study name the former patient
             self._connection.execute(of_study.values(identified_at=self._now))
-        settle_person(self._connection, before.id, [one.values for one in self._weighed])
+        settle_person(self._connection, before.id, [one[3] for one in self._weighed])
         levels.delete_empty_patient(self._connection, before.id)
         resolve(ORDERED_PATIENTS)(self._connection, [before.patient_id, self._whose["patient_id"]], self._now)
         return named, {"patient", *settle_person(self._connection, named)}
@@ -274,43 +276,56 @@ class _Settled:
         is_alone = not is_known and self._connection.execute(others.limit(1)).first() is None
         return is_alone and not before.patient_name and not identifiers.contradict(before, self._whose)
 
-    def _compare(self, series: Mapping[int, str], person: int) -> None:
-        """Record what people are to decide about instances that name other people than the study is of."""
+    def _compare(self, series: Mapping[Any, str], person: int) -> None:
+        """Note what people are to decide about instances that name other people than the study is of."""
         of_study = select(StudyRow.patient_id).where(StudyRow.id == self._row.id)
-        patient = self._person(self._connection.execute(of_study).scalar_one())
+        patient = _person(self._connection, self._connection.execute(of_study).scalar_one())
         known = self._connection.execute(identifiers.PERSONS, {"identity": self._identity}).all()
         if any(identifiers.contradict(row, self._whose) for row in known if row.id != person):
-            self._holding.add(("shared-patient-id", None))
+            self._holding.setdefault((levels.SHARED, None), None)
+        else:  # the person whom it contradicted is gone
+            self._holding.pop((levels.SHARED, None), None)
         if not self._whose["patient_id"]:
-            self._holding.add(("no-patient-id", None))
-        for one in self._weighed:
-            theirs = _typed(PatientRow, {name: one.values.get(name) for name in self._whose})
-            if not _is_of(one.values, self._identity):
-                uid, decided = series[one.series_id], identifiers.decided_patient(self._connection, theirs)
+            self._holding[levels.NO_ID, None] = {"detail": levels.DETAILS[levels.NO_ID]}
+        stated = {(one[0], *map(one[3].get, self._whose)): one[1] for one in self._weighed}
+        for (id, *values), number in stated.items():
+            given = dict(zip(self._whose, values, strict=True))
+            theirs = _typed(PatientRow, given)
+            if not _is_of(given, self._identity):
+                decided = identifiers.decided_patient(self._connection, theirs)
                 its = identifiers.identity_of(theirs, self._uid), None if decided is None else decided.identity
                 if patient.identity not in its:
-                    which = ImageRow.series_id == one.series_id, ImageRow.stated == one.number
+                    which = ImageRow.series_id == id, ImageRow.stated == number
                     sop = self._connection.scalar(select(func.min(ImageRow.sop_instance_uid)).where(*which))
-                    self._record("study-of-two-patients", uid, sop, _TWO_PATIENTS)
+                    two = {"detail": _OF_ANOTHER, "sop_instance_uid": sop}
+                    self._holding[_TWO_PATIENTS, series[id]] = two
             elif identifiers.contradict(SimpleNamespace(**self._whose), theirs):
-                self._holding.add(("shared-patient-id", None))
                 are_same = or_(PatientRow.id.in_((person, patient.id)), PatientRow.merged_into == patient.id)
                 same = self._connection.execute(select(PatientRow.__table__).where(are_same)).all()
-                levels.compare_persons(self._connection, self._received, same, theirs, patient.id)
+                is_shared = levels.is_shared(self._connection, same, theirs, patient.id)
+                told = {"detail": levels.DETAILS[levels.SHARED]} if is_shared else None
+                self._holding[levels.SHARED, None] = self._holding.get((levels.SHARED, None)) or told
 
-    def _record(self, kind: str, series: str | None, sop: str | None, detail: str, **decided: str) -> None:
-        self._holding.add((kind, series))
-        uids: EventUids = {"series_instance_uid": series, "sop_instance_uid": sop}
-        levels.record_of_level(self._connection, kind, self._received, uids, detail, **decided)
-
-    def _withdraw(self) -> None:
-        """Delete the conflicts of this study that nobody has decided and that hold no more."""
-        row, of_study = ConflictRow, ConflictRow.study_instance_uid == self._uid
-        is_open = or_(row.decision.is_(None), row.kind == levels.DIFFERENCES), row.kind.in_((*_OF_STUDIES, *_OF_EACH))
-        found = self._connection.execute(select(row.id, row.kind, row.series_instance_uid).where(of_study, *is_open))
-        gone = [id for id, kind, uid in found if (kind, uid if kind in _OF_EACH else None) not in self._holding]
-        if gone:
-            self._connection.execute(delete(row).where(row.id.in_(gone)))
+    def _record(self) -> None:
+        """Let the conflicts of this study be those that hold, and those that somebody has decided."""
+        row, kinds = ConflictRow, (*levels.DETAILS, _TWO_PATIENTS, levels.DIFFERENCES)
+        of_study = select(row.__table__).where(row.study_instance_uid == self._uid, row.kind.in_(kinds))
+        for one in self._connection.execute(of_study).all():
+            key = one.kind, None if one.kind in levels.DETAILS else one.series_instance_uid
+            new = self._holding.get(key, {"detail": None})
+            is_decided = one.decision is not None and one.kind != levels.DIFFERENCES
+            if new is None or new["detail"] == one.detail or is_decided:
+                self._holding[key] = None
+            else:
+                self._connection.execute(delete(row).where(row.id == one.id))
+        for (kind, series), new in self._holding.items():
+            if new is not None:
+                uids = {
+                    "study_instance_uid": self._uid,
+                    "series_instance_uid": series,
+                    "calling_ae_title": self._sender,
+                }
+                levels.insert_conflict(self._connection, {"kind": kind, "found_at": self._now, **uids, **new})
 
     def _ask_again(self, series: str | None, changed: Collection[str]) -> None:
         """Record what has changed, and let others decide again who have decided by what it was."""
@@ -324,13 +339,7 @@ class _Settled:
         if series is None:
             stale = ConflictRow.study_instance_uid == self._uid, ConflictRow.kind == "other-patient-than-ordered"
             self._connection.execute(delete(ConflictRow).where(*stale, ConflictRow.decision.is_(None)))
-            query = select(StudyRow.patient_id, StudyRow.accession_number).where(StudyRow.id == self._row.id)
-            patient, accession = self._connection.execute(query).one()
-            row = self._person(patient)
-            whose = {name: getattr(row, name) for name in self._whose if name in levels.Imaged.__slots__}
-            sender = self._received.file.calling_ae_title or None if self._received is not None else None
-            study = levels.Imaged(self._uid, patient, **whose)
-            resolve(ORDERS)(self._connection, study, accession or "", sender, self._now)
+            levels.ask_orders(self._connection, self._row.id, self._sender, self._now)
 
 
 def chosen(weighed: Stated, names: Sequence[str]) -> dict[str, Any]:
@@ -338,34 +347,43 @@ def chosen(weighed: Stated, names: Sequence[str]) -> dict[str, Any]:
 
     A person is stated as a whole, and so is a moment: what contradicts the first of its values does not count.
     """
-    found: dict[str, Any] = {}
+    alike, found = Counter[Any](), dict[str, Any]()
+    for _, _, is_image, values, instances in weighed:
+        alike[is_image, *map(values.get, names)] += instances
+    stated = [(is_image, dict(zip(names, values, strict=True)), n) for (is_image, *values), n in alike.items()]
     for name in names:
-        votes, totals, fold = Counter[Any](), Counter[str](), partial(_folded, name)
-        stating = [one for one in weighed if name in one.values and _fits(one.values, name, found)]
-        of_images = [one for one in stating if one.is_image]
-        for one in of_images or stating:
-            votes[one.values[name]] += one.instances
-            totals[fold(one.values[name])] += one.instances
+        votes, totals, fold, bound = Counter[Any](), Counter[str](), partial(_folded, name), _bound(name, found)
+        stating = [one for one in stated if one[1][name] is not None and (not bound or _fits(one[1], bound))]
+        for _, values, instances in [one for one in stating if one[0]] or stating:
+            votes[values[name]] += instances
+        for value, count in votes.items():
+            totals[fold(value)] += count
         order = partial(min, key=lambda value: (-totals[fold(value)], fold(value), -votes[value], value))
         found[name] = order(votes) if votes else None
     return found
 
 
-def _fits(stated: Values, name: str, found: Values) -> bool:
-    """Return whether an instance does not contradict what was found before of the same person or moment."""
+def _bound(name: str, found: Values) -> Values:
+    """Return what was found before of the same person or moment."""
     moments = ("study", "series") if name == TIMEZONE_OFFSET.column else (name.removesuffix("_time"),)
     of_moments = {f"{one}_{of}" for one in moments for of in ("date", "time")}
-    others = (other for other in found if name in _PERSON or name in _IDENTITY or other in of_moments)
-    return all(
-        None in (stated.get(one), found[one]) or _folded(one, stated[one]) == _folded(one, found[one]) for one in others
-    )
+    is_person = name in _PERSON or name in _IDENTITY
+    return {
+        other: _folded(other, value)
+        for other, value in found.items()
+        if value is not None and (is_person or other in of_moments)
+    }
+
+
+def _fits(stated: Values, bound: Values) -> bool:
+    return all(stated[one] is None or _folded(one, stated[one]) == value for one, value in bound.items())
 
 
 def _folded(name: str, value: Any) -> str:
     return identifiers.folded_name(value) if name == "patient_name" else str(value)
 
 
-def _weighed(connection: Connection, *which: Any) -> list[_Weighed]:
+def _weighed(connection: Connection, *which: Any) -> list[Weighed]:
     """Return the statements of some series, also those that no instance has any more."""
     of = ImageRow.series_id, ImageRow.stated
     images = select(*of, func.count().label("count")).select_from(join(ImageRow, SeriesRow).join(StudyRow))
@@ -374,7 +392,7 @@ def _weighed(connection: Connection, *which: Any) -> list[_Weighed]:
     columns = StatementRow.series_id, StatementRow.number, StatementRow.is_image, StatementRow.text, counted.c.count
     query = select(*columns).select_from(join(StatementRow, SeriesRow).join(StudyRow)).outerjoin(counted, has_it)
     found = connection.execute(query.where(*which)).all()
-    return [_Weighed(series, number, is_image, _values(text), n or 0) for series, number, is_image, text, n in found]
+    return [(series, number, is_image, _values(text), n or 0) for series, number, is_image, text, n in found]
 
 
 def _typed(level: Any, values: Values) -> dict[str, Any]:

@@ -27,8 +27,8 @@ from node.index.nouns.deletions import FILES, NAMING, PERSON_COLUMNS, Rows, refe
 from node.index.nouns.events import record_event
 from node.index.nouns.identifiers import PERSONS, known_person
 from node.index.nouns.instance_files import HeldFile, owe_host_removals, owe_trashed, volumes_in_trash
-from node.index.nouns.levels import delete_empty_patient
-from node.index.nouns.persons import APART, note_decided
+from node.index.nouns.levels import delete_empty_patient, note_decided
+from node.index.nouns.persons import APART
 from node.index.nouns.projects import Content, enter_projects
 from node.index.nouns.records import UIDS, Deletion, InstanceFile, Level
 from node.index.nouns.reopening import convert_referring, reopen
