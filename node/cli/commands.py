@@ -72,7 +72,6 @@ COMMANDS = (
     _command("delete", "Maintain", "maintain.deletion:delete", "1.2.840.1 --dry-run"),
     _command("retention", "Maintain", "maintain.deletion:retention_app", "", "confirm"),
     _command("trash", "Maintain", "maintain.deletion:trash_app", "", "restore 12"),
-    _command("account", "Maintain", "maintain.account:app", "add doe", "list"),
 )
 
 

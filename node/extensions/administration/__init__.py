@@ -1,17 +1,22 @@
-"""Administration in the browser.
+"""Administration in the browser, and accounts by command.
 
 Accounts and one's own account; peers, routes, hooks and rules of retention, which are set here as well; the
 configuration with where each value comes from; the newest changes and log lines.
 """
 
 from node.association.added import Parts, Running
-from node.hookspecs import Extension, MenuEntry, Router
+from node.hookspecs import Command, Extension, MenuEntry, Router
 
 
 class _Administration(Extension):
     """Pages for administrators, and the page of one's own account, which REST has as well."""
 
     name = "administration"
+    commands = (
+        Command(
+            "account", "Maintain", f"{__name__}.command:app", ("voxelnode account add doe", "voxelnode account list")
+        ),
+    )
     routers = (
         *(Router("rest", f"{__name__}.rest:{router}") for router in ("account_router", "hooks_router")),
         *(

@@ -26,7 +26,6 @@ class _DicomWeb(Extension):
             "Media Types of Web Services": f"{__name__}.statement:MEDIA_TYPES",
             "Query Parameters and Header Fields of Web Services": f"{__name__}.statement:REQUESTS",
             "Attributes of Searches": f"{__name__}.statement:ATTRIBUTES",
-            "Instances of Metadata and Bulk Data": f"{__name__}.statement:ASSEMBLED",
             "Network and Media Communication Details/DICOM Web Services": f"{__name__}.statement:STATUSES",
         },
         f"{__name__}.statement:tables_of",

@@ -40,26 +40,6 @@ FRAME_TYPES = {
 }
 """Media types of compressed frames by transfer syntax, PS3.18 tables 8.7.3-2 to 8.7.3-5."""
 
-_BULK_DATA_SYNTAXES = {
-    **{media_type: syntax for syntax, media_type in reversed(FRAME_TYPES.items())},
-    OCTETS: EXPLICIT_LITTLE_ENDIAN,
-    JPEG: "1.2.840.10008.1.2.4.70",
-}
-"""Transfer syntax of a part of bulk data without the parameter, PS3.18 tables 8.7.3-2 to 8.7.3-5."""
-
-DOCUMENTS_IN_PARTS = {
-    PDF: PDF,
-    "text/xml": "text/XML",
-    "application/xml": "text/XML",
-    "model/stl": "model/stl",
-    "model/x.stl-binary": "model/stl",
-    "application/sla": "model/stl",
-    "application/vnd.ms-pki.stl": "model/stl",
-    "model/obj": "model/obj",
-    "model/mtl": "model/mtl",
-}
-"""Media types of encapsulated documents, with the MIME Type of Encapsulated Document (0042,0012) of each."""
-
 _OLD_NAMES = {"image/x-jls": "image/jls", "image/x-dicom-rle": "image/dicom-rle", "image/jpeg2000": "image/jp2"}
 
 _ELEMENT = re.compile(r'(?:[^,"]|"(?:\\.|[^"\\])*")+')
@@ -284,24 +264,3 @@ def _takes_stored(accepted_range: MediaRange, stored: str) -> bool:
 def shown(media_type: str) -> str:
     """Return a media type from the network in a form that an answer or a row may have."""
     return "".join(c if (c.isalnum() and c.isascii()) or c in "/+-._;= " else "?" for c in media_type[:60])
-
-
-def plain_name(media_type: str) -> str:
-    """Return the present name of a media type that has an older one."""
-    return _OLD_NAMES.get(media_type, media_type)
-
-
-def bulk_data_syntax(media_type: str, transfer_syntax_uid: str) -> str | None:
-    """Return the transfer syntax of a part of bulk data by its headers; None if the media type is none for bulk data.
-
-    An empty ``transfer-syntax`` parameter means the default of the media type; documents have none.
-    """
-    media_type = plain_name(media_type)
-    if media_type in DOCUMENTS_IN_PARTS:
-        return EXPLICIT_LITTLE_ENDIAN if transfer_syntax_uid in ("", ANY, EXPLICIT_LITTLE_ENDIAN) else None
-    if media_type not in _BULK_DATA_SYNTAXES:
-        return None
-    if transfer_syntax_uid in ("", ANY):
-        return _BULK_DATA_SYNTAXES[media_type]
-    is_fitting = frame_media_type(transfer_syntax_uid) == media_type or media_type == OCTETS
-    return transfer_syntax_uid if is_fitting else None

@@ -3,11 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain, groupby
 
-from pydicom.datadict import dictionary_description
-
 from node.dicom.status import StatementTable, merged, table
 from node.extensions.dicomweb import qido, rendered
-from node.extensions.dicomweb.assembling import ADDED
 from node.extensions.dicomweb.media_types import MULTIPART
 from node.extensions.dicomweb.transactions import (
     TRANSACTIONS,
@@ -44,12 +41,6 @@ The keys of C-FIND (section 5.2.7.2), by the same rules: always relational, with
 fuzzy matching for `fuzzymatching=true`. `emptyvaluematching=true` and `multiplevaluematching=true` are answered with a
 warning. `limit` is at most {qido.MAX_RESULTS}, within one study {qido.MAX_RESULTS_OF_STUDY}. Timezone offsets are not
 adjusted. The answers also have Retrieve URL (0008,1190), and of instances Bits Allocated (0028,0100).
-"""
-
-ASSEMBLED = f"""\
-Metadata and bulk data of a STOW-RS request become instances as the client describes them; text is stored in UTF-8.
-These attributes are added if the metadata lack them, and the pixel data or the document say them:
-{", ".join(f"{dictionary_description(tag)} ({tag[:4]},{tag[4:]})" for tag in sorted(ADDED))}.
 """
 
 MEDIA_TYPES = """\

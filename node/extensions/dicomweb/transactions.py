@@ -253,7 +253,7 @@ def _parts_of(*media_types: str) -> tuple[str, ...]:
 
 _PARTS = _parts_of(OCTETS, *sorted({*FRAME_TYPES.values()}))
 _DATA_SETS = (DICOM_JSON, JSON, *_parts_of(DICOM_XML))
-_STORED = (*_parts_of(DICOM, DICOM_JSON, DICOM_XML), DICOM)
+_STORED = (*_parts_of(DICOM), DICOM)
 _RENDERED = {
     **ACCEPT,
     "window": f"centre, width and function: {', '.join(rendered.FUNCTIONS)}",
