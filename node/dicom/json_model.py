@@ -63,7 +63,7 @@ _STRINGS = frozenset(("AE", "AS", "CS", "DA", "DT", "LO", "SH", "TM", "UI"))
 MAX_DEPTH = 32
 """Deepest nesting of sequences; those that are read may be deeper if they are short."""
 
-AVAILABLE_TRANSFER_SYNTAX, CHARACTER_SET, PIXEL_DATA = "00083002", "00080005", "7FE00010"
+CHARACTER_SET, PIXEL_DATA = "00080005", "7FE00010"
 UTF_8 = "ISO_IR 192"
 
 _TAG = re.compile(r"[0-9A-F]{8}")

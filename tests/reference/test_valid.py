@@ -24,9 +24,6 @@ from node.volume.read.transfer_syntaxes import NotTranscodable
 from tests.dciodvfy import errors, new_errors
 from tests.reference.test_deidentification import one_of_each_folder
 from tests.unit.extensions.results.test_segmentation import prepared
-from tests.web.conftest import Site, open_site
-from tests.web.test_stow_metadata import METADATA, part, post
-from tests.web.test_wado import parts_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.corpus, pytest.mark.timeout(600), pytest.mark.filterwarnings("ignore")]
 
@@ -98,54 +95,3 @@ def test_copies_of_routes_are_as_valid_as_what_is_stored(
         ]
     assert judged > 40 // step
     assert found == []
-
-
-@pytest.mark.long
-def test_what_clients_store_as_metadata_and_bulk_data_is_as_valid_as_theirs(corpus: Path, tmp_path: Path) -> None:
-    origin, target = open_site(tmp_path / "origin"), open_site(tmp_path / "target")
-    found, judged = [], 0
-    try:
-        for path in islice(files(corpus), 0, None, 2):
-            ds = dcmread(path)
-            study = f"/dicom-web/studies/{ds.StudyInstanceUID}"
-            taken = f"{study}/series/{ds.SeriesInstanceUID}/instances/{ds.SOPInstanceUID}"
-            if ds.file_meta.TransferSyntaxUID.is_deflated:
-                continue
-            origin.take(ds)
-            answer = stored_again(origin, target, taken)
-            if answer is None:
-                continue
-            judged += 1
-            found += [(path, error) for error in new_errors(path, answer)]
-    finally:
-        origin.close()
-        target.close()
-    assert judged > 20
-    assert found == []
-
-
-def stored_again(origin: Site, target: Site, path: str) -> Path | None:
-    """Store an instance by its metadata and bulk data at another node; return its file there, None if it is refused."""
-    ours = origin.client()
-    answer = ours.get(f"{path}/metadata")
-    if answer.status_code != 200:
-        return None
-    (model,) = answer.json()
-    bulk = []
-    for place in _bulk_data_of(model):
-        parts = parts_of(ours.get(place, headers={"Accept": "multipart/related; type=*/*; transfer-syntax=*"}))
-        bulk += [part(headers["Content-Type"], body, place) for headers, body in parts]
-    if post(target, part(METADATA, json.dumps([model]).encode()), *bulk).status_code != 200:
-        return None
-    with target.store.index.reading() as index:
-        (one,) = index.instances.stored(sop_instance_uids=[path.rsplit("/", 1)[1]])
-        return target.store.archive.path(one.key)
-
-
-def _bulk_data_of(model: dict[str, Any]) -> Iterator[str]:
-    for element in model.values():
-        if "BulkDataURI" in element:
-            yield element["BulkDataURI"]
-        elif element["vr"] == "SQ":
-            for item in element.get("Value", ()):
-                yield from _bulk_data_of(item)
