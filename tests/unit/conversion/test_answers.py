@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,6 @@ import pytest
 from node.completeness import Completeness
 from node.conversion.converter import NoAnswer, read_answer, write_answer
 from node.conversion.job import ConversionJob, Converted
-from node.extensions.dicomweb.assembling import Assembled, read_assembled
 from node.index.nouns.converted import ConvertedFile
 from node.volume.reasons import Exclusion, Reason, Refusal
 from node.writers.options import WriteOptions
@@ -118,20 +117,3 @@ def test_a_folder_within_the_folder_is_refused(job: ConversionJob) -> None:
     (job.folder / "more").mkdir()
     with pytest.raises(NoAnswer, match="not a file of its own"):
         read_answer(write_answer(converted()), job)
-
-
-def _assembled(**changes: Any) -> bytes:
-    return json.dumps([asdict(Assembled("1.2", "1.3", 5)) | changes]).encode()
-
-
-def test_instances_that_a_child_assembled_come_back_as_they_were() -> None:
-    found = [Assembled("1.2", "1.3", 5), Assembled("", "", 0, "not JSON")]
-    assert read_assembled(json.dumps([asdict(one) for one in found]).encode()) == found
-
-
-@pytest.mark.parametrize(
-    "content", [b"", b"[1]", b'[{"length": 1}]', b"[" * 100_000, _assembled(length=-1), _assembled(refusal=1)]
-)
-def test_what_is_no_list_of_assembled_instances_is_refused(content: bytes) -> None:
-    with pytest.raises(ValueError):  # noqa: PT011 - of json, or ours
-        read_assembled(content)
