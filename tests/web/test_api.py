@@ -243,18 +243,18 @@ def test_patients_and_their_merging(site: Site) -> None:
     assert [patient["patient_id"] for patient in items(site, "patients", name="100%")] == ["B"]
     assert items(site, "patients", name="%") == []
     done = site.client().post(f"/api/v1/patients/{one['id']}/merge", json={"into": other["id"]})
-    assert done.json() == {"studies": ["1.1"]}
+    assert done.json() == {"studies": ["1.1"], "holders": []}
     assert [patient["studies"] for patient in items(site, "patients", patient_id="B")] == [2]
     again = site.client().post(f"/api/v1/patients/{one['id']}/merge", json={"into": other["id"]})
     assert again.status_code == 404
     assert site.audited("Patient Record")
     path = f"/api/v1/patients/{one['id']}/separate"
-    assert site.client().post(f"{path}?dry_run=true", json={}).json() == {"studies": ["1.1"]}
+    assert site.client().post(f"{path}?dry_run=true", json={}).json() == {"studies": ["1.1"], "holders": []}
     assert [patient["studies"] for patient in items(site, "patients", patient_id="B")] == [2]
-    assert site.client().post(path, json={}).json() == {"studies": ["1.1"]}
+    assert site.client().post(path, json={}).json() == {"studies": ["1.1"], "holders": []}
     assert [patient["studies"] for patient in items(site, "patients", patient_id="B")] == [1]
     assert site.client().post(path, json={}).status_code == 400
-    assert site.client().post(path, json={"issuer": "CLINIC"}).json() == {"studies": ["1.1"]}
+    assert site.client().post(path, json={"issuer": "CLINIC"}).json() == {"studies": ["1.1"], "holders": []}
     assert [one["issuer_of_patient_id"] for one in items(site, "patients", patient_id="A")] == ["CLINIC"]
 
 

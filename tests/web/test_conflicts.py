@@ -65,7 +65,7 @@ def test_versions_are_listed_compared_and_accepted(site: Site) -> None:
 def test_the_current_version_is_kept(site: Site) -> None:
     client = site.client()
     number = client.get("/api/v1/conflicts").json()["items"][0]["id"]
-    assert client.post(f"/api/v1/conflicts/{number}/keep").json() == {"accepted": [], "kept": [number]}
+    assert client.post(f"/api/v1/conflicts/{number}/keep").json() == {"accepted": [], "kept": [number], "holders": []}
     assert studies(site) == ["1.2.3"]
     assert client.get(f"/api/v1/conflicts/{number}").json()["conflict"]["decision"] == "kept"
 

@@ -30,7 +30,7 @@ def test_a_deletion_is_listed_and_undone_by_rest(site: Site) -> None:
     assert (entry["level"], entry["uid"], entry["files"], entry["patient_name"]) == ("study", uid, 2, "Trash^Tom")
     assert "trash" in audited(site)
     restored: dict[str, Any] = client.post(f"/api/v1/trash/{entry['number']}/restore").json()
-    assert restored == {"instances": 2, "repeated": 0, "conflicts": 0, "lost": 0}
+    assert restored == {"instances": 2, "repeated": 0, "conflicts": 0, "lost": 0, "holders": []}
     assert (images(site), client.get("/api/v1/trash").json()) == (2, [])
     assert {line["detail"].split(",")[0] for line in site.audited("DICOM Study Deleted")} == {
         f"{when}: delete study" for when in ("ordered", "done")
@@ -43,7 +43,7 @@ def test_a_deletion_is_made_permanent_by_rest(site: Site) -> None:
     client = site.client()
     deleted(site)
     [entry] = client.get("/api/v1/trash").json()
-    assert client.delete(f"/api/v1/trash/{entry['number']}").json() == {"emptied": entry["number"]}
+    assert client.delete(f"/api/v1/trash/{entry['number']}").json() == {"emptied": entry["number"], "holders": []}
     assert list((site.root / "objects").rglob("*.dcm")) == []
     assert client.delete(f"/api/v1/trash/{entry['number']}").status_code == 404
 

@@ -199,7 +199,7 @@ def test_every_plane_lies_in_the_slice_that_its_volume_names(gaps, shear, orient
         assert sorted({source.time_index for source in volume.sources}) == list(range(volume.times))
         assert {source.slice_index for source in volume.sources} <= set(range(volume.voxels.shape[1]))
         assert set(volume.attributes.get("interpolated_slices", ())) <= set(range(volume.voxels.shape[1]))
-        if volume.kind is VolumeKind.RESAMPLED:
+        if volume.kind is VolumeKind.RESAMPLED and volume.times == times:  # else planes of a moved time, which is told
             last = max(source.slice_index for source in volume.sources)
             assert last == volume.voxels.shape[1] - 1, "the grid ends with the slice of the last plane"
             assert last in volume.attributes.get("interpolated_slices", ()) or volume.voxels[:, last].max() == 999
