@@ -287,3 +287,11 @@ def spans(runs: Sequence[range], most: int) -> str:
         for run in runs
     ]
     return ", ".join(shown[:most]) + (", ..." if len(shown) > most else "")
+
+
+_MEASURE = re.compile(r"(?<= )\d+(\.\d+)?(?= |$)")
+
+
+def kind_of(reason: str) -> str:
+    """Return a reason of a refusal without its measures."""
+    return _MEASURE.sub("N", reason)

@@ -13,16 +13,12 @@ from itertools import combinations
 from socket import AF_INET, AF_INET6, SOCK_DGRAM, gethostname, socket
 from urllib.parse import urlsplit
 
-import structlog
-
 from node.errors import UsageError, VoxelnodeError, counted
 from node.registry import audit_copy_of, enabled, has_sign_ins, sign_ins_of
 from node.runtime.network import is_loopback
 from node.settings.core import Route, Web
 from node.settings.model import Settings
 from node.settings.peers import Peer
-
-log = structlog.get_logger()
 
 _EVERY_ADDRESS = ("0.0.0.0", "::")
 
@@ -131,9 +127,11 @@ def warnings(settings: Settings) -> list[str]:
 
 def warn(settings: Settings) -> list[str]:
     """Log the warnings about what comes into force, and return them."""
+    import structlog  # here, because a command that only checks the configuration logs nothing
+
     found = warnings(settings)
     for warning in found:
-        log.warning("configuration_doubtful", detail=warning)
+        structlog.get_logger().warning("configuration_doubtful", detail=warning)
     return found
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 import stat
 import sys
 import threading
@@ -25,7 +24,7 @@ from typing import Any, Literal, TextIO
 import structlog
 from structlog.typing import Processor
 
-from node.errors import UsageError, VoxelnodeError
+from node.errors import UsageError, VoxelnodeError, kind_of
 from node.runtime.network import block_of
 
 log = structlog.get_logger()
@@ -70,13 +69,6 @@ fails.
 MINUTE_SECONDS, LINES_OF_MINUTE, KINDS_OF_MINUTE, MAX_ADDRESSES = 60.0, 10, 32, 1000
 """Lines of one event that an address causes in a minute and that are written, kinds of which the first is written, too,
 and for how many addresses these are counted at once."""
-
-_MEASURE = re.compile(r"(?<= )\d+(\.\d+)?(?= |$)")
-
-
-def kind_of(reason: str) -> str:
-    """Return a reason of a refusal without its measures."""
-    return _MEASURE.sub("N", reason)
 
 
 KEPT_LINES = 500

@@ -82,7 +82,7 @@ def test_of_a_destination_that_is_down_every_command_tells_the_same_number(tmp_p
             assert "archive > PACS: 1 series not looked at yet; since " in told("routes", "waiting")
             assert row["series_instance_uid"] in told("routes", "waiting")
         assert re.search(
-            r"^ *route +destination +sent +confirmed +messages waiting +given up +reason\n *archive +PACS +0 +0 ",
+            r"^ *route +destination +sent +as +confirmed +messages waiting +given up +reason\n *archive +PACS +0 +0 ",
             told("info", series[0].StudyInstanceUID),
             re.MULTILINE,
         )

@@ -153,7 +153,7 @@ def _parsed(line: bytes) -> dict[str, Any]:
 
 def rejections(limit: Limit = 20, *, root: Root) -> Listing:
     """List recent refusals with sender, reason and remedy."""
-    from node.runtime.logs import kind_of
+    from node.errors import kind_of
 
     with root.looking() as index:
         rows = index.rejections.newest(limit)

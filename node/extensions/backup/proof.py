@@ -31,6 +31,7 @@ from node.errors import UsageError, VoxelnodeError
 from node.extensions.backup.making import PROVING, has_backup, holding_backups
 from node.extensions.backup.restoring import copy_backup, require_room
 from node.files.acknowledged import Acknowledged, entries, is_written_off, write_offs
+from node.index.database.reading import reading
 from node.index.engine.place import FILE_NAME
 from node.index.nouns.conversions import VolumeFile
 from node.index.nouns.converted import SeriesKey
@@ -136,6 +137,8 @@ def _compare(settings: Settings, sample: int) -> Proved:
     findings = check_repository(settings, digests=True, repair=False)
     if next((root / "volumes").glob("*/"), None) is None:  # a backup may be without them
         findings = [finding for finding in findings if finding.kind != "volume-missing"]
+    with reading(root) as view:  # before a start converts again what a backup is without
+        volumes = [file for file in view.volumes.files() if not file.superseded]
     with Repository(settings) as repository:
         index = repository.index
         differences = [
@@ -143,7 +146,6 @@ def _compare(settings: Settings, sample: int) -> Proved:
         ]
         with index.reading() as view:
             instances = view.count_levels()["instances"]
-            volumes = [file for file in view.volumes.files() if not file.superseded]
         # All of the ledger: the start that came before has looked only at what is behind the mark of the index.
         differences += [_lost(one) for found in unaccounted(root, index.lost.absent) for one in found]
         differences += _otherwise_acknowledged(repository)

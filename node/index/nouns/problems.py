@@ -18,6 +18,7 @@ from typing import Any, Literal, get_args
 from sqlalchemy import Connection, Update, and_, delete, func, insert, select, text, update
 from sqlalchemy.orm import aliased, join
 
+from node.errors import kind_of
 from node.index.engine.rows import (
     IndexRepository,
     PagedRepository,
@@ -40,7 +41,6 @@ from node.index.nouns.received import IN_ANOTHER_ENCODING, NOT_COMPARED, RECODED
 from node.index.nouns.records import CountedRefusal, Refused
 from node.index.nouns.verdicts import judge_holding
 from node.index.nouns.views import ConflictViews, RejectionViews
-from node.runtime.logs import kind_of
 
 PROBLEM = problem_of("series")
 """SQL of what an acknowledgment is about, as ``v_series`` has it."""

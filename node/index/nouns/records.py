@@ -9,8 +9,8 @@ from typing import Any, Literal, Protocol, get_args
 from node.completeness import Completeness, Expectation, Findings
 from node.dicom.attributes import InstanceAttributes
 from node.dicom.header import ReadHead
+from node.errors import kind_of
 from node.index.nouns.converted import ClaimedInstance, ConvertedFile, SeriesKey
-from node.runtime.logs import kind_of
 from node.settings.core import OverwritePolicy
 
 ReceivedPolicy = OverwritePolicy | Literal["accept"]
