@@ -32,7 +32,7 @@ INSTANCES, SERIES, THREADS = 500, 5, 4
 @cache
 def template() -> tuple[bytes, str]:
     """A data set, and its transfer syntax; the UIDs of its instance, series and study end in 1000000."""
-    [ds] = make.ct_series(1, rows=2, columns=2, PatientID="SHARED")
+    [ds] = make.ct_series(1, rows=2, columns=2, PatientID="SHARED", FrameOfReferenceUID="1.2.4")
     ds.SOPInstanceUID, ds.SeriesInstanceUID, ds.StudyInstanceUID = "1.2.1.1000000", "1.2.2.1000000", "1.2.3.1000000"
     return data_set_bytes(ds), str(ds.file_meta.TransferSyntaxUID)
 
