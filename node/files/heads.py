@@ -68,10 +68,7 @@ def may_be_own_copy(path: Path) -> bool:
     Raises OSError: the file is missing, or cannot be read.
     """
     with path.open("rb", buffering=0) as file:
-        return (
-            re.search(rb"\x00\x04\x63\x05.{4}" + MODIFYING_SYSTEM.encode(), file.read(WINDOW_BYTES), re.DOTALL)
-            is not None
-        )
+        return _OWN.search(file.read(WINDOW_BYTES)) is not None
 
 
 def _encoded(descriptor: int) -> Encoded:

@@ -7,9 +7,9 @@ import httpx2
 import pytest
 from pydicom import Dataset
 
-from node.extensions.dicomweb.xml_model import json_from_native
 from tests import make
 from tests.web.conftest import Site, open_site
+from tests.web.native import json_from_native
 from tests.web.test_stow import body_of, file_of, post
 from tests.web.test_wado import parts_of
 
