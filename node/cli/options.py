@@ -176,6 +176,13 @@ class Root(Configured):
         with self.looking() as index:
             return the_named(index, text, *levels, study=study)
 
+    def uid_of(self, text: str, *levels: Level) -> str:
+        """Return the UID of what a person names, or the text itself: it may be of something that is gone."""
+        from node.index.database.look import named, the_named
+
+        with self.looking() as index:
+            return the_named(index, text, *levels).uid if named(index, text) else text
+
     def files(self) -> AbstractContextManager[LocalFile]:
         """Return what gives the files of the archive."""
         return archive_files(self.settings)

@@ -4,6 +4,7 @@ import json as jsons
 import math
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
@@ -54,6 +55,7 @@ def audit(
 
     from node.audit.audit_files import FILE_NAME, audit_files, last_lines
     from node.audit.audit_files import verify as audit_files_problems
+    from node.index.engine.backend import IndexUnusable
 
     path = root.folder / FILE_NAME
     if not audit_files(root.folder) and not has_hosts:
@@ -63,6 +65,9 @@ def audit(
         if has_hosts:
             problems += _problems_of_copies(root)
         return problems_of(path, problems, "the hash chain is intact")
+    if uid is not None:
+        with suppress(IndexUnusable):  # the log is there without an index, too
+            uid = root.uid_of(uid, "study", "series", "instance")
     sought = [text for text in (of_patient, uid) if text is not None]
     if sought:
         named = _lines_with(root.folder, sought)

@@ -118,11 +118,8 @@ def series(
     from node.index.engine.view_rows import judged
 
     states = frozenset(state or ())
-    from node.index.database.look import named, the_named
-
+    study = study and root.uid_of(study, "study")
     with root.looking() as index:
-        if study and named(index, study):
-            study = the_named(index, study, "study").study
         newest_series = index.series.newest(
             _EVERY if "waiting" in states else limit,
             study=study,

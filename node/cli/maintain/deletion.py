@@ -116,7 +116,8 @@ def _chosen(
     if (uid is None) == (patient is None):
         raise UsageError("give either a UID, or --patient with a Patient ID")
     if uid is not None:
-        one = the_named(index, uid, "study", "series", "instance", study=study)
+        of_study = the_named(index, study, "study").study if study else None
+        one = the_named(index, uid, "study", "series", "instance", study=of_study)
         return [index.deletions.plan(one.level, one.uid, one.study)], []
     plans = index.deletions.plans_of_patient(str(patient))
     trash = [row for row in index.trash.all() if erase and row.get("patient_id") == patient]

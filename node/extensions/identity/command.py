@@ -77,7 +77,7 @@ def correct(
     person is known who is so described, the studies become that person's. `patient separate` undoes it.
     """
     with root.reading() as index:
-        number = _number(root, index, old)
+        number, study = _number(root, index, old), study and root.named(study, "study").study
     values = {
         "patient_id": patient_id,
         "patient_name": name,
@@ -113,7 +113,7 @@ def separate(
     distinguished by an issuer for one of them.
     """
     with root.reading() as index:
-        number = _number(root, index, patient)
+        number, study = _number(root, index, patient), study and root.named(study, "study").study
     done = root.order("separate-patient", patient=number, issuer=issuer, study=study, dry_run=dry_run)
     moved = "would move" if dry_run else "moved"
     text = f"{counted(len(done['studies']), 'study', 'studies')} {moved} back to whom its files name"

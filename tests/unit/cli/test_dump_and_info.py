@@ -119,6 +119,30 @@ def test_the_index_is_opened_once_for_all_conflicts_that_are_compared(
     assert (text.count(": A, now corrected"), text.count(": nothing, now corrected"), opened.call_count) == (1, 1, 1)
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("series", "--study", "{}"),
+        ("audit", "--uid", "{}"),
+        ("reconvert", "{}", "--dry-run"),
+        ("delete", "{}", "--dry-run"),
+        ("delete", "..7777", "--study", "{}", "--dry-run"),
+        ("patient", "correct", "P 1", "--id", "P 2", "--study", "{}", "--dry-run"),
+        ("lost", "write-off", "{}", "--reason", "tried", "--yes"),
+    ],
+    ids=" ".join,
+)
+def test_commands_know_a_study_by_all_that_people_call_it(run, tmp_path: Path, command: tuple[str, ...]) -> None:
+    study = make.ct_series(1, study_uid="1.2.8888", series_uid="1.2.7777", PatientID="P 1", AccessionNumber="ACC 1")
+    make.saved(study, tmp_path / "scan")
+    run("import", "scan", "--root", "here")
+    told = [
+        run(*(part.format(name) for part in command), "--root", "here", "--json")
+        for name in ("1.2.8888", "..8888", "ACC 1", "P 1")
+    ]
+    assert told == [told[0]] * 4
+
+
 def test_the_end_of_two_uids_is_told_to_be_that(run, tmp_path: Path) -> None:
     make.saved((make.ct_series(1, series_uid=uid)[0] for uid in ("1.2.1.7777", "1.2.2.7777")), tmp_path / "scan")
     run("import", "scan", "--root", "here")
