@@ -24,7 +24,7 @@ class _Administration(Extension):
             for place in ("accounts:others_router", "accounts:router", "pages:router")
         ),
     )
-    actions = f"{__name__}.hook_tests:actions"
+    actions = f"{__name__}.actions:actions"
     menu = (MenuEntry("/administration", "Administration"),)
     templates = __name__
 

@@ -119,6 +119,7 @@ def test_the_index_is_opened_once_for_all_conflicts_that_are_compared(
     assert (text.count(": A, now corrected"), text.count(": nothing, now corrected"), opened.call_count) == (1, 1, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command",
     [
