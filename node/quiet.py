@@ -45,11 +45,14 @@ _MOMENTS = Awaited._fields[:-1]
 def is_later(begun: str, ended: str | None) -> bool:
     """Return whether an association began after another one had ended.
 
-    Both are places among what one process did, ``PROCESS:NUMBER``: a clock may be set in between. What another process
-    received comes after an end that is known by then.
+    Places are numbers of what one process did, ``PROCESS:NUMBER``: a clock may be set in between.
+
+    `ended`: the place of the end, and the begins of the associations that brought the series then, also of other
+        hosts; what another process begins comes after it.
     """
-    (process, _, number), (other, _, last) = begun.partition(":"), (ended or "").partition(":")
-    return not process or process != other or int(number) > int(last)
+    process, _, number = begun.partition(":")
+    known = (place.partition(":") for place in (ended or "").split())
+    return all(other != process or int(number) > int(last) for other, _, last in known)
 
 
 def after_received(

@@ -411,7 +411,7 @@ def _history() -> None:
         sa.Column("detail", sa.Text()),
         sa.Column("happened_at", sa.DateTime(), nullable=False, index=True),
         sa.Column("verdict_before", sa.JSON()),
-        sa.Column("ended", sa.String(32)),
+        sa.Column("ended", sa.Text()),
     )
     op.create_table(
         "conflicts",
@@ -503,6 +503,7 @@ def _history() -> None:
         sa.Column("calling_ae_title", sa.String(16), nullable=False),
         sa.Column("open_until", sa.DateTime(), nullable=False),
         sa.Column("number", sa.Integer(), nullable=False),
+        sa.Column("begun", sa.String(32), nullable=False),
         sa.UniqueConstraint("host", "association", "series_id"),
     )
     op.create_table(
@@ -513,7 +514,7 @@ def _history() -> None:
         sa.Column("received_at", sa.DateTime()),
         sa.Column("grace_until", sa.DateTime()),
         sa.Column("aborted_at", sa.DateTime()),
-        sa.Column("aborted", sa.String(32)),
+        sa.Column("aborted", sa.Text()),
     )
 
 

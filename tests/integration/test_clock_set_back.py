@@ -2,6 +2,7 @@
 
 import datetime as dt
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -49,9 +50,13 @@ def test_a_sender_that_comes_back_has_sent_all(root: Root, step: int, rest: int)
     assert verdict(root)[:2] == ("complete", "geometry")
 
 
-def test_an_association_that_was_open_when_another_broke_tells_nothing(root: Root) -> None:
+@pytest.mark.parametrize("host", [None, "another"])
+def test_an_association_that_was_open_when_another_broke_tells_nothing(root: Root, host: str | None) -> None:
     instances, beside = make.ct_series(3), origin("a2")
     root.take_all(instances, origin("a1"))
+    if host is not None:  # what it has begun is known by what it has brought
+        beside = replace(beside, begun=f"{host}:1")
+        root.take(instances[0], beside)
     set_back(root, 600)
     root.end("a1", "aborted", is_cut=True)
     root.clock.move(1300)

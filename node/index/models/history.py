@@ -210,7 +210,7 @@ class EventRow(Numbered):
     happened_at: Mapped[dt.datetime] = mapped_column(Utc, index=True)
     # Of `verdict-changed`: columns of the verdict before.
     verdict_before: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
-    ended: Mapped[str | None] = mapped_column(String(32))  # the place of the end of an association: see `node.quiet`
+    ended: Mapped[str | None] = mapped_column(Text)  # the place of the end of an association: see `node.quiet`
 
 
 class LostInstanceRow(Numbered):

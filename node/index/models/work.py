@@ -105,6 +105,7 @@ class OpenAssociationRow(Numbered):
     calling_ae_title: Mapped[str] = mapped_column(String(16))
     open_until: Mapped[dt.datetime] = mapped_column(Utc)  # unless more comes
     number: Mapped[int] = mapped_column(Integer)  # what it brought last has the highest
+    begun: Mapped[str] = mapped_column(String(32))  # its place: see `node.quiet`
 
 
 class AwaitedSenderRow(Base):
@@ -118,7 +119,7 @@ class AwaitedSenderRow(Base):
     received_at: Mapped[dt.datetime | None] = mapped_column(Utc)
     grace_until: Mapped[dt.datetime | None] = mapped_column(Utc)
     aborted_at: Mapped[dt.datetime | None] = mapped_column(Utc)
-    aborted: Mapped[str | None] = mapped_column(String(32))
+    aborted: Mapped[str | None] = mapped_column(Text)
 
 
 class SubscriberRow(Numbered):

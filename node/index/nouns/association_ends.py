@@ -143,7 +143,7 @@ def _wait_after_end(connection: Connection, end: AssociationEnd, party: Party, n
 
     `party`: who ended it. `not_over`: series that were not quiet, whatever their waits say.
     """
-    now = end.ended_at
+    now, brings = end.ended_at, select(OpenAssociationRow.begun)
     kind: EventKind = "node-ended" if party == "node" else "sender-aborted"
     whose = "the node ended the association" if party == "node" else "the association did not end by release"
     detail = f"{whose}: {end.outcome}{IN_AN_INSTANCE if party == 'cut' else ''}"
@@ -153,13 +153,15 @@ def _wait_after_end(connection: Connection, end: AssociationEnd, party: Party, n
             is_quiet = key not in not_over and is_quiet_of(before, end.calling_ae_title, end.ending_at or now)
             if party == "node" and (is_quiet or row.state not in OPEN_STATES):
                 continue
-            record_series_event(connection, kind, key, now, detail, ended=end.ended or None)
+            others = connection.scalars(brings.where(OpenAssociationRow.series_id == row.id))
+            ended = " ".join(filter(None, (end.ended, *others))) or None
+            record_series_event(connection, kind, key, now, detail, ended=ended)
             if row.state not in OPEN_STATES:
                 judge(connection, row.id, now)
                 continue
             last = min(row.last_received_at, now)  # the clock may have been set back since
             grace_until = last + dt.timedelta(seconds=end.grace_seconds)
-            after = after_abort(before, end.calling_ae_title, grace_until, now, end.ended or None)
+            after = after_abort(before, end.calling_ae_title, grace_until, now, ended)
             replace_waits(connection, {row.id: (before, after)})
             update_series(connection, row.id, {"due_at": max(due_at(after), row.due_at or last)})
 

@@ -134,6 +134,7 @@ def note_open(connection: Connection, host: str, seen: Sequence[Seen]) -> None:
             "association": one.received.association,
             "series_id": one.series_id,
             "calling_ae_title": one.received.file.calling_ae_title,
+            "begun": one.received.begun,
             "place": place,
             "open_until": one.received.file.received_at + dt.timedelta(seconds=OPEN_SECONDS),
         }
