@@ -170,7 +170,7 @@ def _are_steps_of_a_beat(bins: list[Bin]) -> bool:
     """
     moments = np.array([[frame.time_key["trigger_time"] for frame in frames] for frames in bins], float)
     begin_early = np.ptp(moments, axis=1) >= moments[:, 0]
-    return moments.shape[1] > 2 and bool(begin_early.all()) and all(map(is_even, moments))
+    return bool(begin_early.all()) and all(map(is_even, moments))
 
 
 def _are_phases(name: str, bins: list[Bin]) -> bool:

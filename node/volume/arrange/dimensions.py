@@ -230,6 +230,8 @@ def _arrange_without_position(frames: Sequence[Frame]) -> Arrangement:
         return Arrangement([sorted(frames, key=instance_order)], warnings=(warning,))
     if None in slices or len(slices) == 1:
         _, [ordered], doubt = settle("instance", [sorted(frames, key=instance_order)])
+        if doubt is None and len(set(map(instance_order, frames))) < len(frames):
+            doubt = "Instance Numbers (0020,0013), which alone could order the images, are missing or equal"
         doubts = () if doubt is None else (VolumeWarning(WarningKind.TIMES_ASSUMED, doubt),)
         return Arrangement([[frame] for frame in ordered], warnings=doubts)
     bins = [own for _, own in sorted(slices.items(), key=lambda entry: entry[0] or 0.0)]

@@ -299,16 +299,12 @@ def _pairs(times: Sequence[_Time]) -> list[tuple[_Time, _Time]] | None:
     return pairs
 
 
-def _number_distance(time: _Time, other: _Time) -> int:
-    """Return the distance of two times in Instance Number."""
-    return abs(instance_order(time.frames[0])[0] - instance_order(other.frames[0])[0])
-
-
 def _slices_of(time: _Time, whole: Sequence[_Time]) -> list[int] | None:
     """Return the slice numbers of the planes of a time, by the nearest whole time; None if they are uncertain."""
     if len(time.frames) == len(whole[0].frames):
         return list(range(len(time.frames)))
-    nearby = min(whole, key=lambda other: _number_distance(time, other))
+    number = instance_order(time.frames[0])[0]
+    nearby = min(whole, key=lambda other: abs(number - instance_order(other.frames[0])[0]))
     normal = nearby.axes[:, 2]
     steps = np.abs((time.positions @ normal)[:, None] - nearby.positions @ normal)
     nearest: list[int] = steps.argmin(axis=1).tolist()

@@ -165,7 +165,8 @@ def step_s(planes: Planes, starts: tuple[float, ...] | None, repetition_s: float
     if triggers is not None and phases is None:
         return None
     if phases is not None:  # a smaller difference is rounding
-        return phases if abs(phases - repetition_s) > STEP_TOLERANCE * repetition_s else repetition_s
+        step = phases if abs(phases - repetition_s) > STEP_TOLERANCE * repetition_s else repetition_s
+        return step if starts is None or _are_along(np.array(starts), step) else None
     if starts is None and _starts(planes, lambda frame: frame.time_key.get("cardiac_phase")) is not None:
         return None  # a repetition has several phases
     if starts is not None and float(np.median(np.diff(starts))) > MIN_SEVERAL_REPETITIONS * repetition_s:

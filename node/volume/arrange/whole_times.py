@@ -402,6 +402,8 @@ def is_time_order(bins: list[Bin], name: str) -> bool:
     values = [{frame.time_key[name] for frame in frames} for frames in bins]
     if all(own == values[0] for own in values[1:]):
         return True
+    if name == "frame_time" and any(a & b for a, b in pairwise(values)):
+        return False  # offsets of times: some lack slices
     are_names = len(set.union(*values)) <= MAX_VALUES_PER_TIME * len(bins[0])  # names of times; some lack slices
     if name in EVENT_KEYS:
         return not are_names or _have_one_rank(bins, name)

@@ -176,3 +176,9 @@ def test_a_repetition_is_a_step_only_if_all_starts_follow_it(
     is_doubted = step_s is None and np.ptp(steps_s) < 0.01
     assert (WarningKind.SLICE_TIMING_DOUBTFUL in {one.name for one in volume.warnings}) == is_doubted
     assert step_s is None or volume.warnings == ()
+
+
+def test_phases_of_which_each_starts_later_by_the_clock_than_by_its_trigger_have_no_step() -> None:
+    moments, triggers = [f"1015{2 * time:02d}" for time in range(4)], [str(500 * time) for time in range(4)]
+    volume = only(*make.time_series(4, 3, AcquisitionTime=moments, TriggerTime=triggers, RepetitionTime="2000"))
+    assert (volume.times_s, volume.time_step_s) == ((0, 2, 4, 6), None)
