@@ -46,7 +46,7 @@ def actions(root: OpenedRoot) -> Mapping[str, RootAction]:
         names = ", ".join(name for name, value in correction.items() if value is not None)
         order = f"correct {_whose(patient, study)}: {names}"
         if dry_run:
-            return plan(order, who, persons.planned_correction(patient, right, study))
+            return plan(order, who, persons.planned_correction(patient, right, study)[0])
         return change(order, who, lambda: persons.correct(patient, right, index.now(), study, terms, who))
 
     def separate(

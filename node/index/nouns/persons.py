@@ -53,6 +53,7 @@ class PersonRepository(IndexRepository):
     """The decisions about the patients of an index, and what they are made from."""
 
     planned_merge = reads(plans.merging)
+    planned_correction = reads(plans.correcting)
     planned_update = reads(plans.updating)
     first_known = reads(plans.first_known)
     require_room = reads(plans.require_room)
@@ -80,13 +81,6 @@ class PersonRepository(IndexRepository):
         if terms is not None:
             terms(connection)
         return _merge(connection, source, target, now, who, is_correction=False)
-
-    @on_reader
-    def planned_correction(
-        self, connection: Connection, patient: int, correction: Correction, study: str | None = None
-    ) -> Moved:
-        """Return what `correct` would do, or raise as it would."""
-        return plans.correcting(connection, patient, correction, study)[0]
 
     @on_writer
     def correct(

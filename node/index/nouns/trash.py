@@ -269,7 +269,7 @@ class _Undo:
             self._ids["patients"] |= {id: id for id in persons.values() if id is not None}
             self._insert("studies", [row | persons])
         else:
-            values = persons | {"identified_at": row["identified_at"]}
+            values = persons | {name: row[name] for name in ("identified_at", "decided_by")}
             self._connection.execute(update(of).where(of.id == there.id).values(values))
         if into != known.get(row["patient_id"]):  # somebody has merged or separated the patient meanwhile
             note_decided(self._connection, [self._study], self._now)
