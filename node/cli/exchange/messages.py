@@ -355,20 +355,16 @@ def list_routes(root: Root) -> Listing:
     Delivered, waiting and given up are messages: of one instance each, or of a series or study, as `when` of the route
     says. Unconfirmed are instances.
     """
+    from node.index.nouns.views import outstanding
+
     with root.looking() as index:
         quiet = index.quiet_to_come("route", root.settings.series.study_quiet_seconds)
         rows = quiet.next_of(index.routes.destinations(), "route", "destination")
     known = [(name, to) for name, route in root.settings.routes.items() for to in route.to]
     there = {(row["route"], row["destination"]) for row in rows}
     rows += [{"route": route, "destination": to} for route, to in known if (route, to) not in there]
-    rows = [row for row in rows if row["route"] or row.get("delivered") or _outstanding(row) or row.get("given_up")]
+    rows = [row for row in rows if row["route"] or row.get("delivered") or outstanding(row) or row.get("given_up")]
     return listing(counted(len(rows), "destination"), DESTINATIONS, rows)
-
-
-def _outstanding(row: Mapping[str, Any]) -> int:
-    from node.index.nouns.views import outstanding
-
-    return outstanding(row)
 
 
 def _unseen(*rows: Mapping[str, Any]) -> str:
