@@ -201,7 +201,7 @@ def test_a_correction_holds_for_what_comes_later_with_the_wrong_identity(root: R
     uid = str(first[0].StudyInstanceUID)
     wrong = number(root, "C-7")
     correction = right(patient_id="C-1", patient_name="Right^Name")
-    planned, *_ = persons(root).planned_correction(wrong, correction)
+    planned, *_ = persons(root).planned_correction(wrong, correction, None)
     assert persons(root).correct(wrong, correction, root.clock()) == planned
     root.take(first[1])
     owned = {uid: ("C-1", "Right^Name"), take(root, "C-7", PatientName="Wrong^Name"): ("C-1", "Right^Name")}
