@@ -18,7 +18,7 @@ DOCUMENT_TYPES = {
 _REPORTS = "1.2.840.10008.5.1.4.1.1.88."
 """How the UIDs of structured reports and of Key Object Selection Documents begin (PS3.4 B.5)."""
 
-_GRIDS = ("Image", "Segmentation Storage", "Map Storage", "RT Dose", "Hardcopy")
+_GRIDS = ("Image", "Segmentation Storage", "Map Storage", "RT Dose", "Hardcopy", "US Volume", "Volume Analysis")
 """Words in the names of classes with pixels (PS3.6 Annex A)."""
 
 

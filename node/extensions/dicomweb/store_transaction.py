@@ -134,7 +134,7 @@ class StoreTransaction:
         self._preamble = PreambleFilter(boundary)
         self._part: _Part | None = None
         self._header: tuple[bytes, bytes] = b"", b""
-        self.part_headers: dict[bytes, bytes] = {}
+        self._part_headers: dict[bytes, bytes] = {}
         self.parts, self.is_whole = 0, False  # the last boundary was received
         self._finishing: list[tuple[Identity, Future[object], Future[Outcome]]] = []
         self._outcomes: list[tuple[Identity, Future[Outcome]]] = []  # of what is stored
@@ -223,7 +223,7 @@ class StoreTransaction:
         self.parts += 1
         if self.parts > MAX_PARTS:
             raise HTTPException(413, f"more than {MAX_PARTS} instances in one request: send several requests")
-        self.part_headers = {}
+        self._part_headers = {}
 
     def _begin_header(self) -> None:
         self._header = b"", b""
@@ -236,10 +236,12 @@ class StoreTransaction:
 
     def _end_header(self) -> None:
         name, value = self._header
-        self.part_headers[name.lower()] = value
+        self._part_headers[name.lower()] = value
 
     def _begin_data(self) -> None:
-        self.begin_part(*self._media_type())
+        """Begin a part; a Content-Type is optional for DICOM files."""
+        media_type, _ = parse_options_header(self._part_headers.get(b"content-type", DICOM.encode()))
+        self.begin_part(media_type.decode("latin-1").strip().lower())
 
     def _add_data(self, data: bytes, start: int, end: int) -> None:
         self.write_part(memoryview(data)[start:end])
@@ -247,15 +249,9 @@ class StoreTransaction:
     def _end(self) -> None:
         self.is_whole = True
 
-    def _media_type(self) -> tuple[str, str]:
-        """Return the media type of the part and its ``transfer-syntax``; the type is optional for DICOM files."""
-        media_type, parameters = parse_options_header(self.part_headers.get(b"content-type", DICOM.encode()))
-        syntax = parameters.get(b"transfer-syntax", b"").decode("latin-1")
-        return media_type.decode("latin-1").strip().lower(), syntax.strip()
-
     # Parts
 
-    def begin_part(self, media_type: str, transfer_syntax_uid: str) -> None:
+    def begin_part(self, media_type: str) -> None:
         """Begin a part, whose headers are complete."""
         self._part = _Part(self._ingest, self._origin, self._study)
         if media_type != DICOM:
@@ -311,7 +307,7 @@ class SingleTransaction(StoreTransaction):
         self, ingest: Ingest, origin: Origin, study_instance_uid: str | None, on_refusal: Callable[[Refused], None]
     ) -> None:
         super().__init__(ingest, origin, b"none", study_instance_uid, on_refusal)
-        self.begin_part(DICOM, "")
+        self.begin_part(DICOM)
 
     def write(self, data: bytes) -> None:
         """Process bytes of the instance."""
