@@ -129,6 +129,14 @@ def test_the_container_has_ports_and_keys_of_the_configuration(
     assert f"127.0.0.1:{DEFAULTS.web.port}/healthz" in check
 
 
+def test_images_of_others_are_named_by_their_digests(containerfile: list[str]) -> None:
+    compose = [path.read_text(encoding="utf-8") for path in DEPLOY.glob("compose*.yaml")]
+    images = re.findall(r"^(?:FROM| *image:) (\S+)", "\n".join([*containerfile, *compose]), flags=re.MULTILINE)
+    unpinned = {one for one in images if not re.search(r":[\w.-]+@sha256:[0-9a-f]{64}$", one)}
+    assert unpinned == {"voxelnode", "docker.io/library/haproxy:3.0"}, "built here; no digest that two sources agree on"
+    assert len(set(images)) == 5
+
+
 def test_the_container_takes_files_that_are_here(containerfile: list[str]) -> None:
     copied = [
         name
