@@ -12,16 +12,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydicom import DataElement, Dataset, FileDataset
 from pydicom.config import IGNORE
-from pydicom.datadict import dictionary_VR
+from pydicom.datadict import dictionary_VM, dictionary_VR
+from pydicom.dataelem import RawDataElement
 from pydicom.tag import Tag
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from node.dicom.keys import Level, QueryModel
 from node.dicom.matching import Options, read_query
+from node.index.engine.view_rows import OF_IMAGES, column_of
 from node.index.nouns.records import Received
 from tests import make
 from tests.integration.conftest import Root
 from tests.integration.test_lifecycle import arrived_at
+from tests.made_once import IN_POSTGRESQL
+from tests.rows import view_rows
 
 OPTIONS = Options(relational=True, combined_datetime=True)
 CREATOR = "EXAMPLE 1.0"
@@ -265,3 +269,71 @@ def test_text_is_decoded_in_implicit_encoding_and_code_extensions(root: Root) ->
     asked.SpecificCharacterSet = "ISO_IR 192"
     [answer] = answers(root, asked)
     assert answer.others["00080080"]["Value"] == ["病院"]
+
+
+def in_view(root: Root, uid: str) -> dict[str, Any]:
+    [row] = view_rows(root.folder, "SELECT * FROM v_images WHERE sop_instance_uid = :uid", uid=uid)
+    return row
+
+
+def test_the_view_of_images_has_each_of_its_attributes_as_the_instance_says(root: Root) -> None:
+    said: dict[str, dict[str, Any]] = {}
+    for number in range(3):
+        ds = make.instance(study_uid="1.2.3", series_uid="1.2.3.4")
+        row = said[str(ds.SOPInstanceUID)] = {}
+        for keyword in OF_IMAGES:
+            vr, several = dictionary_VR(keyword), not dictionary_VM(keyword).startswith("1")
+            is_number = vr in ("DS", "IS", "US", "FD")
+            value = (
+                f"{number + 1}.50"[: 1 if vr in ("IS", "US") else 4] if is_number else f"{keyword[:9].upper()} {number}"
+            )
+            if is_number and not several and number == 1 and dictionary_VM(keyword) == "1-n":
+                value += "\\7"
+            if several:
+                value = "\\".join([value] * (2 if vr == "CS" else int(dictionary_VM(keyword))))
+            if number == 2 and not is_number:
+                if keyword in ds:
+                    del ds[keyword]
+                row[column_of(keyword)] = None
+                continue
+            ds.add(
+                DataElement(
+                    keyword,
+                    vr,
+                    int(value) if vr == "US" else float(value) if vr == "FD" else value,
+                    validation_mode=IGNORE,
+                )
+            )
+            row[column_of(keyword)] = float(value.split("\\")[0]) if is_number and not several else value
+        for axis in "xyz":
+            row[f"image_position_patient_{axis}"] = number + 1.5
+        store(root, [ds])
+    for uid, expected in said.items():
+        shown = in_view(root, uid)
+        assert {name: shown[name] for name in expected} == expected
+
+
+@pytest.mark.parametrize("text", ["abc", "12.3.4", '1"0', " ", "\\5", "nan", "0x10", "1e999", "--1"])
+def test_what_is_no_number_is_none_in_the_view(root: Root, text: str) -> None:
+    ds = make.instance()
+    ds[0x00180060] = RawDataElement(Tag(0x00180060), "DS", len(text), text.encode(), 0, False, True)
+    store(root, [ds])
+    assert in_view(root, str(ds.SOPInstanceUID))["kvp"] is None
+
+
+def test_a_value_of_another_vr_and_one_of_an_instance_alone_are_in_the_view(root: Root) -> None:
+    first, second, third = (make.instance(study_uid="1.2.3", series_uid="1.2.3.4") for _ in range(3))
+    first.add_new("KVP", "SH", " 1.2e2")
+    third.KVP = " 80.0"
+    store(root, [first, second, third])
+    assert [in_view(root, str(ds.SOPInstanceUID))["kvp"] for ds in (first, second, third)] == [120, None, 80]
+
+
+def test_whoever_does_not_ask_for_attributes_of_documents_reads_none(root: Root) -> None:
+    if IN_POSTGRESQL:
+        pytest.skip("PostgreSQL leaves out joins by a unique key that nobody needs")
+    for columns in ("sop_instance_uid, path", "count(*)", "DISTINCT calling_ae_title"):
+        rows = view_rows(
+            root.folder, f"EXPLAIN QUERY PLAN SELECT {columns} FROM v_images WHERE study_instance_uid = '1'"
+        )
+        assert not [row for row in rows if "document" in row["detail"]], rows

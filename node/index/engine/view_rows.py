@@ -12,6 +12,7 @@ operands. Statements of SQLAlchemy have them by the constructs of `node.index.en
 
 import datetime as dt
 import json
+import re
 import sqlite3
 import string
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -41,6 +42,30 @@ ROUNDED = Said(
 TEXT = Said("json_extract({0}, '$.{1}')", "(CAST({0} AS JSON) ->> '{1}')")
 SIZE = Said("json_array_length({0})", "json_array_length(CASE json_typeof({0}) WHEN 'array' THEN {0} END)")
 """The number of values of an array; 0 or NULL of the JSON ``null``."""
+
+NUMERIC = Said(
+    "CASE WHEN CAST({0} AS FLOAT) = {0} AND abs({0}) < 1e99 THEN CAST({0} AS FLOAT) END",
+    "CASE WHEN {0} ~ '^ *[+-]?([0-9]{{1,30}}[.]?[0-9]*|[.][0-9]+)([eE][+-]?[0-9]{{1,2}})? *$' "
+    "THEN CAST({0} AS FLOAT) END",
+)
+"""The number that a text is, NULL if it is none: a text that is compared with a number becomes one in SQLite."""
+
+OF_DOCUMENT = Said(
+    "coalesce(d.document -> '{0}', b.document -> '{0}')",
+    "coalesce(CAST(d.document AS JSON) -> '{0}', CAST(b.document AS JSON) -> '{0}')",
+)
+"""The value of an attribute in the documents of an instance and its series, as JSON: see `node.dicom.documents`."""
+
+AS_TEXT = Said(
+    "CASE json_type(e) WHEN 'text' THEN e ->> '$' WHEN 'array' THEN e ->> 1 END",
+    "CASE json_typeof(e) WHEN 'string' THEN e #>> '{{}}' WHEN 'array' THEN e ->> 1 END",
+)
+"""The text of such a value, which may stand behind its VR."""
+
+PART = Said(
+    """('["' || replace(replace({0}, '"', '?'), '\\', '","') || '"]' ->> {1})""", "split_part({0}, '\\', {1} + 1)"
+)
+"""One of the values in a text, from 0."""
 
 LIKE = Said("({0} LIKE {1} ESCAPE '/')", "(lower({0} COLLATE \"C\") LIKE {1} ESCAPE '/')")
 """A pattern without letters from A to Z. LIKE of SQLite ignores the case of ASCII letters.
@@ -244,6 +269,46 @@ def years_of(age: str) -> str:
     years = f"CAST(substr({age}, 1, 3) AS FLOAT) / CASE substr({age}, 4) {units} END"
     is_of_patient = f"{age.partition('.')[0]}.identified_at IS NULL"
     return f"CASE WHEN length({age}) = 4 AND {is_of_patient} AND {digits} THEN {years} END"
+
+
+OF_IMAGES = (
+    "InstitutionName", "OperatorsName", "DeviceSerialNumber", "SoftwareVersions", "PatientWeight", "PatientSize",
+    "PatientPosition", "AcquisitionDate", "AcquisitionTime", "ContrastBolusAgent", "ImageType",
+    "PhotometricInterpretation", "BitsStored", "LossyImageCompression", "WindowCenter", "WindowWidth",
+    "ImagePositionPatient", "ImageOrientationPatient", "SliceLocation", "PixelSpacing", "SliceThickness", "Units",
+    "KVP", "XRayTubeCurrent", "Exposure", "ExposureTime", "ConvolutionKernel", "ScanningSequence", "RepetitionTime",
+    "EchoTime", "InversionTime", "FlipAngle", "MagneticFieldStrength", "ViewPosition", "ImageLaterality",
+)  # fmt: skip
+"""What ``v_images`` has of documents: nothing that identifies a patient whom somebody has decided."""
+
+
+def column_of(keyword: str) -> str:
+    """Return the name of the column of an attribute in the views."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=X)(?=Ray)", "_", keyword).lower()
+
+
+def attributes_of(say: Words) -> str:
+    """Return the columns of `OF_IMAGES`, from documents ``d`` of an instance and ``b`` of its series.
+
+    A number is the first of its values, as a window may have several; what always has several is text, as in the file.
+    """
+    from pydicom.datadict import dictionary_VM, dictionary_VR  # here: commands start without pydicom
+
+    from node.dicom.encoding import NUMBER_CODES
+
+    columns = []
+    for keyword in OF_IMAGES:
+        text = f"(SELECT {say(AS_TEXT)} FROM (SELECT {say(OF_DOCUMENT, keyword)} AS e LIMIT 1) x)"
+        numbers = [
+            f"(SELECT {say(NUMERIC, 't')} FROM (SELECT {say(PART, text, place)} AS t LIMIT 1) y)" for place in range(3)
+        ]
+        name = column_of(keyword)
+        is_number = dictionary_VR(keyword) in NUMBER_CODES.keys() | {"DS", "IS"}
+        is_first = is_number and dictionary_VM(keyword).startswith("1")
+        columns.append((numbers[0] if is_first else f"nullif({text}, '')") + f" AS {name}")
+        if keyword == "ImagePositionPatient":
+            columns += [f"{number} AS {name}_{axis}" for axis, number in zip("xyz", numbers, strict=True)]
+    return ", ".join(columns)
 
 
 def grid_of(volume: str, say: Words) -> dict[str, str]:

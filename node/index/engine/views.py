@@ -11,8 +11,9 @@ from itertools import chain
 
 from sqlalchemy import Connection, Dialect
 
+from node.dicom.keys import KEYS, Level
 from node.index.engine.extension_tables import extension_tables
-from node.index.engine.view_rows import EACH, TEXT, UNINDEXED, Words, certainty_of, grid_of, years_of
+from node.index.engine.view_rows import EACH, TEXT, UNINDEXED, Words, attributes_of, certainty_of, grid_of, years_of
 
 
 def problem_of(series: str) -> str:
@@ -39,6 +40,13 @@ _COUNTS = f"""(SELECT count(*) FROM work w WHERE {_OF_IT} AND w.outcome IS NULL)
 """Messages of a hook or a destination of a route."""
 
 
+def _of_level(table: str, level: Level) -> str:
+    """Return the columns of the keys of a level, from its table."""
+    columns = [str(key.column) for key in KEYS.values() if key.level == level and key.column and key.vr != "SQ"]
+    age = f"{years_of('st.patient_age')} AS patient_age"
+    return ", ".join(age if column == "patient_age" else f'{table}."{column}"' for column in columns)
+
+
 def views(dialect: Dialect) -> dict[str, str]:
     """Return the query of each view, by its name."""
     say = Words(dialect.name)
@@ -48,14 +56,12 @@ def views(dialect: Dialect) -> dict[str, str]:
 
 def _of_core(say: Words) -> dict[str, str]:
     return {
-        "v_patients": """
-            SELECT p.id, p.patient_id, p.issuer_of_patient_id, p.patient_name, p.patient_birth_date, p.patient_sex,
+        "v_patients": f"""
+            SELECT p.id, {_of_level("p", Level.PATIENT)},
                    (SELECT count(*) FROM studies st WHERE st.patient_id = p.id) AS studies, p.merged_into
             FROM patients p""",
-        "v_studies": """
-            SELECT st.study_instance_uid, st.patient_id AS patient, p.patient_id, p.patient_name, p.patient_birth_date,
-                   p.patient_sex, st.study_date, st.study_time, st.accession_number, st.study_id, st.study_description,
-                   st.referring_physician_name,
+        "v_studies": f"""
+            SELECT {_of_level("st", Level.STUDY)}, st.patient_id AS patient, {_of_level("p", Level.PATIENT)},
                    (SELECT count(*) FROM series se WHERE se.study_id = st.id) AS series,
                    (SELECT count(*) FROM images i JOIN series se ON se.id = i.series_id WHERE se.study_id = st.id)
                        AS instances,
@@ -68,9 +74,7 @@ def _of_core(say: Words) -> dict[str, str]:
             FROM studies st JOIN patients p ON p.id = st.patient_id
             LEFT JOIN patients n ON n.id = st.named_patient_id""",
         "v_series": f"""
-            SELECT se.series_instance_uid, st.study_instance_uid, se.modality, se.series_number, se.series_description,
-                   se.body_part_examined, se.protocol_name, se.manufacturer, se.manufacturer_model_name,
-                   se.station_name, se.series_date, se.series_time,
+            SELECT {_of_level("se", Level.SERIES)}, st.study_instance_uid,
                    se.state, se.verdict, {certainty_of("se")} AS certainty, se.verdict_rule, se.verdict_reason,
                    se.expected_instances, se.expected_source, se.missing_instances, se.missing_detail,
                    (SELECT count(*) FROM images i WHERE i.series_id = se.id) AS instances,
@@ -80,12 +84,12 @@ def _of_core(say: Words) -> dict[str, str]:
                    CASE WHEN {_IS_ACKNOWLEDGED} THEN se.acknowledged_at END AS acknowledged_at
             FROM series se JOIN studies st ON st.id = se.study_id""",
         "v_images": f"""
-            SELECT i.sop_instance_uid, se.series_instance_uid, st.study_instance_uid, i.sop_class_uid,
-                   i.transfer_syntax_uid, i.instance_number, i.number_of_frames, i."rows", i."columns",
+            SELECT {_of_level("i", Level.IMAGE)}, se.series_instance_uid, st.study_instance_uid,
                    i.bytes, i.sha256, i.data_set_offset, {say.root} || i."key" AS path,
                    i.file_missing, i.place, i.spool_host, i.source, i.calling_ae_title, i.called_ae_title, i.peer,
-                   i.received_at
-            FROM images i JOIN series se ON se.id = i.series_id JOIN studies st ON st.id = se.study_id""",
+                   i.received_at, {attributes_of(say)}
+            FROM images i JOIN series se ON se.id = i.series_id JOIN studies st ON st.id = se.study_id
+            LEFT JOIN image_documents d ON d.image_id = i.id LEFT JOIN series_documents b ON b.series_id = se.id""",
         "v_volumes": f"""
             SELECT se.series_instance_uid, st.study_instance_uid, c.revision, c.superseded, v.stack, v.suffix, v.kind,
                    v.format, {say.root} || v.path AS path,
