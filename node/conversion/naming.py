@@ -221,7 +221,7 @@ def _value(name: str, width: str | None, values: Mapping[str, Any]) -> str:
         groups = str(values.get("patient_name") or "").split("=")
         text = next((group for group in groups if group.strip(" ^")), None) or str(values.get("patient_id") or "")
     elif name.endswith(("_date", "_time")):
-        text = re.sub("[-:]", "", text.partition(".")[0])
+        text = text and re.sub("[-:]", "", text.partition(".")[0]).ljust(6, "0")
     return text.zfill(int(width)) if width and text.isascii() and text.isdigit() else text
 
 

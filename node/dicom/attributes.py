@@ -292,7 +292,7 @@ def _value(raw: bytes, attribute: Attribute, character_set: bytes, order: ByteOr
         case "DA":
             return date_of(text)
         case "TM":
-            return time_of(text)
+            return clock_of(text)
     return _text(raw, attribute, character_set)
 
 
@@ -350,6 +350,12 @@ def date_of(text: str) -> dt.date | None:
         return dt.date(int(digits[:4]), int(digits[4:6]), int(digits[6:]))
     except ValueError:
         return None
+
+
+def clock_of(text: str) -> str | None:
+    """Return the time of day of a TM value in ISO 8601, no more of it than the value says; None if it is invalid."""
+    time, digits = time_of(text), text.split("\\", 1)[0].strip().replace(":", "")
+    return None if time is None else time.isoformat("microseconds")[: {2: 2, 4: 5}.get(len(digits), len(digits) + 2)]
 
 
 _TIME = re.compile(r"(\d\d)(?::?(\d\d)(?::?(\d\d)(?:\.(\d{1,6}))?)?)?")

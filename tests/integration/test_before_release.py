@@ -92,6 +92,8 @@ def plain(value: object) -> object:
     """A value as both databases have it: JSON is read, and truth is a number."""
     if isinstance(value, str) and value[:1] in ("[", "{"):
         return json.loads(value)
+    if isinstance(value, str) and value.endswith(":00.000000") and len(value) == 15:  # a time of day had all digits
+        return value[:8]
     return int(value) if isinstance(value, bool) else value
 
 

@@ -26,6 +26,7 @@ from sqlalchemy import String, bindparam, insert, select
 
 from node.api import ImageRow, Index, PatientRow, SeriesRow, StudyRow
 from node.dicom.answers import AnswerEncoder
+from node.dicom.attributes import clock_of
 from node.dicom.keys import KEYS, SUPPORTED, UNIQUE_KEYS, Level, QueryModel
 from node.dicom.matching import Options, Query, read_query
 from node.index.engine.hot_statements import PreparedRows
@@ -46,7 +47,7 @@ NAMES = (
 )  # fmt: skip
 TEXTS = ("A", "a", "B%_[", "B\\'", "1*2", "7", "ab", "abab", "Kopf ä", "[ab]", "]", None)
 DATES = ("20231231", "20240101", "20240102", "20240229", "20250101", None)
-TIMES = ("000000", "101500", "101530", "101530.5", "235959.999999", None)
+TIMES = ("000000", "10", "1015", "101500.0", "101530", "101530.50", "235959.999999", None)
 MODALITIES = ("CT", "MR", "SR", "PT", None)
 
 
@@ -128,7 +129,7 @@ def stored(keyword: str, text: str | None) -> Any:
         case "DA":
             return dt.datetime.strptime(text, "%Y%m%d").date()
         case "TM":
-            return dt.datetime.strptime(text, "%H%M%S.%f" if "." in text else "%H%M%S").time()
+            return clock_of(text)
         case "IS":
             return int(text)
     return text

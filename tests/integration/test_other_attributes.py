@@ -337,3 +337,18 @@ def test_whoever_does_not_ask_for_attributes_of_documents_reads_none(root: Root)
             root.folder, f"EXPLAIN QUERY PLAN SELECT {columns} FROM v_images WHERE study_instance_uid = '1'"
         )
         assert not [row for row in rows if "document" in row["detail"]], rows
+
+
+@pytest.mark.parametrize("text", ["10", "1015", "101500", "101500.0", "101500.1", "101500.123456"])
+def test_times_are_answered_as_they_are_stored_and_found_by_what_they_mean(root: Root, text: str) -> None:
+    times = "StudyTime", "SeriesTime", "ContentTime", "PatientBirthTime", "PerformedProcedureStepStartTime"
+    ds = make.instance(StudyDate="20240102", EchoTime="1.50")
+    for keyword in times:
+        setattr(ds, keyword, text)
+    store(root, [ds])
+    [answer] = answers(root, identifier(EchoTime="", **dict.fromkeys(times, "")))
+    assert [answer[keyword] for keyword in times] == [text] * len(times)
+    assert answer.others["00180081"]["Value"] == ["1.50"]
+    meant = f"{text[:6]:0<6}.{text[7:]:0<6}"
+    for key in (meant, f"{meant}-", f"-{meant}", text):
+        assert [len(answers(root, identifier(**{keyword: key}))) for keyword in times] == [1] * len(times), key

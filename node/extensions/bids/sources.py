@@ -206,7 +206,7 @@ class FolderSource:
         if uid in self._twice:
             problem = "series of two studies have its UID"
         days = {name: attributes.get(name) for name in ("study_date", "study_time", "series_date", "series_time")}
-        texts = {name: None if value is None else value.isoformat() for name, value in days.items()}
+        texts = {name: None if value is None else str(value) for name, value in days.items()}
         return SubjectSeries(
             patient,
             attributes["study_instance_uid"],

@@ -162,9 +162,7 @@ def _read(data: bytes, transfer_syntax_uid: str, level: Level) -> dict[str, Any]
     if level == "study":
         modalities = str(answer["modalities"] or "").split("\\")
         answer["modalities"] = [code.strip() for code in modalities if code.strip()]
-    return {
-        name: value.isoformat() if isinstance(value, (dt.date, dt.time)) else value for name, value in answer.items()
-    }
+    return {name: value.isoformat() if isinstance(value, dt.date) else value for name, value in answer.items()}
 
 
 MAX_PEER = 64

@@ -16,7 +16,6 @@ from sqlalchemy import (
     MetaData,
     String,
     Text,
-    Time,
     UniqueConstraint,
     false,
 )
@@ -57,6 +56,10 @@ class Utc(TypeDecorator[dt.datetime]):
 
     def process_result_value(self, value: dt.datetime | None, dialect: Dialect) -> dt.datetime | None:
         return None if value is None else value.replace(tzinfo=dt.UTC)
+
+
+Clock = String(15)
+"""A time of day in ISO 8601, no more of it than its TM says: see `node.dicom.attributes.clock_of`."""
 
 
 NAMES = {
@@ -106,7 +109,7 @@ class PatientRow(Numbered):
     patient_name_ideographic: Mapped[str | None] = _folded_group("patient_name", 1)
     patient_name_phonetic: Mapped[str | None] = _folded_group("patient_name", 2)
     patient_birth_date: Mapped[dt.date | None] = mapped_column(Date)
-    patient_birth_time: Mapped[dt.time | None] = mapped_column(Time)
+    patient_birth_time: Mapped[str | None] = mapped_column(Clock)
     patient_sex: Mapped[str | None] = mapped_column(Text)
     merged_into: Mapped[int | None] = mapped_column(ForeignKey("patients.id"), index=True)  # decided by a person
     merged_first_into: Mapped[int | None] = mapped_column(Integer)  # that decision, if that patient was merged as well
@@ -129,7 +132,7 @@ class StudyRow(Numbered):
     identified_at: Mapped[dt.datetime | None] = mapped_column(Utc)  # None: nobody decided, and copies are as stored
     study_instance_uid: Mapped[str] = mapped_column(String(64), unique=True)
     study_date: Mapped[dt.date | None] = mapped_column(Date, index=True)
-    study_time: Mapped[dt.time | None] = mapped_column(Time)
+    study_time: Mapped[str | None] = mapped_column(Clock)
     accession_number: Mapped[str | None] = mapped_column(Text, index=True)
     study_id: Mapped[str | None] = mapped_column(Text, index=True)
     study_description: Mapped[str | None] = mapped_column(Text, index=True)
@@ -171,7 +174,7 @@ class SeriesRow(Numbered):
     series_number: Mapped[int | None] = mapped_column(Integer)
     series_description: Mapped[str | None] = mapped_column(Text)
     series_date: Mapped[dt.date | None] = mapped_column(Date)
-    series_time: Mapped[dt.time | None] = mapped_column(Time)
+    series_time: Mapped[str | None] = mapped_column(Clock)
     body_part_examined: Mapped[str | None] = mapped_column(Text)
     laterality: Mapped[str | None] = mapped_column(Text)
     protocol_name: Mapped[str | None] = mapped_column(Text)
@@ -180,7 +183,7 @@ class SeriesRow(Numbered):
     station_name: Mapped[str | None] = mapped_column(Text)
     frame_of_reference_uid: Mapped[str | None] = mapped_column(Text)
     performed_procedure_step_start_date: Mapped[dt.date | None] = mapped_column(Date)
-    performed_procedure_step_start_time: Mapped[dt.time | None] = mapped_column(Time)
+    performed_procedure_step_start_time: Mapped[str | None] = mapped_column(Clock)
     timezone_offset_from_utc: Mapped[str | None] = mapped_column(Text)
     # Scheduled Procedure Step ID and Requested Procedure ID of each request, by keyword.
     request_attributes: Mapped[list[dict[str, str]] | None] = mapped_column(JSON(none_as_null=True))
@@ -235,7 +238,7 @@ class ImageRow(Numbered):
     columns: Mapped[int | None] = mapped_column(Integer)
     acquisition_number: Mapped[int | None] = mapped_column(Integer)
     content_date: Mapped[dt.date | None] = mapped_column(Date)
-    content_time: Mapped[dt.time | None] = mapped_column(Time)
+    content_time: Mapped[str | None] = mapped_column(Clock)
     images_in_acquisition: Mapped[int | None] = mapped_column(Integer)
     number_of_temporal_positions: Mapped[int | None] = mapped_column(Integer)
     number_of_slices: Mapped[int | None] = mapped_column(Integer)

@@ -18,7 +18,7 @@ from hashlib import blake2b
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-from sqlalchemy import JSON, Connection, Date, Time, and_, bindparam, delete, exists, func, or_, select, update
+from sqlalchemy import JSON, Connection, Date, and_, bindparam, delete, exists, func, or_, select, update
 from sqlalchemy.orm import join
 
 from node.dicom.attributes import PATIENT, SERIES, STUDY, TIMEZONE_OFFSET, InstanceAttributes
@@ -46,7 +46,7 @@ _STATED = frozenset({*_IDENTITY, *_OF_ROWS})
 _TWO_PATIENTS = "study-of-two-patients"
 _OF_ANOTHER = "instances of it name another patient; the study is of the one whom most of its images name"
 
-_READ: Mapping[Any, Any] = {Date: dt.date.fromisoformat, Time: dt.time.fromisoformat, JSON: json.loads}
+_READ: Mapping[Any, Any] = {Date: dt.date.fromisoformat, JSON: json.loads}
 
 Values = Mapping[str, Any]
 """By column, as SQLite has them: without those that an instance does not state."""
@@ -85,8 +85,6 @@ def statement_of(attributes: InstanceAttributes) -> Statement:
 
 
 def _encoded(value: Any) -> Any:
-    if isinstance(value, dt.time):
-        return value.isoformat("microseconds")
     return value.isoformat() if isinstance(value, dt.date) else json.dumps(value) if isinstance(value, list) else value
 
 
@@ -230,7 +228,8 @@ class _Settled:
         """Change a row; return its values."""
         values = chosen(weighed, _OF_STUDY if level is StudyRow else _OF_SERIES)
         changed |= _write(self._connection, level, row, values)
-        several = [name for name in values if len({one[3].get(name) for one in weighed} - {None}) > 1]
+        folds = {name: {_folded(name, one[3][name]) for one in weighed if name in one[3]} for name in values}
+        several = [name for name, folded in folds.items() if len(folded) > 1]
         if several:
             detail = f"its instances state several values of {', '.join(several)}; that of most images counts"
             decided = {"decision": "kept", "decided_at": self._now, "decided_by": "most images"}
@@ -380,6 +379,8 @@ def _fits(stated: Values, bound: Values) -> bool:
 
 
 def _folded(name: str, value: Any) -> str:
+    if name.endswith("_time"):
+        return dt.time.fromisoformat(value).isoformat("microseconds")
     return identifiers.folded_name(value) if name == "patient_name" else str(value)
 
 

@@ -125,7 +125,7 @@ class ListedStudy:
     patient_birth_date: dt.date | None
     patient_sex: str | None
     patient_age: float | None
-    study_time: dt.time | None
+    study_time: str | None
     accession_number: str | None
     study_description: str | None
     stored_patient_id: str | None

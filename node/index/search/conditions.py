@@ -3,12 +3,12 @@
 Conditions on a higher level are subqueries for the rows below it, so that SQLite can start at any level.
 """
 
+import datetime as dt
 import re
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, false, func, or_, select, type_coerce, union_all
-from sqlalchemy import Time as SqlTime
+from sqlalchemy import ColumnElement, Select, and_, false, func, or_, select, union_all
 from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute, aliased
 
 from node.dicom.key_values import Between, InItem, Like, Match, Moments, NameLike, NameWords, OneOf
@@ -175,17 +175,27 @@ def _like(column: ColumnElement[Any] | InstrumentedAttribute[Any], pattern: str)
 
 
 def _between(column: InstrumentedAttribute[Any], first: Any, last: Any) -> ColumnElement[bool]:
-    bounds = [] if first is None else [column >= first]
-    bounds += [] if last is None else [column <= last]
+    whole: Any = _whole(column) if isinstance(first or last, dt.time) else column
+    bounds = [] if first is None else [whole >= _clock(first)]
+    bounds += [] if last is None else [whole <= _clock(last)]
     return and_(*bounds)
+
+
+def _clock(value: Any) -> Any:
+    return value.isoformat("microseconds") if isinstance(value, dt.time) else value
+
+
+def _whole(time: Any) -> Any:
+    """Return a time of day with all of its digits, as texts are compared."""
+    return time + func.substr("00:00:00.000000", func.length(time) + 1)
 
 
 def _moments(date: InstrumentedAttribute[Any], time: Any, first: Any, last: Any) -> ColumnElement[bool]:
     bounds: list[ColumnElement[bool]] = []
     if first is not None:
-        bounds += [date >= first[0], or_(date > first[0], time >= type_coerce(first[1], SqlTime))]
+        bounds += [date >= first[0], or_(date > first[0], _whole(time) >= _clock(first[1]))]
     if last is not None:
-        bounds += [date <= last[0], or_(date < last[0], time <= type_coerce(last[1], SqlTime))]
+        bounds += [date <= last[0], or_(date < last[0], _whole(time) <= _clock(last[1]))]
     return and_(*bounds)
 
 

@@ -135,7 +135,7 @@ def _text_of(key: Key) -> Any:
     if key.vr == "DA":
         column = func.replace(column, "-", "")
     elif key.vr == "TM":
-        column = func.replace(func.replace(column, ":", ""), ".000000", "")
+        column = func.replace(column, ":", "")
     return func.coalesce(column, "")
 
 

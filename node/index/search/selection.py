@@ -74,7 +74,7 @@ class Identities:
                 row.patient_id or "",
                 row.issuer_of_patient_id or "",
                 f"{row.patient_birth_date:%Y%m%d}" if row.patient_birth_date else "",
-                f"{row.patient_birth_time:%H%M%S}" if row.patient_birth_time else "",
+                (row.patient_birth_time or "").replace(":", ""),
                 row.patient_sex or "",
                 "CORRECT" if row.is_corrected else "COERCE",
                 row.identified_at,

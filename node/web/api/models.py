@@ -6,7 +6,7 @@ from pathlib import PurePath
 from typing import Annotated, Any, Self
 from urllib.parse import quote
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from node.audit.audit_files import Holder
 from node.completeness import Certainty
@@ -25,7 +25,9 @@ Moment = Annotated[
 """A moment, with its offset from UTC; the views have moments in UTC without one."""
 
 TimeOfDay = Annotated[
-    dt.time | None, WithJsonSchema({"anyOf": [{"type": "string", "pattern": r"^\d\d:\d\d:\d\d"}, {"type": "null"}]})
+    dt.time | None,
+    BeforeValidator(lambda time: dt.time.fromisoformat(time) if isinstance(time, str) else time),
+    WithJsonSchema({"anyOf": [{"type": "string", "pattern": r"^\d\d:\d\d:\d\d"}, {"type": "null"}]}),
 ]
 """A DICOM time, local to the device; JSON Schema's format "time" would need a time zone."""
 
