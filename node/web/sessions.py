@@ -219,9 +219,8 @@ class Passwords:
     def check(self, name: str, password: str, address: str) -> KnownAccount:
         """Return the account with this name and password, or raise NotAuthenticated or TooManyTries."""
         pair = (name[:64], block_of(address))
-        self._guesses.require_try(
-            pair, counts=False
-        )  # also for a password that has matched: it would be guessed without a limit
+        # Also for a password that has matched: it would be guessed without a limit.
+        self._guesses.require_try(pair, counts=False)
         known = self._accounts.by_name(name)
         if known is not None and self.has_matched(password, known):
             return known

@@ -28,9 +28,11 @@ from node.extensions.dicomweb.pixel_element import (
 )
 from node.files.reading import read_instance
 from node.volume.planes import Window
-from node.volume.read.transfer_syntaxes import ENCODERS
+from node.volume.read.transfer_syntaxes import ENCODERS, NotTranscodable
 
 if TYPE_CHECKING:
+    from node.volume.model import Array
+    from node.volume.read.pixel_layout import PixelLayout
     from node.volume.rendering import Picture
 
 LIBRARIES = ("node.volume.read.encoders", *(["imagecodecs._htj2k"] if HTJ2KLossless in ENCODERS else []))
@@ -149,14 +151,34 @@ def compressed_frame(path: Path, frame_number: int, transfer_syntax_uid: str, in
     """Return one frame (from 1) compressed without loss, in one of `node.volume.read.transfer_syntaxes.ENCODERS`.
 
     What is written holds the samples that are sent uncompressed.
+
+    Raises NotTranscodable: the frame is neither grey nor RGB by pixel, has other samples than of 8 or 16 bits, or would
+        have others.
+    Raises ConversionRefused: the header contradicts itself.
     """
-    from node.volume.read.encoders import encoded_frame
+    from node.volume.read.encoders import compressed
+    from node.volume.read.pixel_layout import pixel_layout
 
     header, element = _opened(path)
     if element is None:
         raise FrameNotFound("the data set has no pixel data")
     samples = frame(path, frame_number) if element.encapsulated else b"".join(element.native_frame(frame_number))
-    return _given(encoded_frame(header, samples, transfer_syntax_uid), into)
+    layout = pixel_layout(header, "PixelData")
+    return _given(compressed(_shaped(layout, samples), layout, transfer_syntax_uid), into)
+
+
+def _shaped(layout: PixelLayout, samples: bytes) -> Array:
+    """Return the samples as (rows, columns) or (rows, columns, 3), signed if the data set says so."""
+    import numpy as np
+
+    is_colour = layout.samples == 3 and layout.photometric == "RGB" and not layout.by_plane
+    if layout.bits_allocated not in (8, 16) or not (layout.samples == 1 or is_colour):
+        raise NotTranscodable("only frames of 8 or 16 bits, grey or RGB by pixel, are compressed")
+    shape = (layout.rows, layout.columns, *([3] if is_colour else []))
+    dtype = layout.stored_dtype.newbyteorder("<")
+    if len(samples) != dtype.itemsize * int(np.prod(shape)):
+        raise NotTranscodable(f"the frame has {len(samples)} bytes, not those of {shape} samples")
+    return np.frombuffer(samples, dtype).reshape(shape)
 
 
 def pixel_location(path: Path) -> bytes:

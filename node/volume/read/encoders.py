@@ -4,26 +4,11 @@ import zlib
 from collections.abc import Callable
 
 import numpy as np
-from pydicom import Dataset, uid
+from pydicom import uid
 
 from node.volume.model import Array
-from node.volume.read.pixel_layout import PixelLayout, pixel_layout
+from node.volume.read.pixel_layout import PixelLayout
 from node.volume.read.transfer_syntaxes import DEFLATED_IMAGE_FRAME, NotTranscodable
-
-
-def encoded_frame(header: Dataset, samples: bytes, transfer_syntax_uid: str) -> bytes:
-    """Return the codestream of one frame, after it was decoded again: an encoder may err.
-
-    `header`: the header of its instance.
-    `samples`: the frame as an uncompressed data set in little endian holds it.
-    `transfer_syntax_uid`: one of `node.volume.read.transfer_syntaxes.ENCODERS`.
-
-    Raises NotTranscodable: the frame is neither grey nor RGB by pixel, has other samples than of 8 or 16 bits, or would
-        have others.
-    Raises ConversionRefused: the header contradicts itself.
-    """
-    layout = pixel_layout(header, "PixelData")
-    return compressed(_shaped(layout, samples), layout, transfer_syntax_uid)
 
 
 def compressed(frame: Array, layout: PixelLayout, transfer_syntax_uid: str) -> bytes:
@@ -44,18 +29,6 @@ def compressed(frame: Array, layout: PixelLayout, transfer_syntax_uid: str) -> b
     if not is_kept:
         raise NotTranscodable("the compressed frame would not have the same samples")
     return codestream
-
-
-def _shaped(layout: PixelLayout, samples: bytes) -> Array:
-    """Return the samples as (rows, columns) or (rows, columns, 3), signed if the data set says so."""
-    is_colour = layout.samples == 3 and layout.photometric == "RGB" and not layout.by_plane
-    if layout.bits_allocated not in (8, 16) or not (layout.samples == 1 or is_colour):
-        raise NotTranscodable("only frames of 8 or 16 bits, grey or RGB by pixel, are compressed")
-    shape = (layout.rows, layout.columns, *([3] if is_colour else []))
-    dtype = layout.stored_dtype.newbyteorder("<")
-    if len(samples) != dtype.itemsize * int(np.prod(shape)):
-        raise NotTranscodable(f"the frame has {len(samples)} bytes, not those of {shape} samples")
-    return np.frombuffer(samples, dtype).reshape(shape)
 
 
 def _jpeg_ls(frame: Array, layout: PixelLayout) -> bytes:
