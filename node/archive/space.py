@@ -66,6 +66,14 @@ def fullest(root: Path) -> Path:
     return min(disks_of(root) or [root], key=free_bytes_of)
 
 
+def free_bytes_of_root(root: Path) -> int:
+    """Return the bytes that the fullest disk of a root has; 0 if a disk does not answer."""
+    try:
+        return free_bytes_of(fullest(root))
+    except OSError:
+        return 0
+
+
 def free_bytes_of(folder: Path) -> int:
     """Return the bytes that this process may still write to the disk of a folder."""
     return free_bytes(os.statvfs(folder))

@@ -203,7 +203,10 @@ def intake_of(settings: Settings, live: Mapping[str, Any] | None) -> str:
         return "unknown"
     if found := "; ".join(why for part, why in now.get("reasons", {}).items() if part in NEEDED["receive"]):
         return found
-    lack = lack_for_senders(disks_of(root), now.get("low_bytes", settings.storage.low_bytes))
+    try:
+        lack = lack_for_senders(disks_of(root), now.get("low_bytes", settings.storage.low_bytes))
+    except OSError as error:
+        return f"{error.filename or root}: {error.strerror}; check the disk and its mount"
     if lack is not None:
         return f"{lack[0]}: {lack[1]}; remove files from its disk"
     return "open" if now else "closed until a node runs"

@@ -679,6 +679,20 @@ def test_the_doctor_reports_a_short_disk_once_and_no_restart(run, monkeypatch: p
         assert f"and {os.getpid()}, that of voxelnode itself" in node["found"]
 
 
+@pytest.mark.parametrize("error", [errno.EIO, errno.ESTALE])
+def test_a_disk_that_does_not_answer_is_reported_and_hides_nothing_else(
+    run, monkeypatch: pytest.MonkeyPatch, error: int
+) -> None:
+    run("import", str(get_testdata_file("CT_small.dcm")), "--root", "here")
+    monkeypatch.setattr(os, "statvfs", Mock(side_effect=OSError(error, os.strerror(error), "here")))
+    status = json.loads(run("status", "--root", "here", "--json").out)
+    assert (os.strerror(error) in status["intake"], status["instances"]) == (True, 1)
+    findings = json.loads(run("doctor", "--root", "here", "--json").out)["findings"]
+    [disk] = (finding for finding in findings if finding["check"] == "disk")
+    assert (disk["state"], disk["remedy"]) == ("broken", "check the disk and its mount")
+    assert "clock" in {finding["check"] for finding in findings}
+
+
 def test_what_makes_a_missing_root_or_index_is_what_a_start_accepts(run) -> None:
     def told() -> list[str]:
         findings = json.loads(run("doctor", "--root", "here", "--json").out)["findings"]

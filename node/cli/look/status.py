@@ -80,7 +80,7 @@ def status(root: Root) -> Listing:
 
 def _facts(root: Root, index: Look | ReadIndex, live: Mapping[str, Any] | None) -> dict[str, Any]:
     from node.archive.proof import last_proof
-    from node.archive.space import free_bytes_of, fullest
+    from node.archive.space import free_bytes_of_root
     from node.index.engine.backend import FILE_NAME
     from node.index.engine.sqlite_file import held_back
     from node.index.nouns.views import is_held
@@ -128,7 +128,7 @@ def _facts(root: Root, index: Look | ReadIndex, live: Mapping[str, Any] | None) 
         "senders": index.senders.all(),
         "hosts": index.hosts.all(index.hosts.now()),
         "oldest_due_at": index.series.next_due_at(),
-        "free_bytes": free_bytes_of(fullest(folder)),
+        "free_bytes": free_bytes_of_root(folder),
     }
 
 

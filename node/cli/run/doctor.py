@@ -111,10 +111,14 @@ class Check:
     look: Callable[[Site], Iterator[Said]]
 
     def findings(self, site: Site) -> Iterator[dict[str, str]]:
-        """Yield what is wrong with its remedy, or what is right."""
-        for state, found, *remedy in self.look(site):
-            remedies = remedy or [self.remedies.get(state, "")]
-            yield {"check": self.name, "state": state, "found": found, "remedy": remedies[0]}
+        """Yield what is wrong with its remedy, or what is right; other checks follow a disk that does not answer."""
+        try:
+            for state, found, *remedy in self.look(site):
+                remedies = remedy or [self.remedies.get(state, "")]
+                yield {"check": self.name, "state": state, "found": found, "remedy": remedies[0]}
+        except OSError as error:
+            says = f"{error.filename or site.folder}: {error.strerror}"
+            yield {"check": self.name, "state": "broken", "found": says, "remedy": "check the disk and its mount"}
 
 
 CHECKS: list[Check] = []
