@@ -182,7 +182,8 @@ class Actions:
         return {"cancelled": job}
 
     def _note_export(self, detail: str, result: int, who: str) -> Mapping[str, Any]:
-        self._audit.note(export_message(detail, Result(result), who))
+        message = AuditMessage.by(who, AuditEvent.EXPORT, AuditAction.READ, detail, result=Result(result))
+        self._audit.note(message)
         return {}
 
     def _delete(
@@ -280,8 +281,3 @@ class Actions:
         objects = [{"study_instance_uid": work.study_instance_uid}] if work.study_instance_uid is not None else []
         event, detail = AuditEvent.BEGIN_TRANSFERRING, f"{work.lane.kind} {work.key}: {what}"
         self._audit.note(AuditMessage.by(who, event, AuditAction.EXECUTE, detail, objects))
-
-
-def export_message(detail: str, result: Result, who: str) -> AuditMessage:
-    """Return the line about a command that takes patient data out of a root (PS3.15 A.5.3.5)."""
-    return AuditMessage.by(who, AuditEvent.EXPORT, AuditAction.READ, detail, result=result)

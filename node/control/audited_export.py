@@ -14,7 +14,7 @@ from contextlib import closing, contextmanager
 import structlog
 
 from node.audit.audit_files import FILE_NAME
-from node.audit.audit_log import Audit, Result
+from node.audit.audit_log import Audit, AuditAction, AuditEvent, AuditMessage, Result
 from node.errors import VoxelnodeError
 from node.registry import audit_copy_of
 from node.settings.model import Settings
@@ -61,7 +61,6 @@ def _note(settings: Settings, detail: str, result: Result) -> bool:
 
 
 def _write(settings: Settings, detail: str, result: Result) -> None:
-    from node.control.actions import export_message  # here: a second of imports
     from node.control.root import hold_or_request, locked_root  # here: a second of imports
 
     root, who = settings.storage.root.absolute(), getpass.getuser()
@@ -70,4 +69,4 @@ def _write(settings: Settings, detail: str, result: Result) -> None:
     if isinstance(held, dict):
         return
     with held, closing(Audit(root, settings.dicom.ae_title, copy=audit_copy_of(settings))) as audit:
-        audit.note(export_message(detail, result, who))
+        audit.note(AuditMessage.by(who, AuditEvent.EXPORT, AuditAction.READ, detail, result=result))

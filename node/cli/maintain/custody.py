@@ -310,7 +310,8 @@ def write_off(
         raise UsageError("give either a UID, or --all")
     if not reason:
         raise UsageError("say in --reason why nobody sends them again: the audit log has it")
-    uid = uid and root.uid_of(uid, "study", "series", "instance")
+    if uid is not None and uid != "journal":
+        uid = root.uid_of(uid, "study", "series", "instance")
     confirm("writing off", f"Write off {uid or 'all lost instances'}? They will not be asked for again.", yes)
     done = root.order("write-off-lost", uid=uid, reason=reason)
     return Answer(done, f"written off: {counted(done['instances'], 'instance')}")
