@@ -160,6 +160,8 @@ def _prepare(ds: Dataset, implicit: bool, is_big_endian: bool) -> None:
         element: RawDataElement | DataElement = ds.get_item(tag)
         if isinstance(element, RawDataElement):
             element = _prepared(ds, element, implicit, is_big_endian)
+        elif is_big_endian and element.VR in _WORD_BYTES and isinstance(element.value, bytes):  # pydicom swaps none
+            element = DataElement(tag, element.VR, _swapped(element.value, _word_bytes(ds, tag, element.VR)))
         if element.VR == "SQ":
             for item in ds[tag].value:
                 _prepare(item, implicit, is_big_endian)

@@ -24,7 +24,7 @@ from pydicom.uid import (
 
 from node.dicom.encoding import file_head
 from node.volume.read.pixels import frame_reader
-from node.volume.read.transcoding import transcoded
+from node.volume.read.transcoding import encoded, transcoded
 from node.volume.read.transfer_syntaxes import TARGETS, NotTranscodable, choose_target
 from tests.make import PYDICOM_FILES, ct_series, instance, rgb_capture, set_pixels
 
@@ -146,7 +146,8 @@ def test_an_ambiguous_representation_follows_pixel_representation(tmp_path: Path
     assert after["PixelData"].VR == "OW"
 
 
-def test_words_of_every_width_change_their_order(tmp_path: Path) -> None:
+@pytest.mark.parametrize("was_changed", [False, True])
+def test_words_of_every_width_change_their_order(tmp_path: Path, was_changed: bool) -> None:
     ds = instance(transfer_syntax_uid=ExplicitVRBigEndian)
     ds.BitsAllocated = 64
     ds.SelectorFDValue, ds.SelectorFLValue, ds.SelectorULValue = 1.5, [2.5, 3.5], 70000
@@ -154,7 +155,10 @@ def test_words_of_every_width_change_their_order(tmp_path: Path) -> None:
     ds.DoubleFloatPixelData = struct.pack(">2d", 0.25, -4.0)
     path = tmp_path / "big.dcm"
     dcmwrite(path, ds, implicit_vr=False, little_endian=False, enforce_file_format=True)
-    after = read(in_syntax(path, IMPLICIT), IMPLICIT)
+    stored = dcmread(path)
+    if was_changed:
+        stored.decode()  # as a coercion does that sets a text beyond its character set
+    after = read(encoded(stored, IMPLICIT), IMPLICIT)
     assert (after.SelectorFDValue, list(after.SelectorFLValue), after.SelectorULValue) == (1.5, [2.5, 3.5], 70000)
     assert (after.SelectorSSValue, after.SelectorUVValue, after.SelectorATValue) == (-2, 1 << 40, 0x00100020)
     assert struct.unpack("<2d", after.DoubleFloatPixelData) == (0.25, -4.0)
