@@ -64,12 +64,10 @@ class NotFlat(Exception):
 
 def encoded_answer(model: Json, transfer_syntax_uid: str, character_set: CharacterSet = UTF_8) -> bytes:
     """Return an answer of the DICOM JSON Model as a data set; `character_set`: see `encoded_data_set`."""
-    out = BytesIO()
-    write_model(out, model, lambda uri: None)
+    written = write_model(model)
     if transfer_syntax_uid == EXPLICIT_LITTLE_ENDIAN and character_set is UTF_8:
-        return out.getvalue()
-    out.seek(0)
-    ds = read_dataset(out, is_implicit_VR=False, is_little_endian=True)
+        return written
+    ds = read_dataset(BytesIO(written), is_implicit_VR=False, is_little_endian=True)
     return encoded_data_set(ds, transfer_syntax_uid, character_set)
 
 

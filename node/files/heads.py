@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 
 from node.dicom.attributes import InstanceAttributes, attributes_by_windows
 from node.dicom.coercion import MODIFYING_SYSTEM
 from node.dicom.encoding import META_BYTES, file_meta
-from node.dicom.header import HEAD_BYTES, REST, WINDOW_BYTES, CutPixels, Head, cut_pixels, read_elements
+from node.dicom.header import (
+    HEAD_BYTES,
+    REST,
+    WINDOW_BYTES,
+    CutPixels,
+    Head,
+    cut_pixels,
+    read_elements,
+    read_header_by_windows,
+    read_items,
+)
 from node.dicom.recoded import Encoded, is_recoded
+from node.dicom.walker import MAX_SEQUENCE_BYTES, HeaderCut
+from node.errors import NotUnderstood
 
-_OWN = re.compile(rb"\x00\x04\x63\x05.{4}" + MODIFYING_SYSTEM.encode(), re.DOTALL)
-"""Modifying System (0400,0563) of this node, in little endian."""
+_ORIGINAL_ATTRIBUTES, _MODIFYING_SYSTEM = frozenset({0x04000561}), frozenset({0x04000563})
 
 
 def head_of(path: Path, data_set_offset: int, transfer_syntax_uid: str) -> Head | None:
@@ -63,12 +73,21 @@ def are_recoded(mine: Path, theirs: Path) -> bool | None:
 
 
 def may_be_own_copy(path: Path) -> bool:
-    """Return whether a file seems to have left this node with a decided identity: its first part names the node.
+    """Return whether a file seems to have left this node with a decided identity, in whatever encoding it came back.
+
+    Its Original Attributes Sequence (0400,0561) names the node, or is too long to be read here.
 
     Raises OSError: the file is missing, or cannot be read.
     """
     with path.open("rb", buffering=0) as file:
-        return _OWN.search(file.read(WINDOW_BYTES)) is not None
+        one = _encoded(file.fileno())
+        try:
+            found = read_header_by_windows(one.read, one.transfer_syntax_uid, _ORIGINAL_ATTRIBUTES).elements
+        except (HeaderCut, NotUnderstood):
+            return False
+    raw = next(iter(found.values()), b"")
+    systems = (b"".join(item.values()) for item in read_items(raw, one.transfer_syntax_uid, _MODIFYING_SYSTEM))
+    return len(raw) == MAX_SEQUENCE_BYTES or MODIFYING_SYSTEM.encode() in map(bytes.strip, systems)
 
 
 def _encoded(descriptor: int) -> Encoded:

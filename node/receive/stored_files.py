@@ -65,7 +65,7 @@ def compared(archive: Archive, index: Index, batch: Sequence[Received]) -> Compa
         for version in whole[1:]:
             with suppress(OSError):  # not known now: a person decides
                 is_same = are_recoded(whole[0].path(), version.path())
-                if is_same is False and may_be_own_copy(version.path()):
+                if not is_same and may_be_own_copy(version.path()):
                     own.add(version.key)
                 if is_same is not False or version.key in own:
                     recoded[version.key] = whole[0].sha256, bool(is_same)

@@ -381,23 +381,28 @@ def test_what_a_person_has_decided_meanwhile_stays(root: Root, tmp_path: Path) -
 WRONG = {"PatientID": "C-7", "PatientName": "Wrong^Person", "PatientAge": "044Y", "PatientComments": "of another"}
 
 
-@pytest.mark.sample(4)
+@pytest.mark.sample(4, 16)
 @pytest.mark.parametrize("is_changed", [False, True])
 @pytest.mark.parametrize("policy", ["never", "replace", "keep_both"])
-@pytest.mark.parametrize("encoding", ["", "implicit", "RLE"])
+@pytest.mark.parametrize("stored", ["", "big endian", "deflated", "RLE"])
+@pytest.mark.parametrize("encoding", ["", *RECODERS])
 @pytest.mark.parametrize("decisions", [1, 2])
 def test_an_own_copy_that_comes_back_is_the_stored_version(
-    root: Root, tmp_path: Path, policy: Any, encoding: str, decisions: int, *, is_changed: bool
+    root: Root, tmp_path: Path, policy: Any, stored: str, encoding: str, decisions: int, *, is_changed: bool
 ) -> None:
     root.ingest.overwrite_policy = policy
-    root.take(grey(**WRONG, SpecificCharacterSet="ISO_IR 100", InstitutionName="Zürich"))
+    [first] = make.saved([grey(**WRONG, SpecificCharacterSet="ISO_IR 100", InstitutionName="Zürich")], tmp_path)
+    if stored:
+        RECODERS[stored](first, first)
+    received(root, first)
     persons(root).correct(number(root, "C-7"), right(patient_id="C-1", patient_name="Yamada=山田"), root.clock())
     [image] = root.rows("SELECT path, sha256 FROM v_images")
     paths = [Path(image["path"]), *(tmp_path / str(place) for place in range(decisions))]
     for one, other in pairwise(paths):
         with root.index.reading() as index:
             [instance] = index.instances.stored()
-        change = CopyChange(identity=replace(instance.identity, patient_id=f"C-{other.name}"))
+        identity = replace(instance.identity, patient_id=f"C-{other.name}")
+        change = CopyChange(identity=identity, encoding="explicit" if encoding else "keep")
         copy_of(forward(one, change, other), change)
     copy = dcmread(paths[-1])
     assert not any(name in copy for name in ("PatientAge", "PatientComments"))
