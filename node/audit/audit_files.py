@@ -27,6 +27,7 @@ BLOCK_BYTES = 1 << 20
 _LEAVING = frozenset({"110104", "110106"})
 """Codes of events by which something leaves: DICOM Instances Transferred and Export (PS3.16 context group 400)."""
 
+_OF_LEAVING = tuple(f'"{code}"'.encode() for code in _LEAVING)
 _OF_EXPORT, _DESTINATION, _MINOR_FAILURE = b'"110106"', "110152", 4
 
 _FULL = re.compile(r"audit-(\d{6,})\.jsonl")
@@ -101,6 +102,15 @@ def takers_of(folder: Path, studies: Collection[str], copies: Iterable[bytes] = 
     return list(takers.values())
 
 
+def patients_sent(folder: Path) -> dict[str, list[str]]:
+    """Return by study the Patient IDs with which it has left, as far as the audit log tells."""
+    found: dict[str, dict[str, None]] = {}
+    for line in _lines(folder):
+        for taker in _takers_in(line, None) if any(code in line for code in _OF_LEAVING) else ():
+            found.setdefault(taker.study_instance_uid, {})[taker.patient_id or ""] = None
+    return {study: [*filter(None, ids)] for study, ids in found.items()}
+
+
 def lines_naming(folder: Path, text: str, deadline: float) -> Iterator[bytes]:
     """Yield the lines that have a text as a value, newest first, until `deadline` of the monotonic clock.
 
@@ -133,7 +143,7 @@ def _lines(folder: Path) -> Iterator[bytes]:
             yield from file
 
 
-def _takers_in(text: bytes, studies: Collection[str]) -> Iterator[Holder]:
+def _takers_in(text: bytes, studies: Collection[str] | None) -> Iterator[Holder]:
     try:
         line = json.loads(text)
         named = [(each.get("patient_id"), each.get("study_instance_uid")) for each in line["objects"]]
@@ -146,7 +156,7 @@ def _takers_in(text: bytes, studies: Collection[str]) -> Iterator[Holder]:
         ]:
             who = f"{one['user']} {one['address']}".strip()
             for patient_id, study in named or [(None, "")]:
-                if study in studies or not named:
+                if studies is None or study in studies or not named:
                     yield Holder(who, how, line["at"], patient_id, study)
     except (ValueError, TypeError, KeyError, AttributeError):  # torn by a power cut, or of another version
         return

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from pydicom import Dataset, config, dcmread
 
-from node.audit.audit_log import Audit
+from node.audit.audit_log import Audit, AuditAction, AuditEvent, AuditMessage
 from node.children.pseudonyms import Patient, passing_key, read_keys
 from node.extensions.deidentify.deidentification import Deidentification
 from node.extensions.deidentify.files import deidentify_files
@@ -202,11 +202,19 @@ def test_the_map_of_a_root_has_the_pseudonyms_of_corrected_patients(originals: P
     ):
         run(*line, check=True)
     stored = next(path for path in (root / "objects").rglob("*") if path.is_file() and path.stat().st_size > 500)
+
+    def mapped(place: Path) -> list[tuple[str, str]]:
+        lines = csv.DictReader(io.StringIO(run("pseudonyms", "map", key, place, check=True).stdout))
+        return [(row["original"], row["pseudonym"]) for row in lines if row["kind"] == "patient"]
+
+    [made] = read_keys(key)
+    files, right = ((one, made.patient(Patient("", one))) for one in ("SECRET-4711", "RIGHT-1"))
     for place in (root, root / "objects", stored.parent, stored):
-        mapped = run("pseudonyms", "map", key, place, check=True).stdout
-        rows = [row for row in csv.DictReader(io.StringIO(mapped)) if row["kind"] == "patient"]
-        made = read_keys(key)[0].patient(Patient("", "RIGHT-1"))
-        assert [(row["original"], row["pseudonym"] == made) for row in rows] == [
-            ("SECRET-4711", False),
-            ("RIGHT-1", True),
-        ]
+        assert mapped(place) == [files, right]
+    run("patient", "separate", "SECRET-4711", "--root", root, check=True)
+    assert mapped(root) == [files]
+    left = {"study_instance_uid": str(dcmread(stored).StudyInstanceUID), "patient_id": "RIGHT-1"}
+    audit = Audit(root, "VOXELNODE")
+    audit.note(AuditMessage.by("pacs", AuditEvent.INSTANCES_TRANSFERRED, AuditAction.READ, "", [left]))
+    audit.close()
+    assert mapped(root) == [files, right], "whoever has a copy from before the separation"

@@ -239,8 +239,10 @@ def map_(
         print(csv_line(line).decode().rstrip("\r\n"))
 
 
-def _decided(source: Path, settings: Settings) -> Mapping[str, Identity]:
-    """Return who the patients of studies are whose copies leave a root corrected; none if `source` is of no root."""
+def _decided(source: Path, settings: Settings) -> Mapping[str, Sequence[Identity | str]]:
+    """Return as whom studies left a root by its audit log, as Patient IDs, and as whom those that somebody has decided
+    about leave now, as identities; none if `source` is of no root."""
+    from node.audit.audit_files import patients_sent
     from node.control.root import is_root
     from node.index.database.reading import reading
     from node.index.engine.backend import IndexUnusable
@@ -249,13 +251,15 @@ def _decided(source: Path, settings: Settings) -> Mapping[str, Identity]:
     root = next((folder for folder in (source.resolve(), *source.resolve().parents) if is_root(folder)), None)
     if root is None:
         return {}
+    found: dict[str, list[Identity | str]] = {study: [*ids] for study, ids in patients_sent(root).items()}
     url = settings.index.url if settings.storage.root.resolve() == root else None
     try:
         with reading(root, url) as index:
-            return index.repository(Identities).by_study()
+            for study, identity in index.repository(Identities).by_study().items():
+                found.setdefault(study, []).append(identity)
     except IndexUnusable as error:
         print(f"Pseudonyms of corrected patients are missing: {printable(str(error))}", file=sys.stderr)
-        return {}
+    return found
 
 
 class Line(NamedTuple):
@@ -273,15 +277,14 @@ def pseudonyms_of(
     paths: Iterable[Path],
     keys: Sequence[PseudonymKey],
     skipped: list[str],
-    decided: Mapping[str, Identity] = MappingProxyType({}),
+    decided: Mapping[str, Sequence[Identity | str]] = MappingProxyType({}),
     *,
     with_uids: bool = False,
 ) -> Iterator[Line]:
     """Yield the pseudonyms of patients, accession numbers and perhaps UIDs in files, each once for each key.
 
-    The map is computed anew from originals and keys: it is stored nowhere. `decided`: identities in which copies of
-    studies leave now, by Study Instance UID; earlier copies left in those of the files. The names of files that cannot
-    be read are added to `skipped`.
+    The map is computed anew from originals and keys: it is stored nowhere. `decided`: Patient IDs and identities with
+    which copies left or leave, by Study Instance UID. The names of files that cannot be read are added to `skipped`.
     """
     from pydicom import dcmread  # here and below, because the other commands do not need it
 
@@ -298,12 +301,16 @@ def pseudonyms_of(
                 with found.open_file() as file:
                     ds = dcmread(file, stop_before_pixels=True, force=True, specific_tags=_READ)
                 lines = [line for key in keys for line in _lines(ds, key, with_uids)]
-                if (identity := decided.get(str(ds.get("StudyInstanceUID", "")))) is not None and identity.apply(ds):
+                for other in decided.get(str(ds.get("StudyInstanceUID", "")), ()):
+                    if isinstance(other, str):
+                        ds.PatientID = other
+                    else:
+                        other.apply(ds)
                     lines += [line for key in keys for line in _lines(ds, key, with_uids)]
             except Exception:  # pydicom raises anything for a damaged file
                 skipped.append(found.name)
                 continue
-        yield from (line for line in lines if line not in seen)
+        yield from (line for line in dict.fromkeys(lines) if line not in seen)
         seen.update(lines)
 
 

@@ -35,9 +35,9 @@ _MAX_BASIC_OFFSET = (1 << 32) - 1
 def drop_hidden(ds: Dataset) -> None:
     """Leave nothing but pixels in the elements of pixels, in place; values of pixels stay as they are.
 
-    Native pixel data end with the last frame. Frames of sequential JPEG are written anew from what their blocks use;
-    all others are decoded and compressed again without loss, or are native afterwards if nothing encodes them. Offset
-    tables are written anew. Videos stay as they are.
+    Native pixel data end with the last frame. Frames of sequential JPEG are written anew from what their blocks use, or
+    are native afterwards if these reach beyond the image; all others are decoded and compressed again without loss, or
+    are native if nothing encodes them. Offset tables are written anew. Videos stay as they are.
 
     Raises NotDeidentified ``unreadable``: nobody can tell what is a pixel, because the attributes of the pixels
     contradict each other, the pixel data are not encoded as their transfer syntax says or in one that nothing decodes,
@@ -151,6 +151,7 @@ def _write_anew(ds: Dataset, stored: bytes, syntax: str) -> None:
             raise NotDeidentified(RefusalReason.UNREADABLE, detail)
         if syntax in JPEG[:2]:
             frames = [pixels_alone(frame) for frame in checked_frames(ds, layout, stored, syntax)[0]]
+            frames = frames if all(frames) else []
         else:
             frames = _compressed_again(ds, layout, syntax)
     except (ConversionRefused, NotProven, ValueError, struct.error) as error:

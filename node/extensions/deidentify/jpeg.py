@@ -106,11 +106,15 @@ def pixels_alone(frame: bytes) -> bytes:
     Kept are: the frame header; of the tables that it and the scans name, what blocks use; each component's first
     scan up to its last block; whether the components are RGB. Padding bits are 1.
 
+    Empty if blocks reach beyond the image: what they hold there nobody sees, and only decoding leaves it out.
+
     Raises NotProven: the frame is of another process, such as progressive ones, a code is in no table, or bytes are
         missing.
     """
     try:
-        return b"".join(_Walk(frame).parts())
+        walk = _Walk(frame)
+        new = b"".join(walk.parts())
+        return b"" if walk.rows % (8 * walk.down) or walk.columns % (8 * walk.across) else new
     except (IndexError, KeyError, struct.error) as error:
         raise NotProven from error
 

@@ -7,7 +7,7 @@ own codes and attributes, anatomy above all, and those of common protocols.
 import re
 import struct
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
 from functools import cache
 
@@ -106,6 +106,9 @@ _PARTS = {"ascii", "UTF8", "utf_8", "utf8", "latin_1", "iso8859", "GB2312", "GBK
 _ENCODINGS = ("utf-8", *sorted({*python_encoding.values()} - _PARTS))
 """Of texts in bytes: all that a data set may have (PS3.3 C.12.1.1.2), whatever it says of its own texts; but for those
 that are others, or parts of them."""
+
+_LONG_TEXT = 1 << 16
+"""A table of all characters takes the time of so many."""
 
 _MAX_REMEMBERED_BYTES = 64
 """Numbers are few and come often."""
@@ -212,7 +215,9 @@ class Identities:
     ) -> None:
         values, dates = list(values), list(dates)
         shown = {form for value in values if _is_searched(form := _folded(" ".join(value.split()))[0])}
-        patterns = [_pattern(value) for value in sorted(shown, key=lambda value: (-len(value), value))]
+        spoiled = {_folded(one)[0] for value in values if not value.isascii() for one in _spoiled(value)}
+        of_texts = sorted(shown | {*filter(_is_searched, spoiled)}, key=lambda value: (-len(value), value))
+        patterns = [_pattern(value) for value in of_texts]
         patterns += sorted({_date_pattern(*parts) for parts in map(_parts, dates) if parts})
         long = (each for each in sorted(shown) if len(each) >= _IN_BYTES_CHARACTERS or not _has_spaces(each))
         self._in_bytes = _compiled([_pattern(each) for each in long])
@@ -246,7 +251,7 @@ class Identities:
         pattern = self._in_bytes
         of_any = () if value.isascii() and b"\x1b" not in value else self._encodings
         return pattern is not None and any(
-            pattern.search(value[start:].decode(each, "ignore").translate(_FOLDED))
+            pattern.search(_folded_text(value[start:].decode(each, "ignore")))
             for each in ("latin-1", *_WIDE, *of_any)
             for start in range(2 if each in _WIDE else 1)
         )
@@ -280,6 +285,11 @@ class Identities:
         return " ".join("".join(kept).split())
 
 
+def _spoiled(value: str) -> tuple[str, str]:
+    """Return a text as programs show it that take it for another character set, and without letters beyond ASCII."""
+    return value.encode("utf-8", "replace").decode("latin-1"), re.sub("[^\0-\x7f]", "?", value)
+
+
 def _is_special_in(value: str, encoding: str) -> bool:
     """Return whether an encoding has all characters of a text, and not by the bytes of Latin-1."""
     try:
@@ -304,7 +314,7 @@ def _folded(text: str) -> tuple[str, Sequence[int]]:
 
 
 def _folded_character(character: str) -> str:
-    parts = unicodedata.normalize("NFKD", character.casefold())
+    parts = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", character).casefold())
     bare = "".join(part for part in parts if unicodedata.category(part) != "Mn").translate(_LETTERS)
     bare = "".join(chr(ord(each) - 0x60) if "\u30a1" <= each <= "\u30f6" else each for each in bare)  # to hiragana
     if character.isdecimal():
@@ -323,6 +333,27 @@ class _Folded(dict[int, str]):
 _FOLDED = _Folded()
 
 
+@cache
+def _table() -> tuple[re.Pattern[str], Callable[[bytes], bytes]]:
+    """Return the pattern of characters that are not folded to one of 16 bits, and what folds UTF-16 of all others."""
+    import numpy as np
+
+    folded = [_FOLDED[character] for character in range(1 << 16)]
+    single = np.array([ord(each) if len(each) == 1 else 1 << 16 for each in folded])
+    others = "".join(re.escape(chr(place)) for place in np.flatnonzero(single >> 16))
+    table = single.astype("<u2")
+    return re.compile(f"[{others}\U00010000-\U0010ffff]"), lambda data: table[np.frombuffer(data, "<u2")].tobytes()
+
+
+def _folded_text(text: str) -> str:
+    """Return a text as `_folded` does; one of megabytes in a fraction of the time."""
+    if text.isascii() or len(text) < _LONG_TEXT:
+        return text.translate(_FOLDED)
+    others, fold = _table()
+    single = others.sub(lambda found: _FOLDED[ord(found[0])], text)
+    return str(fold(single.encode("utf-16-le", "surrogatepass")), "utf-16-le", "surrogatepass")
+
+
 def _has_spaces(value: str) -> bool:
     return all(character < _FIRST_WITHOUT_SPACES for character in value)
 
@@ -338,11 +369,14 @@ def _pattern(value: str) -> str:
     if sum(map(str.isalnum, value)) >= _SUBSTRING_CHARACTERS or not _has_spaces(value):
         return words
     edge = r"[^\W\d_]" if value.isalpha() else r"[^\W_]"
-    return rf"(?<!{edge}){words}(?!{edge})"
+    return rf"{words[0]}(?<!{edge}.){words[1:]}(?!{edge})"  # a search is fast if it begins with a letter
 
 
 def _word_pattern(word: str) -> str:
-    """Return the regular expression of a word: a number in parts, or letters as one or two, with marks between."""
+    """Return the regular expression of a word: a number in parts, or letters as one or two, with marks between.
+
+    Between the letters of a long word, or of one that is written without spaces, any mark or space may be.
+    """
     if word.isdecimal() and len(word) > _SUBSTRING_CHARACTERS:
         return r"[\s./-]?".join(word)
     if not word.isalpha():
@@ -350,11 +384,12 @@ def _word_pattern(word: str) -> str:
     letters = re.sub("a[ae]|oe|ue|ss", lambda found: found[0][0], word)
     if len(letters) < MIN_CHARACTERS:
         letters = word
-    return "-?".join(_SPELLED.get(each, re.escape(each)) for each in letters)
+    mark = r"[\W_]?" if len(letters) >= _SUBSTRING_CHARACTERS or not _has_spaces(word) else "-?"
+    return mark.join(_SPELLED.get(each, re.escape(each)) for each in letters)
 
 
 def _compiled(patterns: Sequence[str]) -> re.Pattern[str] | None:
-    return re.compile("|".join(patterns), re.IGNORECASE) if patterns else None
+    return re.compile("|".join(patterns)) if patterns else None
 
 
 def _parts(date: str) -> tuple[str, str, str] | None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from pydicom import DataElement, Dataset, dcmread
+from pydicom import DataElement, Dataset, dcmread, uid
 from pydicom._dicom_dict import DicomDictionary
 from pydicom.data import get_testdata_file
 from pydicom.datadict import dictionary_has_tag, dictionary_VR, keyword_for_tag
@@ -164,13 +164,14 @@ def test_texts_end_at_their_first_nul_and_codes_are_codes(group: int) -> None:
 @pytest.mark.parametrize(
     ("name", "texts"),
     [
-        ("Yamada^Tarou=山田^太郎=やまだ^たろう", ["山田太郎", "太郎 山田", "やまだ", "ﾔﾏﾀﾞ Yamada", "ヤマダ"]),
+        ("Yamada^Tarou=山田^太郎=やまだ^たろう", ["山田太郎", "太郎 山田", "山 田", "やまだ", "ﾔﾏﾀﾞ Yamada", "ヤマダ"]),
         ("Hong^Gildong=洪^吉洞=홍^길동", ["홍길동", "吉洞", "洪 吉洞"]),
-        ("Müller^Jörg", ["MULLER", "Mueller", "Mu\u0308ller", "Joerg"]),
+        ("Müller^Jörg", ["MULLER", "Mueller", "Mu\u0308ller", "Joerg", "M?ller", "M\ufffdller", "MÃ¼ller", "Mu¨ller"]),
         ("Li^Na", ["Li Na", "NA, LI", "li_na"]),
         ("Øster^Åse^B^Dr^MD", ["Oster", "Oester", "Aase"]),
         ("Mueller^Joe", ["Müller", "MULLER", "joe"]),
         ("Strasser-Weiß^A", ["Straßer Weiss", "STRASSERWEISS", "Weiß", "Strasser‐Weiss"]),
+        ("Secretary^Jo", ["S E C R E T A R Y", "s.e.c.r.e.t.a.r.y", "Secret ary", "Secre\u2028tary"]),
         ("O'Brien^Pat", ["OBrien", "O’BRIEN", "o brien", "O-Brien", "Ｏ＇Ｂｒｉｅｎ"]),
         ("OBrien^Pat", ["O'Brien", "OʼBrien", "O\u200bBrien"]),
         ("Kaʻahumanu^Pat", ["Kaahumanu", "Ka‘ahumanu"]),
@@ -399,6 +400,19 @@ def test_frames_of_each_transfer_syntax_are_made_of_their_pixels(tmp_path: Path,
     assert np.array_equal(found, expected)
     is_native = syntax in (JPEGLossless, JPEGLosslessSV1, HTJ2KLosslessRPCL)
     assert copy.file_meta.TransferSyntaxUID == (ExplicitVRLittleEndian if is_native else syntax)
+
+
+@pytest.mark.parametrize("name", ["JPEGBaseline8Bit", "JPEGExtended12Bit"])
+def test_blocks_that_reach_beyond_the_image_leave_as_pixels(name: str) -> None:
+    ds = in_syntax(getattr(uid, name))
+    [frame] = generate_frames(ds.PixelData, number_of_frames=1)
+    at = next(frame.index(marker) + 5 for marker in (b"\xff\xc0", b"\xff\xc1") if marker in frame)
+    ds.Rows -= 3  # the last rows are there, and no decoder shows them
+    ds.PixelData = encapsulate([frame[:at] + struct.pack(">H", ds.Rows) + frame[at + 2 :]])
+    [expected] = decompressed_frames(ds).frames
+    copy = dcmread(BytesIO(b"".join(pieces(deidentified(ds, how(allowed=frozenset(ALLOWABLE)))))))
+    assert copy.file_meta.TransferSyntaxUID == ExplicitVRLittleEndian
+    assert np.array_equal(copy.pixel_array, expected)
 
 
 def test_offset_tables_of_native_pixels_are_gone_and_odd_pixels_stay_readable() -> None:

@@ -11,12 +11,12 @@ from PIL import Image
 
 from node.extensions.deidentify.jpeg import NotProven, pixels_alone
 
-SMOOTH = np.add.outer(np.arange(37), np.arange(53)).astype(np.uint8)[..., None] * np.array([1, 2, 1], np.uint8)
+SMOOTH = np.add.outer(np.arange(48), np.arange(64)).astype(np.uint8)[..., None] * np.array([1, 2, 1], np.uint8)
 
 
-def jpeg(**options: Any) -> bytes:
+def jpeg(rows: int = 48, columns: int = 64, **options: Any) -> bytes:
     stream = BytesIO()
-    Image.fromarray(SMOOTH).save(stream, "jpeg", **options)
+    Image.fromarray(SMOOTH[:rows, :columns]).save(stream, "jpeg", **options)
     return stream.getvalue()
 
 
@@ -113,6 +113,23 @@ def test_pixels_and_colours_stay(options: dict[str, Any]) -> None:
         surplus = frame.replace(b"\xff\xd1", b"Secret\xff\xd1")
         assert surplus != frame
         assert pixels_alone(surplus) == new
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "subsampling", "is_whole"),
+    [
+        (48, 64, 2, True),
+        (40, 56, 0, True),
+        (40, 64, 1, True),
+        (40, 64, 2, False),
+        (48, 56, 1, False),
+        (48, 63, 0, False),
+    ],
+)
+def test_what_blocks_hold_beyond_the_image_is_not_kept(
+    rows: int, columns: int, subsampling: int, is_whole: bool
+) -> None:
+    assert bool(pixels_alone(jpeg(rows, columns, subsampling=subsampling))) is is_whole
 
 
 @pytest.mark.parametrize(
