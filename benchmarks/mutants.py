@@ -64,7 +64,7 @@ NOT_COPIED = shutil.ignore_patterns("node_modules", ".venv", "__pycache__", "_si
 
 RECORD = Path("benchmarks", "seen_mutants.jsonl")
 """Mutants that a quick test sees: lists of path, function, kind, what stood there, what stands there then, test."""
-LEAST_RECORDED = 39
+LEAST_RECORDED = 40
 """So many of the record must stand in the tree, with a quick test; may only rise."""
 
 ENOUGH_TESTS = 200
