@@ -78,12 +78,15 @@ def test_a_document_is_given_as_it_is(site: Site, sop_class: str, kind: str) -> 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "keyword",
-    ["GrayscaleSoftcopyPresentationStateStorage", "TwelveLeadECGWaveformStorage", "RTPlanStorage", "RawDataStorage"],
-)
-def test_what_is_neither_image_nor_report_is_seen_by_its_attributes(site: Site, keyword: str) -> None:
+    [
+        "GrayscaleSoftcopyPresentationStateStorage", "TwelveLeadECGWaveformStorage", "RTPlanStorage", "RawDataStorage",
+        "EncapsulatedPDFStorage", "ComprehensiveSRStorage", "KeyObjectSelectionDocumentStorage",
+    ],
+)  # fmt: skip
+def test_what_is_neither_image_nor_report_or_has_no_content_is_seen_by_its_attributes(site: Site, keyword: str) -> None:
     ds = make.instance(SOPClassUID=getattr(uid, keyword), Modality="OT", ContentDescription="a <b> line")
     site.take(ds)
-    for url in (f"{path_of(ds)}/rendered", wado(ds, "text/html")):
+    for url in (f"{path_of(ds)}/rendered", wado(ds, "" if "PDF" in keyword else "text/html")):
         answer = site.client().get(url)
         assert answer.status_code == 200, answer.text
         assert "ContentDescription" in answer.text

@@ -142,16 +142,26 @@ def document_type(instance: StoredInstance) -> str | None:
 
 
 def answer_document(
-    target: SelectedInstances, instance: StoredInstance, media_type: str, ranges: Sequence[MediaRange]
+    target: SelectedInstances,
+    instance: StoredInstance,
+    media_type: str,
+    ranges: Sequence[MediaRange],
+    seen: Seen | None = None,
 ) -> Response:
-    """Respond with what an instance is shown as, which a child process writes; 406 if `ranges` do not include it."""
+    """Respond with what an instance is shown as, which a child process writes; 406 if `ranges` do not include it.
+
+    What lacks what its class shows, such as a report without content, is shown by its attributes.
+    """
     if names(ranges, media_type) is None:
         raise NotAcceptable(media_type)
-    write, *what = _WRITERS[_seen(instance)]
+    seen = _seen(instance) if seen is None else seen
+    write, *what = _WRITERS[seen]
     try:
         with leaving_file(target.node, instance) as path:
             file = decoded_file(target.node, write, path, *what)
     except NotDecoded as error:
+        if seen in (Seen.DOCUMENT, Seen.REPORT) and names(ranges, HTML):
+            return answer_document(target, instance, HTML, ranges, Seen.ATTRIBUTES)
         raise HTTPException(404, str(error)) from error
     target.audit_access("rendered")
     content_type = f"{HTML}; charset=utf-8" if media_type == HTML else media_type

@@ -342,7 +342,7 @@ def retrieve_by_uri(call: CurrentCall) -> Response:
     target = find_target(call, *uids)
     instance = one_instance(target)
     document = document_type(instance)
-    ranges = media_ranges(query.get("contentType") or document or JPEG)
+    ranges = media_ranges(query.get("contentType") or (document and f"{document}, text/html") or JPEG)
     given = (*FORMATS,) if document is None else (document,)
     media_type = names(ranges, *given, DICOM)
     if media_type is None:
