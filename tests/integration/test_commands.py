@@ -689,7 +689,7 @@ def test_a_disk_that_does_not_answer_is_reported_and_hides_nothing_else(
     assert (os.strerror(error) in status["intake"], status["instances"]) == (True, 1)
     findings = json.loads(run("doctor", "--root", "here", "--json").out)["findings"]
     [disk] = (finding for finding in findings if finding["check"] == "disk")
-    assert (disk["state"], disk["remedy"]) == ("broken", "check the disk and its mount")
+    assert (disk["state"], disk["remedy"]) == ("broken", "check disk, mount and owner")
     assert "clock" in {finding["check"] for finding in findings}
 
 

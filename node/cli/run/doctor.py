@@ -118,7 +118,7 @@ class Check:
                 yield {"check": self.name, "state": state, "found": found, "remedy": remedies[0]}
         except OSError as error:
             says = f"{error.filename or site.folder}: {error.strerror}"
-            yield {"check": self.name, "state": "broken", "found": says, "remedy": "check the disk and its mount"}
+            yield {"check": self.name, "state": "broken", "found": says, "remedy": "check disk, mount and owner"}
 
 
 CHECKS: list[Check] = []
@@ -381,9 +381,6 @@ def _journal(site: Site) -> Iterator[Said]:
         report = journal_report(site.root, lambda journal: AppliedPosition.of(None))
     except JournalUnusable as error:
         yield "broken", str(error), "install that version"
-        return
-    except OSError as error:
-        yield "broken", f"{folder}: {error.strerror}", "check the disk and the owner of the folder"
         return
     yield from (("broken", f"{damage.segment}: {damaged_records(damage)}") for damage in report.damage)
     if not report.damage:

@@ -162,11 +162,9 @@ def step_s(planes: Planes, starts: tuple[float, ...] | None, repetition_s: float
     phases = _steady(triggers)
     if repetition_s is None:
         return phases if starts is None else _steady(starts)
-    if triggers is not None and phases is None:
-        return None
-    if phases is not None:  # a smaller difference is rounding
-        step = phases if abs(phases - repetition_s) > STEP_TOLERANCE * repetition_s else repetition_s
-        return step if starts is None or _are_along(np.array(starts), step) else None
+    if triggers is not None:  # a small difference is rounding
+        step = repetition_s if phases and abs(phases - repetition_s) <= STEP_TOLERANCE * repetition_s else phases
+        return step if step is None or starts is None or _are_along(np.array(starts), step) else None
     if starts is None and _starts(planes, lambda frame: frame.time_key.get("cardiac_phase")) is not None:
         return None  # a repetition has several phases
     if starts is not None and float(np.median(np.diff(starts))) > MIN_SEVERAL_REPETITIONS * repetition_s:
