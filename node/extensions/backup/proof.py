@@ -31,7 +31,7 @@ from node.errors import UsageError, VoxelnodeError
 from node.extensions.backup.making import PROVING, has_backup, holding_backups
 from node.extensions.backup.restoring import copy_backup, require_room
 from node.files.acknowledged import Acknowledged, entries, is_written_off, write_offs
-from node.index.database.reading import reading
+from node.index.database.index import Index
 from node.index.engine.place import FILE_NAME
 from node.index.nouns.conversions import VolumeFile
 from node.index.nouns.converted import SeriesKey
@@ -44,9 +44,6 @@ from node.writers.options import write_options
 
 SPARE_BYTES = 256 << 20
 """Free space beyond the size of a backup that a proof needs, for the series that it converts."""
-
-FIRST = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
-"""A series that is reopened at this time is due before all others."""
 
 EXPECTED = (
     *("journal-waiting", "file-unknown", "file-back", "loser-unknown"),
@@ -137,8 +134,6 @@ def _compare(settings: Settings, sample: int) -> Proved:
     findings = check_repository(settings, digests=True, repair=False)
     if next((root / "volumes").glob("*/"), None) is None:  # a backup may be without them
         findings = [finding for finding in findings if finding.kind != "volume-missing"]
-    with reading(root) as view:  # before a start converts again what a backup is without
-        volumes = [file for file in view.volumes.files() if not file.superseded]
     with Repository(settings) as repository:
         index = repository.index
         differences = [
@@ -146,9 +141,9 @@ def _compare(settings: Settings, sample: int) -> Proved:
         ]
         with index.reading() as view:
             instances = view.count_levels()["instances"]
+            volumes = [file for file in view.volumes.files() if not file.superseded]
         # All of the ledger: the start that came before has looked only at what is behind the mark of the index.
-        differences += [_lost(one) for found in unaccounted(root, index.lost.absent) for one in found]
-        differences += _otherwise_acknowledged(repository)
+        differences += [_lost(one, index) for found in unaccounted(root, index.lost.absent) for one in found]
         converted, others, found = _convert_again(settings, repository, volumes, sample)
     return Proved([*_without_deleted(root, differences), *found], instances, converted, others)
 
@@ -163,27 +158,14 @@ def _is_restored(finding: Finding, repository: Repository) -> bool:
     return problem_with(repository.archive.path(row.key), row.data_set_offset, row.bytes, row.sha256) is None
 
 
-def _lost(one: Acknowledged) -> Finding:
-    detail = f"acknowledged at {one.received_at[:19]}, received from {one.calling_ae_title or one.source}; not here"
+def _lost(one: Acknowledged, index: Index) -> Finding:
+    """Return what is wrong of a version that was acknowledged and is nowhere: it is lost, or another one is here."""
     series = one.study_instance_uid, one.series_instance_uid
+    if (row := index.instances.current(one.sop_instance_uid)) is not None:
+        detail = "the index has another digest than what was acknowledged"
+        return Finding("digest-differs", row.key, detail, one.sop_instance_uid, series)
+    detail = f"acknowledged at {one.received_at[:19]}, received from {one.calling_ae_title or one.source}; not here"
     return Finding("instance-lost", "acknowledged", detail, one.sop_instance_uid, series)
-
-
-def _otherwise_acknowledged(repository: Repository) -> Iterator[Finding]:
-    """Yield the instances that the ledger never had with the digest that the index has of them."""
-    index, root = repository.index, repository.archive.root
-    doubtful: dict[str, tuple[str, str]] = {}
-    for _, some in entries(root):
-        rows = {row.sop_instance_uid: row for row in index.instances.currents([one.sop_instance_uid for one in some])}
-        for one in some:
-            if (row := rows.get(one.sop_instance_uid)) is not None and row.sha256 != one.sha256:
-                doubtful[one.sop_instance_uid] = row.key, row.sha256
-    for _, some in entries(root) if doubtful else ():
-        for one in some:
-            if one.sop_instance_uid in doubtful and doubtful[one.sop_instance_uid][1] == one.sha256:
-                del doubtful[one.sop_instance_uid]
-    for uid, (key, _) in doubtful.items():
-        yield Finding("digest-differs", key, "the index has another digest than what was acknowledged", uid)
 
 
 def _without_deleted(root: Path, differences: list[Finding]) -> list[Finding]:
@@ -234,11 +216,11 @@ def _converted_again(
 ) -> list[Finding] | None:
     """Return how the files of a series differ from those that its rows name; None if they need not be the same."""
     archive, index, options = repository.archive, repository.index, write_options(settings.convert)
-    index.series.reopen([key], FIRST)
-    claimed = index.series.claim_due(FIRST)
-    if claimed is None or claimed.key != key:
-        return None  # it waits for instances, or for its conversion
-    if claimed.current is None or claimed.current.input_sha256 != input_sha256(claimed, options, claimed.referenced):
+    index.series.reopen([key], index.now())  # unless the start has, as it lacks volumes
+    claimed = index.series.claim_due(index.now(), key=key)
+    if claimed is None or claimed.current is None:
+        return None  # it waits for instances, or for its first conversion
+    if claimed.current.input_sha256 != input_sha256(claimed, options, claimed.referenced):
         return None
     folder = str(Path(next(iter(before.values())).key).parent)
     try:
