@@ -22,6 +22,7 @@ from node.index.database.index import Index
 from node.index.nouns.converted import SeriesKey
 from node.index.nouns.records import CountedRefusal, Refused, RefusedLevel
 from node.runtime.background import BackgroundService
+from node.runtime.logs import KINDS_OF_MINUTE, LinesOfAddresses
 from node.runtime.metrics import Metrics
 from node.runtime.network import block_of
 from node.settings.core import QuietTime
@@ -150,9 +151,6 @@ MAX_KINDS = 128
 """Different refusals of one level (`Refused.what`) that are listed in `LISTED_SECONDS`; further ones are counted
 together. Refused contexts therefore never hide a rejected association."""
 
-MAX_KINDS_OF_PEER = 32
-"""As `MAX_KINDS`, of one address: one sender hides no other."""
-
 
 class Rejections(BackgroundService):
     """Take refusals from any thread, and write them to the index on a thread of its own.
@@ -172,6 +170,7 @@ class Rejections(BackgroundService):
         self._lock = threading.Lock()
         self._collected: dict[Refused, CountedRefusal] = {}
         self._listed_at: dict[Refused, float] = {}  # the one that was seen last at the end
+        self._lines = LinesOfAddresses(report=lambda event, block, count: None)  # the last row of an address counts
         self._written_at = -WRITE_SECONDS
 
     def record(self, refused: Refused) -> None:
@@ -186,14 +185,17 @@ class Rejections(BackgroundService):
         self.wake(self._written_at + WRITE_SECONDS - monotonic())
 
     def _listed(self, refused: Refused) -> Refused:
-        """Return a refusal or, when too many different ones were listed, the one by which it is counted."""
+        """Return a refusal or, when too many different ones were listed, the one by which it is counted.
+
+        Of an address, as many in a minute as the log has kinds of, each row being one: one sender hides no other.
+        """
         now, listed = monotonic(), self._listed_at
         while listed and listed[oldest := next(iter(listed))] < now - LISTED_SECONDS:
             del listed[oldest]
         if refused not in listed:
             level = [one for one in listed if one.what == refused.what]
-            if sum(block_of(one.peer) == block_of(refused.peer) for one in level) >= MAX_KINDS_OF_PEER:
-                refused = _too_many(refused.what, MAX_KINDS_OF_PEER, block_of(refused.peer))
+            if not self._lines.is_due(refused.what, refused.peer, str(hash(refused))):
+                refused = _too_many(refused.what, KINDS_OF_MINUTE, block_of(refused.peer))
             if len(level) >= MAX_KINDS and refused not in listed:
                 refused = _too_many(refused.what, MAX_KINDS)
         listed.pop(refused, None)

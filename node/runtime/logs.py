@@ -66,7 +66,7 @@ QUIET_LIBRARIES = (
 fails.
 """
 
-MINUTE_SECONDS, LINES_OF_MINUTE, KINDS_OF_MINUTE, MAX_ADDRESSES = 60.0, 10, 32, 1000
+MINUTE_SECONDS, LINES_OF_MINUTE, KINDS_OF_MINUTE, MAX_ADDRESSES = 60.0, 5, 32, 1000
 """Lines of one event that an address causes in a minute and that are written, kinds of which the first is written, too,
 and for how many addresses these are counted at once."""
 

@@ -23,6 +23,7 @@ from pynetdicom import build_context
 from node.api import Role, Settings
 from node.control.repository import Repository
 from node.dicom import uids
+from node.runtime.logs import KINDS_OF_MINUTE
 from node.settings.core import Storage
 from node.web.credentials import digest, new_token
 from tests import make
@@ -258,8 +259,8 @@ def test_a_good_peer_gets_through_a_flood_of_tls(secured: Flooded, flood: str, p
     assert log.stat().st_size - logged < LOGGED_BYTES
 
 
-TIMES, ADDED_BYTES = 200, 13_000
-"""How often each refusal is caused, and what it may add to the log and to the audit log: ten lines, and a few kinds."""
+TIMES, ADDED_BYTES = 200, 7_000
+"""How often each refusal is caused, and what it may add to log and audit log: five lines, and a few kinds."""
 
 ASKING, NODE = "127.0.0.9", Path(__file__).parents[2] / "node"
 NAMELESS, FILE = make.instance(), BytesIO()
@@ -386,4 +387,6 @@ def test_each_refusal_that_the_code_can_give_is_told_and_200_of_it_are_counted(n
     until(lambda: node.served.rows(rows)[0]["c"] - (before["c"] or 0) > 8 * TIMES, 30, "those that are listed")
     [after] = node.served.rows(rows)
     assert (after["n"] - before["n"], after["size"] - (before["size"] or 0)) < (150, 50_000)
-    assert sum(file.stat().st_size - size for file, size in zip(files, begun, strict=True)) < 150_000
+    listed = node.served.rows("SELECT count(*) AS n FROM v_rejections GROUP BY what, peer")
+    assert max(one["n"] for one in listed) <= KINDS_OF_MINUTE + 1, "the list has the bound of the log"
+    assert sum(file.stat().st_size - size for file, size in zip(files, begun, strict=True)) < 75_000

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from node.index.nouns.records import CountedRefusal, Refused
-from node.receive.senders import MAX_KINDS, MAX_KINDS_OF_PEER, Rejections
+from node.receive.senders import MAX_KINDS, Rejections
+from node.runtime.logs import KINDS_OF_MINUTE
 from node.runtime.metrics import Metrics
 from tests.integration.conftest import Root
 
@@ -50,7 +51,7 @@ def test_refusals_of_different_reasons_have_rows_of_their_own_and_measures_are_n
     [ends] = [row for row in found if row["what"] == "instance"]
     assert (ends["count"], ends["reason"]) == (40, "data set ends within an element, after 39 bytes")
     missing = [row for row in found if row["what"] == "context"]
-    assert [row["count"] for row in missing] == [1] * MAX_KINDS_OF_PEER + [40 - MAX_KINDS_OF_PEER]
+    assert [row["count"] for row in missing] == [1] * KINDS_OF_MINUTE + [40 - KINDS_OF_MINUTE]
     assert missing[-1]["rule"] == "too many kinds"
 
 
@@ -98,6 +99,6 @@ def test_neither_contexts_nor_one_sender_hide_a_rejected_association(root: Root)
     assert len(news) == len(found)
     assert [row["count"] for row in found if row["calling_ae_title"] == "LOST"] == [1]
     assert [row["count"] for row in found if (row["rule"], row["peer"]) == ("too many kinds", "10.0.0.1")] == [
-        200 - MAX_KINDS_OF_PEER
+        200 - KINDS_OF_MINUTE
     ]
     assert len([row for row in found if row["what"] == "context"]) == MAX_KINDS + 1

@@ -209,8 +209,8 @@ def test_a_flood_of_lines_of_one_address_is_counted_and_hides_no_other() -> None
         now[0] = 61.0
         assert lines.is_due("http_request", "10.0.0.9")
     assert [(line["kind"], line["address"], line["count"]) for line in logged] == [
-        ("http_request", "2001:db8::/64", 990),
-        ("http_request", "10.0.0.1", 2),
+        ("http_request", "2001:db8::/64", 1000 - LINES_OF_MINUTE),
+        ("http_request", "10.0.0.1", 12 - LINES_OF_MINUTE),
     ]
     kinds = [lines.is_due("hl7_message", "10.0.0.2", f"{kind} after {n} bytes") for n in range(30) for kind in "abcd"]
     assert sum(kinds) == LINES_OF_MINUTE, "the first of each kind is among them"
@@ -219,7 +219,7 @@ def test_a_flood_of_lines_of_one_address_is_counted_and_hides_no_other() -> None
     now[0] += 61
     with capture_logs() as logged:
         lines.report_ended()
-    assert [line["count"] for line in logged if line["kind"] == "hl7_message"] == [120 + 500 - 10 - 28]
+    assert [line["count"] for line in logged if line["kind"] == "hl7_message"] == [120 + 500 - LINES_OF_MINUTE - 28]
     with capture_logs() as logged:
         assert sum(lines.is_due("http_request", f"10.1.{n >> 8}.{n & 255}") for n in range(5000)) == 5000
     assert logged == []
@@ -258,10 +258,10 @@ def test_of_warnings_about_an_address_and_of_refusals_the_first_are_written_wher
         log.info("c_find", peer="10.0.0.1:104", is_refusal=False)
         log.warning("disk_full", path="/srv")
     counts = Counter(line["event"] for line in lines())
-    assert counts == {"c_store_refused": 10, "c_find": 60, "disk_full": 50}
+    assert counts == {"c_store_refused": LINES_OF_MINUTE, "c_find": 50 + LINES_OF_MINUTE, "disk_full": 50}
     assert not any("is_refusal" in line for line in lines())
     logs.refusals.report_ended(math.inf)
     assert [(one["kind"], one["address"], one["count"]) for one in lines()[-2:]] == [
-        ("c_store_refused", "10.0.0.1", 40),
-        ("c_find", "::/64", 40),
+        ("c_store_refused", "10.0.0.1", 50 - LINES_OF_MINUTE),
+        ("c_find", "::/64", 50 - LINES_OF_MINUTE),
     ]

@@ -10,6 +10,7 @@ from node.api import Audit, Role, Route
 from node.children.decoder import Decoder
 from node.extensions.destinations.settings import DicomwebSettings, FolderSettings
 from node.index.work.routes import lane_to
+from node.lifecycle.holders import holders
 from node.routing.router import RouteWorkers, lanes_of
 from tests import make
 from tests.web.conftest import Site, StartSite
@@ -81,6 +82,9 @@ def test_a_route_stores_by_stow_and_is_shown_paused_retried_and_made_send(start_
     page = client.get("/routes").text
     assert "Delivered lately" in page
     assert "Voxel, Test" in page
+    with here.store.index.reading() as index:
+        [holder] = holders(index, here.services.settings, ["1.2.3"])
+    assert (holder.who, holder.how, holder.patient_id) == ("CLOUD", "route up, 3 instances", "TEST-1")
     assert client.post("/api/v1/routes/up/NOWHERE/retry").status_code == 404
     assert client.post("/api/v1/studies/1.2.3/send", params={"to": "NOWHERE"}).status_code == 400
     assert client.post("/api/v1/studies/1.2.9/send", params={"to": "CLOUD"}).status_code == 404
