@@ -16,6 +16,7 @@ from node.index.work.routes import lane_to
 from node.runtime import logs
 from node.settings.load import load
 from tests import make
+from tests.preloaded import run
 from tests.web.conftest import PASSWORD, Site, StartSite
 from tests.web.pages import Visitor
 
@@ -186,8 +187,8 @@ def test_peers_routes_and_hooks_are_shown_paused_and_tried_again(start_site: Sta
     )
     site.account("chief", Role.ADMIN)
     chief = signed_in(site, "chief")
-    site.store.index.deliveries.begin("route", {lane_to("night", "pacs"): ()})
-    site.store.index.deliveries.begin("hook", {Lane("hook", name): () for name in ("bell", "mute")})
+    site.store.index.deliveries.begin("route", {lane_to("night", "pacs"): ("study-quiet",)})
+    site.store.index.deliveries.begin("hook", {Lane("hook", "bell"): ("study-quiet",), Lane("hook", "mute"): ()})
     shown = chief.get("/administration/connections").text
     for reported in (
         "PACS",
@@ -213,6 +214,15 @@ def test_peers_routes_and_hooks_are_shown_paused_and_tried_again(start_site: Sta
     assert "no series yet" in chief.post("/administration/hooks/bell/test").text
     site.take(make.instance())
     assert "chip good" in chief.post("/administration/hooks/bell/test").text
+    site.convert()
+    moments = [
+        one["study_quiet_at"] for kind in ("routes", "hooks") for one in chief.get(f"/api/v1/{kind}").json()["items"]
+    ]
+    assert moments == [moments[0], moments[0], None], "what will happen by itself says when"
+    assert chief.get("/administration/connections").text.count("the next study is quiet") == 1
+    told = [one["study_quiet_at"] for one in json.loads(run("status", "--json", "--root", site.root).stdout)["to_come"]]
+    assert [f"{one.replace(' ', 'T')}Z" for one in told] == moments[:2]
+    assert "route night > pacs" in run("status", "--root", site.root).stdout
     assert "chip bad" in chief.post("/administration/hooks/mute/test").text
     assert chief.post("/administration/hooks/bel/test").status_code == 404
     changes = chief.get("/administration/changes").text

@@ -69,7 +69,7 @@ def list_hooks(root: Root) -> Listing:
     """
     with root.looking() as index:
         quiet = index.quiet_to_come("hook", root.settings.series.study_quiet_seconds)
-        progress = {row["hook"]: row for row in quiet.next_of(index.hooks.progress().values(), "hook")}
+        progress = {row["hook"]: row for row in quiet.next_of(index.hooks.progress().values())}
     known = root.settings.hooks
     rows: list[dict[str, Any]] = [
         {"hook": name, "on": list(hook.on), "by": hook.receiver, **progress.get(name, {})}
@@ -359,7 +359,7 @@ def list_routes(root: Root) -> Listing:
 
     with root.looking() as index:
         quiet = index.quiet_to_come("route", root.settings.series.study_quiet_seconds)
-        rows = quiet.next_of(index.routes.destinations(), "route", "destination")
+        rows = quiet.next_of(index.routes.destinations())
     known = [(name, to) for name, route in root.settings.routes.items() for to in route.to]
     there = {(row["route"], row["destination"]) for row in rows}
     rows += [{"route": route, "destination": to} for route, to in known if (route, to) not in there]

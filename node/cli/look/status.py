@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from json import loads as json_of
 from typing import TYPE_CHECKING, Any
 
@@ -91,6 +92,9 @@ def _facts(root: Root, index: Look | ReadIndex, live: Mapping[str, Any] | None) 
     proof = last_proof(folder)
     journal = journal_report(folder, index.applied)
     levels, stored = index.count_levels(), index.instances.totals()
+    quiet = partial(index.quiet_to_come, quiet_seconds=settings.series.study_quiet_seconds)
+    routes = quiet("route").next_of(index.routes.destinations())
+    hooks = quiet("hook").next_of(index.hooks.progress().values())
     intake, ready = intake_of(settings, live), readiness_of(live, folder)
     return {
         "root": folder,
@@ -118,8 +122,9 @@ def _facts(root: Root, index: Look | ReadIndex, live: Mapping[str, Any] | None) 
         "scrub": {"current": None, "last": None} | json_of(index.scrub or "{}"),
         "compared": index.compared,
         "retention": index.retention.waits_for,
-        "held_routes": [row for row in index.routes.destinations() if is_held(row)],
-        "held_hooks": [row for row in index.hooks.progress().values() if is_held(row)],
+        "held_routes": [row for row in routes if is_held(row)],
+        "held_hooks": [row for row in hooks if is_held(row)],
+        "to_come": [row for row in (*routes, *hooks) if row["study_quiet_at"]],
         "store_checksums": index.store_checksums,
         "backup_proof": asdict(proof) | {"ok": proof.ok, "text": proof.text} if proof else None,
         "volume_files": index.volumes.count_current(),
@@ -178,6 +183,11 @@ def _held(rows: Sequence[Mapping[str, Any]], noun: str, command: str) -> str:
     return f"{counted(len(rows), noun)} stuck, {awaited(*rows)}: voxelnode {command} list"
 
 
+def _to_come(rows: Sequence[Mapping[str, Any]]) -> str:
+    to = "route {route} > {destination}", "hook {hook}"
+    return "; ".join(f"{to['hook' in row].format(**row)} {minute(row['study_quiet_at'])}" for row in rows)
+
+
 def _scrub(last: Mapping[str, Any] | None) -> str:
     if last is None:
         return "no full pass yet"
@@ -218,6 +228,7 @@ def _print(facts: Mapping[str, Any], failures: list[dict[str, Any]]) -> None:
             **({"retention": facts["retention"]} if facts["retention"] else {}),
             **({"routes": _held(facts["held_routes"], "destination", "routes")} if facts["held_routes"] else {}),
             **({"hooks": _held(facts["held_hooks"], "hook", "hooks")} if facts["held_hooks"] else {}),
+            **({"when studies are quiet": _to_come(facts["to_come"])} if facts["to_come"] else {}),
             **({"object store": facts["store_checksums"]} if facts["store_checksums"] else {}),
             "volume files": facts["volume_files"],
             "incomplete": f"{facts['incomplete_series']} series" if facts["incomplete_series"] else "none",

@@ -61,7 +61,8 @@ def connections(call: CurrentCall) -> Response:
     settings, sources = call.node.settings, call.node.settings.loaded_from
     waiting = Counter[tuple[str, str]]()
     with call.node.index.reading(wait=False) as view:
-        progress = view.hooks.progress()
+        quiet = view.quiet_to_come("hook", settings.series.study_quiet_seconds)
+        progress = {row["hook"]: row for row in quiet.next_of(view.hooks.progress().values())}
         hooks = [
             {**progress.get(name, {}), "name": name, "hook": hook, "where": _text(hook.where)}
             for name, hook in settings.hooks.items()

@@ -1,5 +1,6 @@
 """REST: the account of the caller; hooks, with what waits for each."""
 
+from functools import partial
 from typing import Annotated, Literal
 
 from fastapi import Path
@@ -7,8 +8,8 @@ from fastapi import Path
 from node.index.database.reading import ReadIndex
 from node.index.nouns.views import outstanding
 from node.web import actions
-from node.web.access import ADMINS, READERS, CurrentCall
-from node.web.api.models import Resource
+from node.web.access import ADMINS, READERS, Call, CurrentCall
+from node.web.api.models import Moment, Resource
 from node.web.api.routing import OF_CHANGES, Change, api_router, problems
 
 account_router = api_router(READERS, "account")
@@ -32,7 +33,10 @@ hooks_router = api_router(ADMINS, "hooks")
 
 
 class HookResource(Resource):
-    """A hook with what waits for it; `trouble`: why the last attempt of what waits failed."""
+    """A hook with what waits for it; `trouble`: why the last attempt of what waits failed.
+
+    `study_quiet_at`: when the first message is due that waits for a quiet study.
+    """
 
     hook: str
     paused: bool
@@ -40,6 +44,7 @@ class HookResource(Resource):
     given_up: int
     delivered: int
     trouble: str | None
+    study_quiet_at: Moment | None
 
 
 class Hooks(Resource):
@@ -59,7 +64,7 @@ class HookChange(Resource):
 def list_hooks(call: CurrentCall) -> Hooks:
     """All hooks, with what waits for each."""
     with call.node.index.reading(wait=False) as index:
-        return Hooks(items=[_hook(name, index) for name in call.node.settings.hooks])
+        return Hooks(items=[_hook(call, name, index) for name in call.node.settings.hooks])
 
 
 @hooks_router.post("/hooks/{hook}/{action}", responses=problems(*OF_CHANGES))
@@ -70,11 +75,12 @@ def change_hook(
     action: Annotated[Literal["pause", "resume", "retry"], Path(description="what to do")],
 ) -> HookChange:
     """Pause a hook, let it go on, or try again what waits or was given up."""
-    return change.make(HookChange, lambda index: _hook(hook, index), lambda _: actions.change_hook(call, hook, action))
+    return change.make(HookChange, partial(_hook, call, hook), lambda _: actions.change_hook(call, hook, action))
 
 
-def _hook(name: str, index: ReadIndex) -> HookResource:
-    row = index.hooks.progress().get(name, {})
+def _hook(call: Call, name: str, index: ReadIndex) -> HookResource:
+    quiet = index.quiet_to_come("hook", call.node.settings.series.study_quiet_seconds, hook=name)
+    [row] = quiet.next_of([index.hooks.progress().get(name, {"hook": name})])
     return HookResource(
         hook=name,
         paused=bool(row.get("paused")),
@@ -82,4 +88,5 @@ def _hook(name: str, index: ReadIndex) -> HookResource:
         given_up=row.get("given_up") or 0,
         delivered=row.get("delivered") or 0,
         trouble=row.get("trouble"),
+        study_quiet_at=row["study_quiet_at"],
     )

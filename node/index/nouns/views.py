@@ -49,10 +49,14 @@ _TO_COME: Row = dict.fromkeys(
 class ToCome(Newest):
     """The messages that hooks or routes will have once studies are quiet."""
 
-    def next_of(self, rows: Iterable[Row], *names: str) -> list[Row]:
+    def next_of(self, rows: Iterable[Row]) -> list[Row]:
         """Return the rows of hooks or destinations, each with ``study_quiet_at``: when its first message is due."""
-        due = {tuple(one[name] for name in names): one["due_at"] for one in reversed(self) if one["due_at"]}
-        return [{**row, "study_quiet_at": due.get(tuple(row[name] for name in names))} for row in rows]
+        due = {_lane(one): one["due_at"] for one in reversed(self) if one["due_at"]}
+        return [{**row, "study_quiet_at": due.get(_lane(row))} for row in rows]
+
+
+def _lane(row: Row) -> tuple[str | None, str | None, str]:
+    return row.get("hook"), row.get("route"), row.get("destination", "")
 
 
 class Snapshot(ViewRows):

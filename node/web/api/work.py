@@ -107,6 +107,7 @@ class RouteResource(Resource):
     unconfirmed: int
     delivered: int
     delivered_at: Moment | None
+    study_quiet_at: Moment | None = Field(description="when the first message is due that waits for a quiet study")
 
 
 class RouteChange(Resource):
@@ -232,7 +233,7 @@ DestinationName = Annotated[str, Path(max_length=64, description="name of the de
 def list_routes(call: CurrentCall) -> Page[RouteResource]:
     """The destinations of every route, with what waits for each."""
     with call.node.index.reading(wait=False) as index:
-        return Page(items=[RouteResource.of(row) for row in index.routes.destinations()])
+        return Page(items=_destinations(call, index))
 
 
 @router.post(
@@ -248,11 +249,16 @@ def change_route(
     """Pause a destination of a route, let it go on, or try again what waits, was given up or skipped."""
 
     def current(index: ReadIndex) -> RouteResource:
-        found = (RouteResource.of(row) for row in index.routes.destinations())
+        found = _destinations(call, index)
         return next(row for row in found if (row.route or actions.BY_HAND, row.destination) == (route, destination))
 
     actions.require_destination(call.node, route, destination)
     return change.make(RouteChange, current, lambda _: actions.change_route(call, route, destination, action))
+
+
+def _destinations(call: Call, index: ReadIndex) -> list[RouteResource]:
+    quiet = index.quiet_to_come("route", call.node.settings.series.study_quiet_seconds)
+    return [RouteResource.of(row) for row in quiet.next_of(index.routes.destinations())]
 
 
 @router.get("/work", responses=problems(WRONG_CURSOR), tags=["work"])
