@@ -299,19 +299,25 @@ class HeldFolders:
                     return problem
         return None
 
-    def renew(self, generation: str) -> None:
+    def renew(self, generation: str) -> list[str]:
         """Write a generation into the markers, durably, and in their place: another inode would be that of a copy.
 
-        What keeps its generation is compared by the next start: a marker that a copy by hard links shares, and one on a
-        disk that takes no more writes.
+        Returns the folders whose markers keep theirs, so that the next start compares: a copy by hard links shares the
+        marker, or the disk takes no more writes.
         """
+        left = []
         for name in KEPT:
             folder = Path(self.path(f"{name}/"))
             identity, notes = _marks(folder)
-            if name in notes and not _is_shared(folder):  # without a marker, nothing was in it yet
+            if name not in notes:  # nothing was in it yet
+                continue
+            left.append(name)
+            if not _is_shared(folder):
                 with suppress(OSError), (folder / MARKER).open("r+b", buffering=0) as file:
                     file.write(f"{identity}\n{name} {' '.join(notes[name][:2])} {generation}\n".encode())
                     os.fdatasync(file)
+                    left.pop()
+        return left
 
     def close(self) -> None:
         """Let the folders go, so that their disks can be unmounted."""

@@ -111,7 +111,8 @@ class Repository:
         is_older, marked = self._mark_missing_if_older()
         self._hold_retention_if_labels_are_lost(settings, previous, is_new=new_index, is_older=is_older)
         self._apply_journal()
-        if "acknowledged/" in self._odd and not (is_older or new_index):
+        is_bare_ledger = bool(self._odd) and not self.archive.acknowledged.position.entries
+        if ("acknowledged/" in self._odd or is_bare_ledger) and not (is_older or new_index):
             complete_ledger(self.archive, self.index)
         self._compare_files(marked)
         self._adopt_from_files(is_new=new_index, is_older=is_older or bool(self._odd))
@@ -224,7 +225,7 @@ class Repository:
         if known and known != self.journal.identity:
             what = f"the journal that the last process wrote is not in {root / JOURNAL_FOLDER}"
             applied = self.index.about.applied(known).sequence
-        elif RECORDS in odd or (INDEX in odd and (is_ledger_odd or odd.get("quarantine/"))):
+        elif RECORDS in odd or (INDEX in odd and is_ledger_odd):
             what = f"{', '.join(odd)}: as they were before other parts of the root"
         elif known and applied > self.journal.found:
             what = f"the journal ends with its record {self.journal.found}"
@@ -281,7 +282,10 @@ class Repository:
         """Note what was acknowledged and is not here, once everything that is here has its row."""
         gone = previous.salvaged.gone if previous is not None else ()
         is_pending = self.journal.last > self.journal.freed
-        account_for(self.archive, self.index, self.index.now(), gone, is_new=is_new, is_pending=is_pending)
+        is_older = INDEX in self._odd
+        account_for(
+            self.archive, self.index, self.index.now(), gone, is_new=is_new, is_older=is_older, is_pending=is_pending
+        )
 
     def _compare_volumes(self, *, is_new: bool, is_older: bool) -> None:
         """Have series converted again whose files are missing or cut, of those that no earlier start has compared.

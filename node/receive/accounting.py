@@ -7,6 +7,7 @@ copy if an index was restored. A new index, `fsck` and the scrub look at all of 
 from __future__ import annotations
 
 import datetime as dt
+import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -51,13 +52,18 @@ def mark_of(archive: Archive) -> str:
 
 
 def unaccounted(
-    root: Path, absent: Callable[[Sequence[Acknowledged], WriteOffs], list[int]], since: int = 0
+    root: Path,
+    absent: Callable[[Sequence[Acknowledged], WriteOffs], list[int]],
+    since: int = 0,
+    older: float = math.inf,
 ) -> Iterator[list[Acknowledged]]:
     """Yield the instances that a ledger names from an entry on, and that are neither here nor deleted nor written off.
 
-    `absent`: of the index (`node.index.nouns.lost.absent`). Raises OSError if the ledger cannot be read.
+    `absent`: of the index (`node.index.nouns.lost.absent`). `older`: the entries that were known to an index of before;
+    versions whose place others took later are in quarantine, or lost. Raises OSError if the ledger cannot be read.
     """
     written_off = write_offs(root, since)
+    written_off = {key: one for key, one in written_off.items() if key[0] != "version" or one.before <= older}
     for batch in _batches(root, since):
         owed = [one for number, one in batch if not is_written_off(one, number, written_off)]
         if found := [owed[place] for place in absent(owed, written_off)]:
@@ -76,7 +82,12 @@ def _batches(root: Path, since: int) -> Iterator[list[tuple[int, Acknowledged]]]
 
 
 def note_lost(
-    archive: Archive, index: Index, now: dt.datetime, since: int = 0, stop: Callable[[], bool] = lambda: False
+    archive: Archive,
+    index: Index,
+    now: dt.datetime,
+    since: int = 0,
+    stop: Callable[[], bool] = lambda: False,
+    older: float = math.inf,
 ) -> int:
     """Note the instances as lost that the ledger names from an entry on and that are not here; return how many are new.
 
@@ -84,7 +95,7 @@ def note_lost(
     """
     lost = 0
     written_off = write_offs(archive.root, since)
-    for found in unaccounted(archive.root, index.lost.absent, since):
+    for found in unaccounted(archive.root, index.lost.absent, since, older):
         if recovered := index.instances.recovered_among([one.sop_instance_uid for one in found]):
             index.instances.distrust(digests_of(archive.root, recovered), now)
         lost += index.lost.record(found, now, written_off)
@@ -102,6 +113,7 @@ def account_for(
     gone: Sequence[Acknowledged] = (),
     *,
     is_new: bool,
+    is_older: bool,
     is_pending: bool,
 ) -> None:
     """Examine the ledger when a root is opened, once files and rows agree.
@@ -110,8 +122,8 @@ def account_for(
     or shorter than the index knew it, is written again from the index. Instances that only the lost part named are
     forgotten.
 
-    `gone`: instances of the previous index that have no file. `is_new`: the index was just built. `is_pending`: the
-    journal has instances that are added to the ledger before their records are freed.
+    `gone`: instances of the previous index that have no file. `is_new`: the index was just built. `is_older`: it is of
+    before. `is_pending`: the journal has instances that are added to the ledger before their records are freed.
 
     Raises OSError if the disk fails.
     """
@@ -136,8 +148,9 @@ def account_for(
             )
         elif is_absent:  # a first run that was killed: the journal still has what the ledger was to get
             log.info("ledger_written", count=written, detail="a ledger without entries got those of the index")
-    since = mark.entries if mark.identity == position.identity and not is_new else 0
-    note_lost(archive, index, now, min(since, position.entries))
+    known = mark.entries if mark.identity == position.identity else 0
+    since = 0 if is_new else min(known, position.entries)
+    note_lost(archive, index, now, since, older=known if is_older else math.inf)
     if (position := ledger.position) != mark:
         index.about.set(key, str(position))
 

@@ -9,18 +9,23 @@ compares again.
 
     the index permits both generations -> journal -> folders -> the index permits the new one alone
 
-If the process dies in between, each part has a generation that the index permits.
+If the process dies in between, each part has a generation that the index permits. What cannot be written is logged, and
+``status`` says so.
 """
 
 import uuid
+
+import structlog
 
 from node.archive.filesystem import Archive
 from node.archive.root import generation_of
 from node.archive.space import KEPT
 from node.index.database.index import Index
-from node.index.engine.about_keys import GENERATION
+from node.index.engine.about_keys import COMPARED, GENERATION
 from node.journal.journal import Journal
 from node.runtime.failpoints import reached
+
+log = structlog.get_logger()
 
 RENEW_SECONDS = 600.0
 
@@ -39,8 +44,8 @@ def permitted(archive: Archive, index: Index) -> list[str]:
 def odd_parts(archive: Archive, index: Index, journal: Journal) -> dict[str, str]:
     """Return the parts of a root that do not have its newest generation, with theirs; empty if all have it.
 
-    A journal without a mark, and a folder without a marker, had nothing yet; a journal that is older than a clean end
-    lacks nothing.
+    A journal without a mark, and a folder without a marker, had nothing yet, unless the index is of before; a journal
+    that is older than a clean end lacks nothing.
     """
     known = permitted(archive, index)
     ages = {f"{name}/": generation_of(archive.root, name) for name in KEPT}
@@ -49,7 +54,8 @@ def odd_parts(archive: Archive, index: Index, journal: Journal) -> dict[str, str
     newest = max(found.values(), default="")
     if newest.endswith(CLEAN):
         found.pop(RECORDS, None)
-    return {part: age for part, age in found.items() if age != newest}
+    odd = {part: age for part, age in found.items() if age != newest}
+    return odd | {RECORDS: ""} if INDEX in odd and not journal.generation and newest.endswith(BEGUN) else odd
 
 
 def renew(archive: Archive, index: Index, journal: Journal, end: str = BEGUN) -> None:
@@ -66,5 +72,8 @@ def renew(archive: Archive, index: Index, journal: Journal, end: str = BEGUN) ->
     index.about.set(key, " ".join([*known, new]))
     journal.renew(new)
     reached("renewal-begun")
-    archive.renew(new)
+    if left := archive.renew(new):
+        detail = f"the markers of {', '.join(left)} cannot be written: the next start compares all files again"
+        log.error("generation_not_written", detail=detail)
+        index.about.set(COMPARED, detail)
     index.about.set(key, new)

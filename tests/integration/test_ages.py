@@ -6,7 +6,7 @@ Each version that was acknowledged is whole under a row, named as missing or los
 import hashlib
 import shutil
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 
 import pytest
@@ -43,7 +43,9 @@ WALK = [
     ("old", ("index", "acknowledged", "objects")),
     ("old", ("objects", "quarantine", "incoming")),
     ("old", PARTS),
+    *(("mixed", parts) for parts in product(("index", "objects"), FOLDERS) if len({*parts}) > 1),
 ]
+"""What happened to the disks of which parts; `mixed`: the first is of yesterday, and the second was emptied."""
 
 
 @dataclass
@@ -103,7 +105,7 @@ def days(tmp_path_factory: pytest.TempPathFactory) -> Days:
 def harm(root: Path, how: str, parts: tuple[str, ...], old: Path) -> None:
     """Do to parts of a root what happened to their disk; nothing else looks like a copy."""
     for part in parts:
-        if how == "bare":
+        if how == "bare" or (how == "mixed" and part != parts[0]):
             empty_folder(root / part)
         elif part == "index":
             for path in root.glob("index.sqlite*"):
@@ -115,7 +117,7 @@ def harm(root: Path, how: str, parts: tuple[str, ...], old: Path) -> None:
                 shutil.copytree(old / part, root / part, ignore=shutil.ignore_patterns(MARKER), dirs_exist_ok=True)
                 continue
             shutil.rmtree(root / part)
-            if how == "old":
+            if how in ("old", "mixed"):
                 shutil.copytree(old / part, root / part)
     keep_marks(root)
     if how == "accepted":  # as the refusal says
@@ -158,7 +160,8 @@ def test_of_each_acknowledged_version_it_is_said_what_became_of_it(
         assert is_all_old or gaps or silent(repository, root, days.sent[end]) == set()
         with repository.index.reading() as view:
             compared = view.compared or ""
-        assert all(part in compared for part in parts) == (how not in ("bare", "files") and not is_all_old)
+        odd = parts[:1] if how == "mixed" else parts
+        assert all(part in compared for part in odd) == (how not in ("bare", "files") and not is_all_old)
         assert len(gaps) <= ((end == "killed" and "journal" in parts) or {"index"} < {*parts}), gaps
         bring(repository.ingest, *new)
         assert silent(repository, root, {version(ds) for ds in new}) == set()

@@ -2,6 +2,7 @@
 
 import datetime as dt
 import errno
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -27,6 +28,7 @@ from tests import make
 from tests.ingest import large_instance
 from tests.integration.conftest import announced, bring, data_set_bytes
 from tests.made_once import copy_root
+from tests.preloaded import run
 from tests.rows import read_rows, view_rows, write_rows
 
 KEPT = ("incoming", "objects", "quarantine", "journal", "acknowledged", "volumes")
@@ -289,6 +291,8 @@ def test_a_marker_that_cannot_be_written_has_the_next_start_compare(
         patch.setattr(Path, "open", refusing)
         with Repository(settings_of(root)) as repository:
             bring(repository.ingest, *make.ct_series(1))
+        told = str(json.loads(run("status", "--json", "--root", root).stdout)["compared"])
+        assert told.startswith("the markers of volumes cannot be written")
     with Repository(settings_of(root)) as repository:
         assert list(repository._odd) == ["volumes/"]
 
@@ -308,6 +312,12 @@ def test_a_large_instance_whose_part_is_gone_is_lost_by_its_name(filled: Path, t
         [lost] = repository.index.lost.of(None)
         assert (lost.sop_instance_uid, lost.series_instance_uid) == (large.SOPInstanceUID, large.SeriesInstanceUID)
         assert repository.index.lost.gaps() == []
+    found = [
+        row
+        for row in json.loads(run("doctor", "--json", "--root", root).stdout)["findings"]
+        if row["state"] == "broken"
+    ]
+    assert [row["found"] for row in found] == ["acknowledged, and not here: 1 instance"]
     (tmp_path / part.name).rename(part)
     (root / "incoming" / f"{'0' * 32}.receiving").write_bytes(b"half of an instance")
     with Repository(settings_of(root)):

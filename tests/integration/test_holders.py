@@ -7,10 +7,13 @@ from typing import Any
 
 import pytest
 
-from node.api import AuditAction, AuditEvent, AuditMessage, DueInstance, Settings
+from node.api import AuditAction, AuditEvent, AuditMessage, DueInstance, OpenedRoot, Settings
 from node.audit.audit_log import APPLICATION, DESTINATION, SOURCE, Participant, Result
 from node.control.repository import Repository
 from node.extensions.channels.settings import WebhookSettings
+from node.extensions.worklist.hl7 import parse
+from node.extensions.worklist.mllp import changes_of, make_changes, update_of
+from node.index.nouns.person_plans import PatientLink
 from node.index.work.ledger import Lane
 from node.index.work.messages import PendingEvent
 from node.index.work.routes import SentInstance, lane_to
@@ -144,6 +147,26 @@ def test_a_decision_names_who_has_the_study_as_whom_and_what_mends_it(desk: Desk
             name in ("correct-patient", "merge-patients")
         )
         assert "hooks replay mail --again" in found["hook mail"]["remedy"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "segments"),
+    [
+        ("ADT^A40", ("PID|||NEW", "MRG|OLD")),
+        ("ADT^A47", ("PID|||RIGHT", "MRG|OLD")),
+        ("ADT^A08", ("PID|||OLD||Right^Name",)),
+        ("ADT^A31", ("PID|||OLD||Old^Name||19700101|F",)),
+    ],
+)
+def test_the_answer_to_a_message_that_changes_studies_names_who_has_them(
+    desk: Desk, kind: str, segments: tuple[str, ...]
+) -> None:
+    message = parse("\r".join((f"MSH|^~\\&|RIS|H|||20260101||{kind}|1|P|2.5.1", *segments, "")).encode())
+    links = changes_of(message) or [PatientLink(False, one, one, is_correction=True) for one in update_of(message)]
+    opened = OpenedRoot(desk.repository.actions._settings, desk.repository.ingest, desk.repository.audit)
+    done, told = make_changes(opened, links, "HL7 10.0.0.1")
+    assert ("1 study" in done, told) == (True, "elsewhere as before: PACS, hook mail, DATASET, anna 10.0.0.9")
+    assert make_changes(opened, links, "HL7 10.0.0.1") == ("nothing to change",)
 
 
 def test_what_was_sent_again_is_known_by_both_identities_and_an_undo_sends_it_once_more(desk: Desk) -> None:

@@ -77,6 +77,7 @@ class Site:
         with suppress(IndexUnusable), looking(self.place) as index:
             return {
                 "missing": index.instances.count_missing_files(),
+                "lost": index.lost.count(),
                 "gaps": index.lost.gaps(),
                 "conflicts": index.conflicts.count_open(),
                 "standbys": index.standbys(),
@@ -327,6 +328,9 @@ def _missing_files(site: Site) -> Iterator[Said]:
         yield "broken", error.problem, error.remedy
     if missing := site.index.get("missing"):
         yield "broken", f"missing or damaged: the files of {counted(missing, 'instance')}"
+    if lost := site.index.get("lost"):
+        remedy = "have what `voxelnode lost list` names sent again, or `voxelnode lost write-off` it"
+        yield "broken", f"acknowledged, and not here: {counted(lost, 'instance')}", remedy
 
 
 @check("journal", broken="have them sent again, then run `voxelnode lost write-off journal --reason TEXT`")

@@ -31,6 +31,7 @@ from node.extensions.worklist.settings import WorklistSettings
 from node.index.nouns.person_plans import PatientLink, Person
 from node.index.nouns.persons import LEFT, PersonRepository
 from node.index.nouns.records import Refused
+from node.lifecycle.holders import holders
 from node.runtime.background import SupervisedThread
 from node.runtime.budget import Budget, Claim, Limits, Stage
 from node.runtime.metrics import Metrics
@@ -210,8 +211,8 @@ class MllpListener:
             persons.planned_update(person)
         reason = UPDATED.format(update_entries(self._steps, people[0], self._now()))
         correction = PatientLink(False, person, person, is_correction=True)
-        if root is not None and (done := make_changes(root, [correction], f"HL7 {host}")[0]) != LEFT:
-            reason += f"; stored: {done}"
+        if root is not None and (done := make_changes(root, [correction], f"HL7 {host}")) != (LEFT,):
+            reason += f"; stored: {', '.join(done)}"
         return reason
 
     def _note(self, host: str, orders: list[OrderedStep], patients: list[str], verdict: str, reason: str) -> None:
@@ -413,7 +414,9 @@ def _merges(priors: Sequence[_Named], remaining: Sequence[_Named], *, is_correct
 
 
 def make_changes(root: Root, links: Sequence[PatientLink], who: str) -> tuple[str, ...]:
-    """Merge or separate patients, all of them or none, and return what was done of each; audited before and after.
+    """Merge or separate patients, all of them or none; audited before and after.
+
+    Returns what was done of each and, last, who else has the studies as they were.
 
     Raises UsageError, with nothing changed: see `PersonRepository.link`.
     """
@@ -424,9 +427,13 @@ def make_changes(root: Root, links: Sequence[PatientLink], who: str) -> tuple[st
     objects = [{"patient_id": person.patient_id} for link in links for person in (link.one, link.other)]
     persons = index.repository(PersonRepository)
     persons.require_room(links)
-    return root.audit.change(
+    done = root.audit.change(
         by(objects),
         lambda ordered: persons.link(links, index.now(), who, ordered),
         lambda done: by([*objects, *({"study_instance_uid": uid} for uid in done.studies)]),
         is_late=True,
-    ).outcomes
+    )
+    with index.reading() as view:
+        found = holders(view, root.settings, done.studies) if done.studies else []
+    names = ", ".join(dict.fromkeys(one.who for one in found))
+    return (*done.outcomes, *([f"elsewhere as before: {names}"] if names else []))
