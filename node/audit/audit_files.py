@@ -27,6 +27,9 @@ BLOCK_BYTES = 1 << 20
 _LEAVING = frozenset({"110104", "110106"})
 """Codes of events by which something leaves: DICOM Instances Transferred and Export (PS3.16 context group 400)."""
 
+_ACCESSED, _LINK = "110103", "link "
+"""What is seen by a link may be kept, whatever became of the link; pictures of it are not all of a patient."""
+
 _OF_LEAVING = tuple(f'"{code}"'.encode() for code in _LEAVING)
 _OF_EXPORT, _DESTINATION, _MINOR_FAILURE = b'"110106"', "110152", 4
 
@@ -147,10 +150,11 @@ def _takers_in(text: bytes, studies: Collection[str] | None) -> Iterator[Holder]
     try:
         line = json.loads(text)
         named = [(each.get("patient_id"), each.get("study_instance_uid")) for each in line["objects"]]
-        if line["event"]["code"] not in _LEAVING or line["action"] != "R" or line["outcome"] > _MINOR_FAILURE:
+        code, people = line["event"]["code"], line["participants"]
+        is_by_link = code == _ACCESSED and people[0]["user"].startswith(_LINK) and None not in named[0]
+        if not (code in _LEAVING or is_by_link) or line["action"] != "R" or line["outcome"] > _MINOR_FAILURE:
             return
         how = line["event"]["meaning"] if named else re.sub(r": (begun|done, .*|broken off)$", "", line["detail"])
-        people = line["participants"]
         for one in [each for each in people if each["role"] == _DESTINATION] or [
             each for each in people if each["requestor"]
         ]:
@@ -158,7 +162,7 @@ def _takers_in(text: bytes, studies: Collection[str] | None) -> Iterator[Holder]
             for patient_id, study in named or [(None, "")]:
                 if studies is None or study in studies or not named:
                     yield Holder(who, how, line["at"], patient_id, study)
-    except (ValueError, TypeError, KeyError, AttributeError):  # torn by a power cut, or of another version
+    except (ValueError, TypeError, LookupError, AttributeError):  # torn by a power cut, or of another version
         return
 
 

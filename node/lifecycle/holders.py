@@ -7,6 +7,7 @@ taken is in rows, and all else that has left is in the audit log, also that of o
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from node.archive.proof import last_proof
@@ -14,8 +15,10 @@ from node.audit.audit_files import Holder, takers_of
 from node.errors import counted
 from node.index.database.reading import ReadIndex
 from node.receive.custody import examined
-from node.registry import shares
 from node.settings.model import Settings
+
+BIDS = "voxelnode bids to "
+"""How a data set was exported by a command, as the audit log has it."""
 
 
 def holders(index: ReadIndex, settings: Settings, studies: Collection[str], *, is_gone: bool = False) -> list[Holder]:
@@ -38,11 +41,6 @@ def holders(index: ReadIndex, settings: Settings, studies: Collection[str], *, i
     copies = (line for name in index.audit_lines.hosts() if name != own for _, line in index.audit_lines.of_host(name))
     logged = takers_of(root, studies, copies)
     found += [one for one in logged if (one.who, one.patient_id, one.study_instance_uid) not in known]
-    for link in (link for study in studies for link in index.repository(shares().ReadShares).listed(study)):
-        if link.used_at is not None:
-            how = f"link, used {link.uses} times" + (", with downloads" if link.may_download else "")
-            who = f"link {link.id} of {link.made_by}"
-            found.append(Holder(who, how, f"{link.used_at:%FT%T}", study_instance_uid=link.study))
     proof = last_proof(root)
     if proof is not None and proof.succeeded_at is not None:
         found.append(Holder(proof.backup, "backup that was proved", proof.succeeded_at, remedy="`voxelnode backup`"))
@@ -55,7 +53,9 @@ def _remedy(index: ReadIndex, settings: Settings, holder: Holder, is_gone: bool)
     where = f"--where 'study_instance_uid == \"{uid}\"'"
     if name in settings.destinations and not settings.destinations[name].takes_instances:  # a BIDS data set
         return f"`voxelnode bids {settings.destinations[name].folder_of} --prune`"
-    if is_gone or not uid:
+    if holder.how.startswith(BIDS):
+        return f"`voxelnode bids {quote(holder.how.removeprefix(BIDS).partition(', key ')[0])} --prune`"
+    if is_gone:
         return "have it deleted there"
     is_hook = holder.who.startswith("hook ")
     routes = [key for key, route in settings.routes.items() if name in route.to]

@@ -9,6 +9,7 @@ import pytest
 
 from node.api import AuditAction, AuditEvent, AuditMessage, DueInstance, OpenedRoot, Settings
 from node.audit.audit_log import APPLICATION, DESTINATION, SOURCE, Participant, Result
+from node.control.actions import export_message
 from node.control.repository import Repository
 from node.extensions.channels.settings import WebhookSettings
 from node.extensions.worklist.hl7 import parse
@@ -167,6 +168,12 @@ def test_the_answer_to_a_message_that_changes_studies_names_who_has_them(
     done, told = make_changes(opened, links, "HL7 10.0.0.1")
     assert ("1 study" in done, told) == (True, "elsewhere as before: PACS, hook mail, DATASET, anna 10.0.0.9")
     assert make_changes(opened, links, "HL7 10.0.0.1") == ("nothing to change",)
+
+
+def test_a_data_set_that_a_command_made_is_mended_by_that_command(desk: Desk) -> None:
+    desk.repository.audit.note(export_message("voxelnode bids to /data/a b, key k1: done, 2", Result.SUCCESS, "root"))
+    [mended] = [one["remedy"] for one in desk.correct()["holders"] if one["who"] == "root"]
+    assert mended == "`voxelnode bids '/data/a b' --prune`"
 
 
 def test_what_was_sent_again_is_known_by_both_identities_and_an_undo_sends_it_once_more(desk: Desk) -> None:

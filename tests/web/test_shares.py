@@ -9,6 +9,7 @@ from io import BytesIO
 import pytest
 
 from node.index.nouns.accounts import Role
+from node.lifecycle.holders import holders
 from node.web.sessions import FREE_TRIES, FREE_TRIES_OF_ACCOUNT
 from tests import make
 from tests.preloaded import run
@@ -63,6 +64,12 @@ def test_a_link_shows_its_study_to_anybody_until_it_is_revoked(site: Site) -> No
     assert site.client(auth=("colleague", PASSWORD)).delete(number).status_code == 404
     assert site.client(auth=("writer", PASSWORD)).delete(number).status_code == 200
     assert client.get(path).status_code == client.get(pictures[0]).status_code == 404
+    with site.store.index.reading() as index:
+        found = [one for one in holders(index, site.services.settings, [STUDY]) if one.who.startswith("link ")]
+    assert [(one.how.rpartition(" ")[2], one.patient_id) for one in found] == [
+        ("Accessed", "TEST-1"),
+        ("Transferred", "TEST-1"),
+    ], "whoever has seen or taken it has it, whatever became of the link"
     kinds = {line["event"]["type"]["code"] for line in site.audited("Security Alert") if "link" in line["detail"]}
     assert kinds == {"110135"}
     lines = [(line["detail"], line["objects"]) for line in site.audited("Security Alert") if "link" in line["detail"]]
