@@ -7,8 +7,8 @@ copy if an index was restored. A new index, `fsck` and the scrub look at all of 
 from __future__ import annotations
 
 import datetime as dt
-import math
 from collections.abc import Callable, Iterator, Sequence
+from math import inf
 from pathlib import Path
 
 import structlog
@@ -29,6 +29,8 @@ from node.index.engine.about_keys import JOURNAL, LEDGER
 from node.runtime.failpoints import reached
 
 log = structlog.get_logger()
+
+Absent = Callable[[Sequence[Acknowledged], WriteOffs], list[int]]
 
 LOOKED_UP_TOGETHER = 2048
 """Instances that are looked up in the index with one query."""
@@ -51,12 +53,7 @@ def mark_of(archive: Archive) -> str:
     return f"{LEDGER}{archive.suffix}"
 
 
-def unaccounted(
-    root: Path,
-    absent: Callable[[Sequence[Acknowledged], WriteOffs], list[int]],
-    since: int = 0,
-    older: float = math.inf,
-) -> Iterator[list[Acknowledged]]:
+def unaccounted(root: Path, absent: Absent, since: int = 0, older: float = inf) -> Iterator[list[Acknowledged]]:
     """Yield the instances that a ledger names from an entry on, and that are neither here nor deleted nor written off.
 
     `absent`: of the index (`node.index.nouns.lost.absent`). `older`: the entries that were known to an index of before;
@@ -86,8 +83,8 @@ def note_lost(
     index: Index,
     now: dt.datetime,
     since: int = 0,
-    stop: Callable[[], bool] = lambda: False,
-    older: float = math.inf,
+    older: float = inf,
+    stop: Callable[[], bool] = bool,
 ) -> int:
     """Note the instances as lost that the ledger names from an entry on and that are not here; return how many are new.
 
@@ -150,7 +147,7 @@ def account_for(
             log.info("ledger_written", count=written, detail="a ledger without entries got those of the index")
     known = mark.entries if mark.identity == position.identity else 0
     since = 0 if is_new else min(known, position.entries)
-    note_lost(archive, index, now, since, older=known if is_older else math.inf)
+    note_lost(archive, index, now, since, known if is_older else inf)
     if (position := ledger.position) != mark:
         index.about.set(key, str(position))
 

@@ -34,7 +34,7 @@ from node.files.acknowledged import Acknowledged, entries, is_written_off, write
 from node.index.database.index import Index
 from node.index.engine.place import FILE_NAME
 from node.index.nouns.conversions import VolumeFile
-from node.index.nouns.converted import SeriesKey
+from node.index.nouns.records import ClaimedSeries
 from node.lifecycle.fsck import Finding
 from node.receive.accounting import unaccounted
 from node.registry import enabled, objects_of
@@ -195,32 +195,32 @@ def _convert_again(
     series = attrgetter("study_instance_uid", "series_instance_uid")
     by_series = groupby(sorted(volumes, key=series), series)
     made = {key: {Path(file.key).name: file for file in files} for key, files in by_series}
-    chosen = random.sample(sorted(made), min(sample, len(made)))
-    differences: list[Finding] = []
-    converted = others = 0
+    chosen, index = random.sample(sorted(made), min(sample, len(made))), repository.index
+    index.series.reopen(chosen, index.now())  # unless the start has, as they lack volumes
+    left, converted, differences = {*chosen}, 0, list[Finding]()
     with ExitStack() as held:
         converters = Converters(objects=objects_of(enabled(settings)), options=write_options(settings.convert))
         held.callback(converters.close)
-        for key in chosen:
-            found = _converted_again(key, made[key], settings, repository, converters)
-            if found is None:
-                others += 1
-            else:
-                converted += 1
-                differences += found
-    return converted, others, differences
+        while left and (claimed := index.series.claim_due(index.now())) is not None:
+            if claimed.key in left:
+                left.remove(claimed.key)
+                found = _converted_again(claimed, made[claimed.key], settings, repository, converters)
+                converted += found is not None
+                differences += found or ()
+    return converted, len(chosen) - converted, differences
 
 
 def _converted_again(
-    key: SeriesKey, before: dict[str, VolumeFile], settings: Settings, repository: Repository, converters: Converters
+    claimed: ClaimedSeries,
+    before: dict[str, VolumeFile],
+    settings: Settings,
+    repository: Repository,
+    converters: Converters,
 ) -> list[Finding] | None:
     """Return how the files of a series differ from those that its rows name; None if they need not be the same."""
     archive, index, options = repository.archive, repository.index, write_options(settings.convert)
-    index.series.reopen([key], index.now())  # unless the start has, as it lacks volumes
-    claimed = index.series.claim_due(index.now(), key=key)
-    if claimed is None or claimed.current is None:
-        return None  # it waits for instances, or for its first conversion
-    if claimed.current.input_sha256 != input_sha256(claimed, options, claimed.referenced):
+    key = claimed.key
+    if claimed.current is None or claimed.current.input_sha256 != input_sha256(claimed, options, claimed.referenced):
         return None
     folder = str(Path(next(iter(before.values())).key).parent)
     try:

@@ -25,7 +25,7 @@ from node.index.nouns.events import record_series_event
 from node.index.nouns.records import ClaimedSeries
 from node.index.nouns.reopening import OPENED, find_series, references_of
 from node.index.nouns.senders import learn_gaps
-from node.index.nouns.verdicts import COUNTS, expectation_of, held_at, judge, series_at, update_series
+from node.index.nouns.verdicts import COUNTS, expectation_of, held_at, judge, update_series
 from node.index.nouns.waits import REVOKED, await_nobody, is_due
 
 RECONVERSION_REQUESTED = "reconversion requested"
@@ -66,23 +66,15 @@ class SeriesRepository(ClaimEnds):
 
     @on_writer
     def claim_due(
-        self,
-        connection: Connection,
-        now: dt.datetime,
-        longest_wait: dt.timedelta | None = None,
-        key: SeriesKey | None = None,
+        self, connection: Connection, now: dt.datetime, longest_wait: dt.timedelta | None = None
     ) -> ClaimedSeries | None:
         """Claim the series that has been due the longest; None if no series is due.
 
         `longest_wait`: a series that has been open this long is claimed even if instances are still received.
-        `key`: claim this one, and no other.
         """
-        due = self._due(now, longest_wait)
-        if key is not None:
-            due = due.where(SeriesRow.id.in_(series_at(key).with_only_columns(SeriesRow.id)))
         row = connection.execute(
             update(SeriesRow)
-            .where(SeriesRow.id == due.with_for_update(skip_locked=True).scalar_subquery())
+            .where(SeriesRow.id == self._due(now, longest_wait).with_for_update(skip_locked=True).scalar_subquery())
             .values(
                 state="converting",
                 claim=uuid.uuid4().hex,
