@@ -9,7 +9,6 @@ import pytest
 
 from node.api import AuditAction, AuditEvent, AuditMessage, DueInstance, OpenedRoot, Settings
 from node.audit.audit_log import APPLICATION, DESTINATION, SOURCE, Participant, Result
-from node.control.actions import export_message
 from node.control.repository import Repository
 from node.extensions.channels.settings import WebhookSettings
 from node.extensions.worklist.hl7 import parse
@@ -171,7 +170,8 @@ def test_the_answer_to_a_message_that_changes_studies_names_who_has_them(
 
 
 def test_a_data_set_that_a_command_made_is_mended_by_that_command(desk: Desk) -> None:
-    desk.repository.audit.note(export_message("voxelnode bids to /data/a b, key k1: done, 2", Result.SUCCESS, "root"))
+    made = "voxelnode bids to /data/a b, key k1: done, 2 conversions written"
+    desk.repository.audit.note(AuditMessage.by("root", AuditEvent.EXPORT, AuditAction.READ, made))
     [mended] = [one["remedy"] for one in desk.correct()["holders"] if one["who"] == "root"]
     assert mended == "`voxelnode bids '/data/a b' --prune`"
 
