@@ -282,10 +282,8 @@ class Repository:
         """Note what was acknowledged and is not here, once everything that is here has its row."""
         gone = previous.salvaged.gone if previous is not None else ()
         is_pending = self.journal.last > self.journal.freed
-        is_older = INDEX in self._odd
-        account_for(
-            self.archive, self.index, self.index.now(), gone, is_new=is_new, is_older=is_older, is_pending=is_pending
-        )
+        now, is_older = self.index.now(), INDEX in self._odd
+        account_for(self.archive, self.index, now, gone, is_new=is_new, is_older=is_older, is_pending=is_pending)
 
     def _compare_volumes(self, *, is_new: bool, is_older: bool) -> None:
         """Have series converted again whose files are missing or cut, of those that no earlier start has compared.

@@ -132,6 +132,7 @@ def account_for(
         )
     mark, position = LedgerPosition.of(index.about.get(key)), ledger.position
     is_short = mark.entries > (position.entries if mark.identity == position.identity else 0)
+    # As after a first run that was killed: the journal still has what the ledger was to get.
     is_absent = not position.entries and not archive.suffix and bool(gone or index.lost.stored(0, 1))
     if is_short or is_absent or is_torn:
         index.lost.record(gone, now)
@@ -143,8 +144,6 @@ def account_for(
                 detail=f"the ledger of acknowledged instances has {position.entries} entries, the index knew "
                 f"{mark.entries}: it was written again from the index; what only it named is not known any more",
             )
-        elif is_absent:  # a first run that was killed: the journal still has what the ledger was to get
-            log.info("ledger_written", count=written, detail="a ledger without entries got those of the index")
     known = mark.entries if mark.identity == position.identity else 0
     since = 0 if is_new else min(known, position.entries)
     note_lost(archive, index, now, since, known if is_older else inf)
