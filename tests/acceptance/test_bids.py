@@ -158,9 +158,7 @@ def test_a_data_set_follows_the_node(tmp_path: Path, person: dict[str, Any]) -> 
 
 
 def test_files_are_exported_without_a_node(tmp_path: Path, person: dict[str, Any]) -> None:
-    (tmp_path / "scans").mkdir()
-    for number, ds in enumerate(make.mr_series(5, SeriesDescription="t1_mprage", **person)):
-        ds.save_as(tmp_path / "scans" / f"{number}.dcm", enforce_file_format=True)
+    make.saved(make.mr_series(5, SeriesDescription="t1_mprage", **person), tmp_path / "scans")
     key = tmp_path / "key"
     assert len(bids(tmp_path / "out", "--from", tmp_path / "scans", "--key", key)["change"]["added"]) == 1
     wrong = run("bids", tmp_path / "out", "--from", tmp_path / "scans", "--where", 'state == "converted"')
@@ -174,9 +172,7 @@ def test_files_are_exported_without_a_node(tmp_path: Path, person: dict[str, Any
 
 
 def test_proposed_rules_are_a_file_for_the_next_run(tmp_path: Path, person: dict[str, Any]) -> None:
-    (tmp_path / "scans").mkdir()
-    for number, ds in enumerate(make.mr_series(5, SeriesDescription="mystery \x1b[1m", **person)):
-        ds.save_as(tmp_path / "scans" / f"{number}.dcm", enforce_file_format=True)
+    make.saved(make.mr_series(5, SeriesDescription="mystery \x1b[1m", **person), tmp_path / "scans")
     rules, options = tmp_path / "rules.toml", ("--from", tmp_path / "scans", "--key", tmp_path / "key")
     drafted = run("bids", tmp_path / "out", *options, "--draft-rules", rules)
     assert drafted.returncode == 0, drafted.stderr
@@ -216,9 +212,7 @@ def test_spectra_and_recordings_have_their_places_in_a_data_set(tmp_path: Path, 
         recording(texts, rows=64, SeriesDescription="rest_PhysioLog", **person),
         recording(pulse_and_breath(), rows=64, SeriesDescription="rest_PhysioLog", **person),
     ]
-    (tmp_path / "scans").mkdir()
-    for number, ds in enumerate(scans):
-        ds.save_as(tmp_path / "scans" / f"{number}.dcm", enforce_file_format=True)
+    make.saved(scans, tmp_path / "scans")
     out, key = tmp_path / "out", tmp_path / "key"
     report = bids(out, "--from", tmp_path / "scans", "--key", key)
     assert [row["reason"] for row in report["skipped"]] == [

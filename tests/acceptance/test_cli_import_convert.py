@@ -30,8 +30,7 @@ def phantom() -> Phantom:
 @pytest.fixture(scope="module")
 def scan(phantom: Phantom, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("scan")
-    for number, instance in enumerate(phantom.instances):
-        instance.save_as(folder / f"{number}.dcm", enforce_file_format=True)
+    make.saved(phantom.instances, folder)
     (folder / "notes.txt").write_text("no DICOM")
     return folder
 
@@ -237,9 +236,7 @@ def test_a_series_that_is_left_out_is_called_by_its_name(scan: Path, tmp_path: P
 
 @pytest.mark.slow
 def test_mirrored_volumes_are_turned_back_unless_that_is_switched_off(tmp_path: Path) -> None:
-    (tmp_path / "in").mkdir()
-    for number, instance in enumerate(polarity_series(2)):
-        instance.save_as(tmp_path / "in" / f"{number}.dcm", enforce_file_format=True)
+    make.saved(polarity_series(2), tmp_path / "in")
     _, repaired, _ = voxelnode("convert", tmp_path / "in", "-o", tmp_path / "repaired")
     assert [Path(row["path"]).name.split("_")[-1] for row in repaired["volumes"]] == ["dirPA.nii.gz", "dirAP.nii.gz"]
     sidecar = tmp_path / "repaired" / repaired["volumes"][0]["path"].replace(".nii.gz", ".json")

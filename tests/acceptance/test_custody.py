@@ -29,12 +29,7 @@ def voxelnode(root: Path, *arguments: str, status: int = 0) -> Any:
 
 def send(node: Served, folder: Path, *instances: Dataset, title: str = "CT1") -> int:
     """Send instances; how many were taken."""
-    folder.mkdir(exist_ok=True)
-    paths = []
-    for number, ds in enumerate(instances):
-        paths.append(folder / f"{number}.dcm")
-        ds.save_as(paths[-1], enforce_file_format=True)
-    return send_files(paths, node.address, title)
+    return send_files(make.saved(instances, folder), node.address, title)
 
 
 def left(root: Path) -> list[Path]:

@@ -295,9 +295,7 @@ def test_the_command_on_an_empty_page_sends_a_folder_also_to_a_closed_node(
 ) -> None:
     scans = tmp_path / "scans"
     (tmp_path / "voxelnode.toml").write_text(configuration.format(keys=keys))
-    scans.mkdir()
-    for number, ds in enumerate(make.ct_series(2)):
-        ds.save_as(scans / f"{number}.dcm", enforce_file_format=True)
+    make.saved(make.ct_series(2), scans)
     names = {"VOXELNODE_CONFIG": str(tmp_path / "voxelnode.toml"), "VOXELNODE_DICOM__HOST": "127.0.0.1"}
     with Served(tmp_path / "root", **names) as node:
         page = httpx.get(re.search(r"http://\S+:\d+", node.process.stdout.readline())[0]).text

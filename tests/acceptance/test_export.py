@@ -67,9 +67,7 @@ def audited(root: Path) -> list[str]:
 
 
 def series(folder: Path, name: str, **attributes: Any) -> None:
-    folder.mkdir()
-    for number, ds in enumerate(make.mr_series(4, PatientName="Doe^Jane", SeriesDescription=name, **attributes)):
-        ds.save_as(folder / f"{number}.dcm", enforce_file_format=True)
+    make.saved(make.mr_series(4, PatientName="Doe^Jane", SeriesDescription=name, **attributes), folder)
 
 
 CATALOG = "SELECT * FROM v_catalog ORDER BY series_description"

@@ -59,9 +59,7 @@ def test_a_running_node_imports_and_its_page_says_how_far_it_is(tmp_path: Path) 
 
 def test_a_node_that_is_killed_ends_the_command_and_the_next_one_completes_it(tmp_path: Path) -> None:
     folder = tmp_path / "scan"
-    folder.mkdir()
-    for number, instance in enumerate(make.ct_series(600, study_uid="1.2", series_uid="1.2.1")):
-        instance.save_as(folder / f"{number:03}.dcm", enforce_file_format=True)
+    make.saved(make.ct_series(600, study_uid="1.2", series_uid="1.2.1"), folder)
     with Served(tmp_path / "root") as served:
         with tempfile.TemporaryFile("w+") as log:
             command = Process(["import", str(folder), "--root", str(served.root)], {}, log)

@@ -58,9 +58,7 @@ def test_of_what_waits_for_the_index_nobody_says_that_it_never_came(tmp_path: Pa
     series, known = make.ct_series(5), make.ct_series(1)
     configuration = tmp_path / "voxelnode.toml"
     configuration.write_text(PEERS)
-    paths = [tmp_path / f"{number}.dcm" for number in range(6)]
-    for ds, path in zip(series + known, paths, strict=True):
-        ds.save_as(path, enforce_file_format=True)
+    paths = make.saved(series + known, tmp_path)
     with Served(tmp_path / "root", VOXELNODE_CONFIG=str(configuration)) as node:
         stranger = AE(ae_title="CT7")
         stranger.add_requested_context(series[0].SOPClassUID)

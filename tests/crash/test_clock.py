@@ -40,12 +40,7 @@ class Shifted(Served):
 
     def send(self, folder: Path, studies: int) -> None:
         """Send studies of one instance each."""
-        folder.mkdir(exist_ok=True)
-        paths = []
-        for number in range(studies):
-            [ds] = make.ct_series(1)
-            paths.append(folder / f"{number}.dcm")
-            ds.save_as(paths[-1], enforce_file_format=True)
+        paths = make.saved((make.ct_series(1)[0] for _ in range(studies)), folder)
         assert send_files(paths, self.address, "CT1") == studies
 
     @property

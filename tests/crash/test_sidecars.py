@@ -39,9 +39,7 @@ def judge(root: Path, count: int) -> None:
 
 def test_a_node_killed_in_any_step_writes_the_verdict_when_it_starts_again(tmp_path: Path) -> None:
     root, out = tmp_path / "root", tmp_path / "out"
-    out.mkdir()
-    for number, ds in enumerate(make.ct_series(3)):
-        ds.save_as(out / f"{number}.dcm", enforce_file_format=True)
+    make.saved(make.ct_series(3), out)
     with Served(root) as node:
         send_files(sorted(out.iterdir()), node.address, "CT1")
         node.wait_until_idle()

@@ -296,11 +296,8 @@ def test_a_folder_belongs_to_one_claim(root: Root) -> None:
 
 @pytest.fixture
 def job(tmp_path: Path) -> ConversionJob:
-    instances = []
-    for number, ds in enumerate(make.ct_series(5)):
-        path = tmp_path / f"{number}.dcm"
-        ds.save_as(path, enforce_file_format=True)
-        instances.append((str(ds.SOPInstanceUID), path))
+    series = make.ct_series(5)
+    instances = zip((str(ds.SOPInstanceUID) for ds in series), make.saved(series, tmp_path), strict=True)
     (tmp_path / "out").mkdir()
     return ConversionJob(tuple(instances), tmp_path / "out", OPTIONS)
 

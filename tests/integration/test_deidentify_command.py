@@ -26,10 +26,8 @@ RULES = '[[device]]\nwhen = { Manufacturer = "Example", Modality = "OT" }\nblank
 def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A CT in a folder, another study of its patient in a zip file, a capture, a report and a note."""
     folder = tmp_path_factory.mktemp("originals") / "Secret"
-    folder.mkdir()
     named = {"PatientName": "Secret^Person", "PatientID": "SECRET-4711", "AccessionNumber": "ACC-4711"}
-    for index, ds in enumerate(make.ct_series(4, SeriesDescription="Thorax Secret", **named)):
-        ds.save_as(folder / f"{index}.dcm", enforce_file_format=True)
+    make.saved(make.ct_series(4, SeriesDescription="Thorax Secret", **named), folder)
     with zipfile.ZipFile(folder / "later.zip", "w") as archive:
         later = io.BytesIO()
         make.ct_series(1, StudyDate="20260102", **named)[0].save_as(later, enforce_file_format=True)
@@ -141,7 +139,7 @@ def test_files_become_files_without_identities_and_these_become_volumes(original
     assert run("convert", out, "-o", volumes, "--thumbnails").returncode == 0
     profile = Profile(frozenset((Option.MODIFIED_DATES, Option.DESCRIPTORS)))
     written = b"".join(path.read_bytes() + path.name.encode() for path in volumes.rglob("*") if path.is_file())
-    assert leaks(dcmread(originals / "0.dcm"), written, profile) == []
+    assert leaks(dcmread(originals / "0000.dcm"), written, profile) == []
     assert list(volumes.rglob("*Thorax*.nii.gz"))
 
 
@@ -197,7 +195,7 @@ def test_the_map_of_a_root_has_the_pseudonyms_of_corrected_patients(originals: P
     root, key = tmp_path / "root", tmp_path / "trial.key"
     for line in (
         ["pseudonyms", "new", key],
-        ["import", originals / "0.dcm", "--root", root],
+        ["import", originals / "0000.dcm", "--root", root],
         ["patient", "correct", "SECRET-4711", "--id", "RIGHT-1", "--name", "Right^Name", "--root", root],
     ):
         run(*line, check=True)

@@ -39,9 +39,7 @@ OPTIONS = write_options(Convert(thumbnails=False, formats=("nifti",)))
 
 
 def saved(instances: list, folder: Path) -> Path:
-    folder.mkdir()
-    for number, ds in enumerate(instances):
-        ds.save_as(folder / f"{number}.dcm", enforce_file_format=True)
+    make.saved(instances, folder)
     return folder
 
 
@@ -225,7 +223,7 @@ def test_the_sidecar_of_a_resampled_copy_tells_which_slices_are_interpolated(tmp
 
 def test_what_is_wrong_with_a_damaged_file_is_reported_without_its_values(tmp_path: Path) -> None:
     [ds] = make.ct_series(1, PatientName="Doe^Jane")
-    path = saved([ds], tmp_path / "in") / "0.dcm"
+    path = saved([ds], tmp_path / "in") / "0000.dcm"
     data = path.read_bytes()
     at = data.index(b"\x28\x00\x02\x00US")
     broken = b"\x20\x00\x40\x11SQ\0\0\xff\xff\xff\xff" + b"\xfe\xff\x00\xe0\x10\0\0\0" + b"Doe^" * 4
@@ -324,7 +322,7 @@ def test_series_are_chosen_by_what_their_conversion_tells(
 def test_a_series_is_described_by_its_first_file_that_can_be_understood(anonymous: bool, tmp_path: Path) -> None:
     of_person = {"PatientName": "Doe^Jane", "PatientID": "P1", "StudyDate": "20260131", "SeriesDescription": "t1"}
     folder = saved(make.mr_series(4, **of_person), tmp_path / "in")
-    os.truncate(folder / "0.dcm", 1200)  # within the header, behind the UIDs of study and series
+    os.truncate(folder / "0000.dcm", 1200)  # within the header, behind the UIDs of study and series
     selection = chosen('modality == "MR"', None)
     layout = Layout(anonymous=anonymous)
     listing = convert_folder([folder], tmp_path / "out", OPTIONS, here, chosen=selection, layout=layout)
@@ -352,11 +350,11 @@ def test_the_files_of_refused_and_excluded_instances_are_named(tmp_path: Path) -
     series, [alone] = make.ct_series(3), make.ct_series(1)
     del alone.PixelData
     folder = saved([*series, alone], tmp_path / "in")
-    copy = dcmread(folder / "0.dcm")
+    copy = dcmread(folder / "0000.dcm")
     copy.PixelData = bytes(len(copy.PixelData))
     copy.save_as(folder / "other.dcm")
-    (folder / "same.dcm").write_bytes((folder / "1.dcm").read_bytes())
-    broken = dcmread(folder / "2.dcm")
+    (folder / "same.dcm").write_bytes((folder / "0001.dcm").read_bytes())
+    broken = dcmread(folder / "0002.dcm")
     broken.compress(RLELossless, generate_instance_uid=False)
     broken.save_as(folder / "-cut.dcm")  # found before the whole one
     (folder / "-cut.dcm").write_bytes((folder / "-cut.dcm").read_bytes()[:-60])
@@ -367,16 +365,16 @@ def test_the_files_of_refused_and_excluded_instances_are_named(tmp_path: Path) -
             members.write(file, file.name)
     for source, prefix in ((folder, f"{folder}/"), (archive, f"{archive}!")):
         listing = convert_folder([source], tmp_path / "out", OPTIONS, here)
-        assert [row["files"] for row in listing["refusals"]] == [[f"{prefix}3.dcm"]]
+        assert [row["files"] for row in listing["refusals"]] == [[f"{prefix}0003.dcm"]]
         instead = [(*row["files"], row["used_file"]) for row in listing["exclusions"]]
-        assert instead == [(f"{prefix}-cut.dcm", f"{prefix}2.dcm"), (f"{prefix}other.dcm", f"{prefix}0.dcm")]
+        assert instead == [(f"{prefix}-cut.dcm", f"{prefix}0002.dcm"), (f"{prefix}other.dcm", f"{prefix}0000.dcm")]
         fates = {row["name"].removeprefix(prefix): row for series in listing["series"] for row in series["files"]}
         assert {name: row["fate"] for name, row in fates.items()} == {
-            **dict.fromkeys(("0.dcm", "1.dcm", "2.dcm"), "used"),
+            **dict.fromkeys(("0000.dcm", "0001.dcm", "0002.dcm"), "used"),
             **dict.fromkeys(("-cut.dcm", "other.dcm"), "excluded"),
-            **{"same.dcm": "duplicate", "3.dcm": "refused"},
+            **{"same.dcm": "duplicate", "0003.dcm": "refused"},
         }
-        assert (fates["0.dcm"]["stacks"], fates["same.dcm"]["stacks"]) == ([0], [])
+        assert (fates["0000.dcm"]["stacks"], fates["same.dcm"]["stacks"]) == ([0], [])
         counts = {name: count for name, count in listing["files"].items() if count}
         assert counts.pop("found") == sum(counts.values()) == 8
         assert counts == {"used": 3, "excluded": 2, "duplicate": 1, "refused": 1, "skipped": 1}
@@ -396,7 +394,7 @@ def test_the_name_of_a_series_is_read_behind_a_long_header(tmp_path: Path) -> No
     [ds] = make.ct_series(1, SeriesNumber=7)
     ds.add_new(0x00190010, "LO", "EXAMPLE")
     ds.add_new(0x00191010, "OB", b"")
-    path = saved([ds], tmp_path / "in") / "0.dcm"
+    path = saved([ds], tmp_path / "in") / "0000.dcm"
     read = dcmread(path)
     begin = read["SeriesNumber"].file_tell - 8 - identify(path.read_bytes()).data_set_offset
     read[0x00191010].value = bytes(HEAD_BYTES[0] - begin)
@@ -431,7 +429,7 @@ def test_a_series_whose_process_dies_leaves_the_others_alone_and_says_why(tmp_pa
         "detail": "conversion was killed by SIGSEGV",
         "stack": None,
         "instances": 3,
-        "files": [str(folder / f"{number}.dcm") for number in range(3)],
+        "files": [str(folder / f"{number:04}.dcm") for number in range(3)],
     }
     assert [row["instances"] for row in listing["volumes"]] == [4]
     verdicts = of(listing, "verdict")

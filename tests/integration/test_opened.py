@@ -429,7 +429,6 @@ def test_an_npz_says_which_interpolated_slices_lack_labels(tmp_path: Path, capsy
 def test_an_npz_has_a_series_and_its_structure_set_as_they_were_converted(tmp_path: Path) -> None:
     ct = make.ct_series(8, rows=16, columns=20)
     region = [make.contour(make.on_slice(one, [(3, 3), (3, 10), (9, 10), (9, 3)]), [one]) for one in ct[2:6]]
-    (tmp_path / "scans").mkdir()
     make.saved([*ct, make.structure_set(ct, {"Lung": region})], tmp_path / "scans")
     assert voxelnode("convert", tmp_path / "scans", "-o", tmp_path / "out", "--flat") == 0
     [image] = (tmp_path / "out").glob("*_CT.nii.gz")
@@ -497,9 +496,7 @@ def test_a_program_that_converts_at_its_top_runs_once(tmp_path: Path, arguments:
 def test_the_page_about_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "scans").mkdir()
-    for number, ds in enumerate(make.ct_series(5)):
-        ds.save_as(tmp_path / "scans" / f"{number}.dcm", enforce_file_format=True)
+    make.saved(make.ct_series(5), tmp_path / "scans")
     names: dict[str, Any] = {}
     for block in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL):
         exec(compile(block, "docs/python.md", "exec"), names)

@@ -89,8 +89,7 @@ def test_a_node_converts_and_deletes_at_any_path(tmp_path: Path) -> None:
     (tmp_path / HOSTILE).mkdir()
     with Served(tmp_path / HOSTILE / "root") as node:
         series = make.ct_series(3)
-        for number, ds in enumerate(series):
-            ds.save_as(tmp_path / f"{number}.dcm", enforce_file_format=True)
+        make.saved(series, tmp_path)
         assert send_files([tmp_path / f"{number}.dcm" for number in range(3)], node.address, "CT1") == 3
         node.wait_until_idle()
         [volume] = node.rows("SELECT path FROM v_volumes WHERE kind = 'volume' AND format = 'nifti'")

@@ -9,7 +9,7 @@ from pydicom import FileDataset
 
 from tests.acceptance.served import Served
 from tests.interop.conftest import STUDY, Orthanc, orthanc_beside, run, served, stored, until
-from tests.make import ct_series
+from tests.make import ct_series, saved
 from tests.programs import free_port, needs
 
 pytestmark = pytest.mark.peer
@@ -155,11 +155,8 @@ def test_our_commands_find_get_and_send_with_orthanc(
 
 @pytest.mark.slow
 def test_the_storage_folder_of_orthanc_is_imported_byte_for_byte(tmp_path: Path, study: list[FileDataset]) -> None:
-    (tmp_path / "files").mkdir()
     with orthanc_beside(tmp_path, free_port(), free_port(), free_port()) as orthanc:
-        for number, ds in enumerate(study):
-            path = tmp_path / "files" / f"{number}.dcm"
-            ds.save_as(path, enforce_file_format=True)
+        for path in saved(study, tmp_path / "files"):
             orthanc.ask("/instances", raw=path.read_bytes(), method="POST")
     digests = []
     for folder in ("files", "orthanc"):

@@ -9,7 +9,7 @@ import pytest
 
 from node.api import Address, send_files
 from tests.interop.conftest import is_answered, orthanc_beside, served, until
-from tests.make import ct_series
+from tests.make import ct_series, saved
 from tests.programs import free_port, needs
 
 
@@ -41,10 +41,7 @@ def dcmqrscp(folder: Path) -> Iterator[Address]:
 @pytest.mark.parametrize("archive", [orthanc, dcmqrscp])
 def test_the_end_of_a_series_that_its_archive_did_not_send_is_named(tmp_path: Path, archive: type) -> None:
     series, whole = ct_series(8), ct_series(6)
-    paths = []
-    for ds in [*series, *whole]:
-        paths.append(tmp_path / f"{ds.SOPInstanceUID}.dcm")
-        ds.save_as(paths[-1], enforce_file_format=True)
+    paths = saved([*series, *whole], tmp_path)
     with archive(tmp_path) as address:
         send_files(paths, address, "VOXELNODE")
         peer = {"ae_title": address.ae_title, "host": address.host, "port": address.port}

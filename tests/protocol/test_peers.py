@@ -12,7 +12,7 @@ import pytest
 from node.association.client.association import NoAssociation, verify
 from node.association.client.send import SendFailed, send_files
 from tests.interop.conftest import is_answered
-from tests.make import PYDICOM_FILES, ct_series, instance
+from tests.make import PYDICOM_FILES, ct_series, instance, saved
 from tests.programs import needs
 from tests.protocol.conftest import Running, StartNode, after_file_meta, until
 
@@ -84,10 +84,7 @@ def test_a_series_by_dcmsend_is_stored_as_dcmtk_itself_stores_it(
     node: Running, reference: tuple[int, Path], tmp_path: Path, nodelay: str
 ) -> None:
     port, folder = reference
-    files = []
-    for number, ds in enumerate(ct_series(8)):
-        files.append(str(tmp_path / f"{number}.dcm"))
-        ds.save_as(files[-1], enforce_file_format=True)
+    files = list(map(str, saved(ct_series(8), tmp_path)))
     for target in (node.port, port):
         run(needs("dcmsend"), "-aec", "VOXELNODE", "127.0.0.1", str(target), *files, TCP_NODELAY=nodelay)
     assert sorted(node.stored_data_sets().values()) == at_rest(folder)
@@ -110,12 +107,8 @@ def test_our_own_sender_sends_the_bytes_of_the_file(node: Running, name: str) ->
 
 @pytest.mark.slow
 def test_more_kinds_than_one_association_can_hold_are_sent_in_several(node: Running, tmp_path: Path) -> None:
-    paths = []
-    for number in range(130):
-        path = tmp_path / f"{number}.dcm"
-        instance(sop_class_uid=f"1.2.826.0.1.3680043.9.7.{number + 1}").save_as(path, enforce_file_format=True)
-        paths.append(path)
-    assert send_files(paths, node.address, "SENDER") == 130
+    kinds = (instance(sop_class_uid=f"1.2.826.0.1.3680043.9.7.{number + 1}") for number in range(130))
+    assert send_files(saved(kinds, tmp_path), node.address, "SENDER") == 130
     assert len(node.rows()) == 130
     assert node.settled()
     assert node.count("associations_total{outcome=released}") == 3

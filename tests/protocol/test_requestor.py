@@ -16,7 +16,7 @@ from node.association.client.association import EchoFailed, NoAssociation, assoc
 from node.association.client.send import Outgoing, SendOutcome, batches, never_transcode, proposals, read_outgoing, send
 from node.association.framing import InstanceBytes, SourceLost, fragment_pdus
 from node.dicom.uids import VERIFICATION
-from tests.make import ct_series
+from tests.make import ct_series, saved
 from tests.peers import listening
 from tests.protocol.conftest import CT_IMAGE_STORAGE, pdu, pdv
 
@@ -121,10 +121,7 @@ def test_an_error_within_an_association_aborts_it() -> None:
 
 
 def test_a_peer_that_goes_away_fails_what_is_left_and_is_not_asked_again(tmp_path: Path) -> None:
-    instances = []
-    for number, ds in enumerate(ct_series(3)):
-        ds.save_as(tmp_path / f"{number}.dcm", enforce_file_format=True)
-        instances.append(read_outgoing(tmp_path / f"{number}.dcm"))
+    instances = [read_outgoing(path) for path in saved(ct_series(3), tmp_path)]
 
     def leave(event: Any) -> int:
         event.assoc.abort()

@@ -59,10 +59,7 @@ class Started:
     def receive(self, folder: Path, calling: str = "CT1", **attributes: Any) -> list[str]:
         """Send a series of two images to it; return their UIDs once the index has them."""
         series = make.ct_series(2, **attributes)
-        files = [folder / f"{ds.SOPInstanceUID}.dcm" for ds in series]
-        for ds, file in zip(series, files, strict=True):
-            ds.save_as(file, enforce_file_format=True)
-        send_files(files, self.address, calling)
+        send_files(make.saved(series, folder), self.address, calling)
         uids = [str(ds.SOPInstanceUID) for ds in series]
         until(lambda: set(uids) <= self.received(), DEADLINE_SECONDS, "the rows of what it took")
         return uids

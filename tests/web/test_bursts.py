@@ -304,9 +304,7 @@ def test_what_was_acknowledged_and_is_not_indexed_is_waited_for(site: Site, monk
 
 @pytest.mark.slow
 def test_a_node_that_is_killed_in_a_burst_has_its_line(tmp_path: Path) -> None:
-    files = [tmp_path / f"{number}.dcm" for number in range(len(CT))]
-    for file, ds in zip(files, CT, strict=True):
-        ds.save_as(file, enforce_file_format=True)
+    files = make.saved(CT, tmp_path)
     with Served(tmp_path / "root") as served:
         url = served.process.stdout.readline().split()[-1].rstrip("/")
         send_files(files, served.address, "SCANNER")

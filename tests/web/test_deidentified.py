@@ -222,9 +222,7 @@ def test_two_nodes_and_a_command_make_the_same_of_an_instance_and_nothing_else_l
     copies = instances_in(selected)
     assert set(copies.values()) == by_route
     originals = tmp_path / "originals"
-    originals.mkdir()
-    for number, ds in enumerate(identified()):
-        ds.save_as(originals / f"{number}.dcm", enforce_file_format=True)
+    make.saved(identified(), originals)
     options = ("--key", key, "--retain", "modified-dates", "--clean", "descriptors")
     assert run("deidentify", originals, tmp_path / "clean", *options).returncode == 0
     by_command = {str(path.relative_to(tmp_path / "clean")): path for path in (tmp_path / "clean").rglob("*.dcm")}

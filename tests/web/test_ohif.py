@@ -57,10 +57,7 @@ def root(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def sent_series(served: Served, folder: Path) -> str:
     """Send a CT of twelve slices over an association; returns its Study Instance UID."""
     series = make.ct_series(12, rows=64, columns=64)
-    files = [folder / f"{number}.dcm" for number in range(len(series))]
-    for file, ds in zip(files, series, strict=True):
-        ds.save_as(file, enforce_file_format=True)
-    send_files(files, served.address, "SCANNER")
+    send_files(make.saved(series, folder), served.address, "SCANNER")
     return str(series[0].StudyInstanceUID)
 
 

@@ -21,11 +21,7 @@ pytestmark = pytest.mark.slow
 
 def folder_of_files(folder: Path) -> list[Path]:
     """A series of five slices, one of them large, one without File Meta Information, and a text."""
-    folder.mkdir()
-    instances = make.ct_series(5, study_uid="1.2.3", series_uid="1.2.3.1")
-    files = [folder / f"{number}.dcm" for number in range(5)]
-    for file, ds in zip(files, instances, strict=True):
-        ds.save_as(file, enforce_file_format=True)
+    files = make.saved(make.ct_series(5, study_uid="1.2.3", series_uid="1.2.3.1"), folder)
     whole = files[4].read_bytes()
     files[4].write_bytes(whole[132 + 12 + int.from_bytes(whole[140:144], "little") :])
     (folder / "notes.txt").write_text("no DICOM")

@@ -793,10 +793,8 @@ def test_deleting_names_what_goes_and_asks(site: Site, visit: Callable[[str], Vi
 
 @pytest.mark.slow
 def test_an_upload_shows_each_of_its_studies(site: Site, visit: Callable[[str], Visitor], tmp_path: Path) -> None:
-    files = [tmp_path / f"{number}.dcm" for number in range(4)]
-    for number, file in enumerate(files):
-        report = make.structured_report(study_uid=f"1.2.{number}", series_uid=f"1.2.{number}.1")
-        report.save_as(file, enforce_file_format=True)
+    uids = ({"study_uid": f"1.2.{number}", "series_uid": f"1.2.{number}.1"} for number in range(4))
+    files = make.saved((make.structured_report(**one) for one in uids), tmp_path)
     page = visit(site.url).open("/upload")
     held: list[Route] = []
     page.route("**/row", lambda route: held.append(route))
@@ -816,10 +814,7 @@ def test_an_upload_shows_each_of_its_studies(site: Site, visit: Callable[[str], 
 
 @pytest.mark.slow
 def test_dropped_files_are_stored_or_reported(site: Site, visit: Callable[[str], Visitor], tmp_path: Path) -> None:
-    files = []
-    for number, ds in enumerate(make.ct_series(4, study_uid="1.2.3", series_uid="1.2.3.1")):
-        files.append(tmp_path / f"{number}.dcm")
-        ds.save_as(files[-1], enforce_file_format=True)
+    files = make.saved(make.ct_series(4, study_uid="1.2.3", series_uid="1.2.3.1"), tmp_path)
     notes, broken, inner = tmp_path / "notes.txt", tmp_path / "broken.dcm", BytesIO()
     notes.write_text("no DICOM")
     broken.write_bytes(bytes(128) + b"DICM" + b"\x02" * 40)

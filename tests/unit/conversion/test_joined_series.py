@@ -17,7 +17,7 @@ from node.settings.section import Convert
 from node.writers.options import write_options
 from tests import truth
 from tests.converting import here
-from tests.make import dataset, enhanced_mr
+from tests.make import dataset, enhanced_mr, saved
 from tests.split import by_slice, by_volume, split_series
 
 OPTIONS = write_options(Convert(thumbnails=False, formats=("nifti",)))
@@ -25,9 +25,7 @@ TIMES, SLICES = 5, 4
 
 
 def converted(datasets: list[FileDataset], folder: Path, **options: Any) -> tuple[dict[str, Any], Path]:
-    (folder / "in").mkdir()
-    for number, ds in enumerate(datasets):
-        ds.save_as(folder / "in" / f"{number:03}.dcm", enforce_file_format=True)
+    saved(datasets, folder / "in")
     made = write_options(Convert(thumbnails=False, formats=("nifti",), **options))
     return convert_folder([folder / "in"], folder / "out", made, here), folder / "out"
 
