@@ -89,8 +89,7 @@ class Coercion:
         for tag in self.remove:
             _remove(ds, Tag(tag))
         if not all(map(str.isascii, values.values())):
-            ds.decode()
-            ds.SpecificCharacterSet = "ISO_IR 192"
+            _in_utf_8(ds)
         for tag, value in values.items():
             vr = dictionary_VR(tag)
             if not _is_value(vr, value):
@@ -167,8 +166,7 @@ class Identity:
         if all(_said(ds, keyword) == _parsed(keyword, value) for keyword, value in wanted.items()):
             return False
         if not _can_encode(ds, wanted.values()):
-            ds.decode()
-            ds.SpecificCharacterSet = "ISO_IR 192"
+            _in_utf_8(ds)
         before = Dataset()
         copy_encoding(ds, before)
         for tag in [tag for tag in ds.keys() if identifies(tag)]:  # noqa: SIM118 - iterating converts each element
@@ -194,7 +192,7 @@ class Identity:
 def take_back(copy: Dataset, stored: Dataset) -> None:
     """Give a copy that came back the identity that it had before it left, if it left with another one.
 
-    Both have one character set then. Private elements without a VR stay as they are, since what they are is not known.
+    Both have one character set then.
     """
     ours, theirs = (list(ds.get("OriginalAttributesSequence") or ()) for ds in (copy, stored))
     own = ours[len(theirs) :]
@@ -202,10 +200,7 @@ def take_back(copy: Dataset, stored: Dataset) -> None:
         return
     if texts(copy, "SpecificCharacterSet") != texts(stored, "SpecificCharacterSet"):
         for ds in (copy, stored):
-            for tag in [tag for tag in ds.keys() if tag.is_private and ds.get_item(tag).VR is None]:  # noqa: SIM118
-                ds.add_new(tag, "UN", ds.get_item(tag).value)
-            ds.decode()
-            ds.SpecificCharacterSet = "ISO_IR 192"
+            _in_utf_8(ds)
     for item in reversed(own):
         copy.update(item.ModifiedAttributesSequence[0])
     for tag in copy.keys() - stored.keys():
@@ -216,6 +211,23 @@ def take_back(copy: Dataset, stored: Dataset) -> None:
         copy.OriginalAttributesSequence = ours[: len(theirs)]
     else:
         del copy.OriginalAttributesSequence
+
+
+def _in_utf_8(ds: Dataset) -> None:
+    _keep_private(ds)
+    ds.decode()
+    ds.SpecificCharacterSet = "ISO_IR 192"
+
+
+def _keep_private(ds: Dataset) -> None:
+    """Let private elements without a VR have bytes, at every level, since what they are is not known."""
+    for tag in list(ds.keys()):
+        held = ds.get_item(tag)
+        if held.VR in (None, "UN") and tag.is_private and not tag.is_private_creator:
+            ds.add_new(tag, "UN", held.value)
+        elif ds[tag].VR == "SQ":
+            for item in ds[tag].value:
+                _keep_private(item)
 
 
 def _said(ds: Dataset, keyword: str) -> object:
