@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePath
@@ -143,14 +142,14 @@ _MOMENTS = "_at", "_since"
 
 
 def _told(rows: Iterable[Mapping[str, Any]]) -> list[Row]:
-    """Return rows of views with their lists as such, and moments and times of day as REST has them."""
+    """Return rows of views with their lists as such, and moments as REST has them."""
     return [{name: _value(name, value) for name, value in parsed({**row}).items()} for row in rows]
 
 
 def _value(name: str, value: Any) -> Any:
     if value and name.endswith(_MOMENTS):
         return moment(value).isoformat().replace("+00:00", "Z")
-    return dt.time.fromisoformat(value).isoformat() if value and name.endswith("_time") else value
+    return value
 
 
 class FolderRows:

@@ -113,10 +113,11 @@ def nothing_of_accounts_is_in(index: Path) -> None:
         tables = [row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
         tables = [table for table in tables if not table.startswith("study_grams")]
         assert {"accounts", "tokens", "web_sessions"} <= set(tables)
+        assert connection.execute("SELECT count(*) FROM v_images WHERE repetition_time = 500").fetchone()[0] > 0
         filled = {table for table in tables if connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]}
     assert filled <= {
         "about", "alembic_version", "conversions", "events", "exclusions", "images", "patients", "series", "studies",
-        "volume_sources", "volumes",
+        "volume_sources", "volumes", "series_documents", "image_documents",
     }  # fmt: skip
     assert sorted(path.name for path in index.parent.iterdir()) == ["index.sqlite", "volumes"]
 

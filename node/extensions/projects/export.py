@@ -37,7 +37,7 @@ _WORK = "export.part"
 KEPT_TABLES = frozenset(
     {
         "patients", "studies", "series", "series_references", "images", "conversions", "volumes", "volume_sources",
-        "exclusions", "failures", "events",
+        "exclusions", "failures", "events", "series_documents", "image_documents",
     }
 )  # fmt: skip
 """The others are emptied: they have secrets of accounts, or are about peers, orders and people at work. So are those
