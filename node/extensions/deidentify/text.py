@@ -7,7 +7,7 @@ own codes and attributes, anatomy above all, and those of common protocols.
 import re
 import struct
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from decimal import Decimal
 from functools import cache
 
@@ -248,13 +248,18 @@ class Identities:
         return (self._are_in_few_bytes if len(value) <= _MAX_REMEMBERED_BYTES else self._are_in_bytes)(value)
 
     def _are_in_bytes(self, value: bytes) -> bool:
-        pattern = self._in_bytes
-        of_any = () if value.isascii() and b"\x1b" not in value else self._encodings
-        return pattern is not None and any(
-            pattern.search(_folded_text(value[start:].decode(each, "ignore")))
-            for each in ("latin-1", *_WIDE, *of_any)
-            for start in range(2 if each in _WIDE else 1)
+        return self._in_bytes is not None and any(
+            self._in_bytes.search(_folded_text(text)) for text in self._texts_in(value)
         )
+
+    def _texts_in(self, value: bytes) -> Iterator[str]:
+        words = bytearray(value[: len(value) // 2 * 2])
+        words[::2], words[1::2] = words[1::2], words[::2]
+        yield words.decode("latin-1")  # as words that a system of the other byte order has written
+        of_any = () if value.isascii() and b"\x1b" not in value else self._encodings
+        for each in ("latin-1", *_WIDE, *of_any):
+            for start in range(2 if each in _WIDE else 1):
+                yield value[start:].decode(each, "ignore")
 
     def _removed(self, text: str, pattern: re.Pattern[str] | None) -> str:
         if pattern is None:

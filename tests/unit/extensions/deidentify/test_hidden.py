@@ -229,6 +229,11 @@ def test_a_name_in_bytes_is_found_in_each_encoding(name: str, texts: list[str], 
             assert element[0x00281221].value == b"\0\0", (text, encoding)
 
 
+def test_a_name_in_words_of_the_other_byte_order_is_found() -> None:
+    words = np.frombuffer(b"of Mueller!!", "<u2").byteswap().tobytes()
+    assert cleaned(raw(ct(PatientName="Mueller^Jo"), (0x00281221, "OW", words)))[0x00281221].value == b"\0\0"
+
+
 @pytest.mark.parametrize(
     ("patient_id", "text"),
     [("0012345", "12345"), ("H.47.11.08", "H471108"), ("AB-12/34", "AB1234"), ("47110815", "٤٧١١٠٨١٥")],
