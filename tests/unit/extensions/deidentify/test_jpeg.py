@@ -115,21 +115,9 @@ def test_pixels_and_colours_stay(options: dict[str, Any]) -> None:
         assert pixels_alone(surplus) == new
 
 
-@pytest.mark.parametrize(
-    ("rows", "columns", "subsampling", "is_whole"),
-    [
-        (48, 64, 2, True),
-        (40, 56, 0, True),
-        (40, 64, 1, True),
-        (40, 64, 2, False),
-        (48, 56, 1, False),
-        (48, 63, 0, False),
-    ],
-)
-def test_what_blocks_hold_beyond_the_image_is_not_kept(
-    rows: int, columns: int, subsampling: int, is_whole: bool
-) -> None:
-    assert bool(pixels_alone(jpeg(rows, columns, subsampling=subsampling))) is is_whole
+@pytest.mark.parametrize(("rows", "columns", "subsampling"), [(40, 64, 2), (48, 56, 1), (48, 63, 0)])
+def test_what_blocks_hold_beyond_the_image_is_not_kept(rows: int, columns: int, subsampling: int) -> None:
+    assert pixels_alone(jpeg(rows, columns, subsampling=subsampling)) == b""
 
 
 @pytest.mark.parametrize(
