@@ -7,10 +7,11 @@ import pytest
 from pydicom import dcmread
 
 from node.dicom.json_model import Json, json_model
-from node.extensions.dicomweb.xml_model import json_from_native, native_model
+from node.extensions.dicomweb.xml_model import native_model
 from tests.interop.conftest import needs
 from tests.make import PYDICOM_FILES
 from tests.unit.extensions.dicomweb.test_xml_model import with_numbers
+from tests.web.native import json_from_native
 
 
 @pytest.mark.peer

@@ -25,7 +25,7 @@ def _data_set(parent: ElementTree.Element) -> Json:
         for number, child in enumerate(one, start=1):
             name = child.tag.rpartition("}")[2]
             if name == "BulkData":
-                element["BulkDataURI"] = child.attrib["uri"]
+                element["BulkDataURI"] = child.get("uri") or child.attrib["uuid"]  # which DCMTK writes
             elif name == "InlineBinary":
                 element["InlineBinary"] = child.text or ""
             else:
