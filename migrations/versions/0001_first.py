@@ -146,6 +146,7 @@ def _levels() -> None:
         sa.Column("corrected_patient_id", sa.Integer()),
         sa.Column("decided_by", sa.Text()),
         sa.Column("identified_at", sa.DateTime()),
+        sa.Column("uncounted", sa.Integer(), nullable=False, server_default="0"),
         sa.Column("study_instance_uid", sa.String(64), nullable=False, unique=True),
         sa.Column("study_date", sa.Date(), index=True),
         sa.Column("study_time", sa.String(15)),

@@ -13,6 +13,7 @@ from pydicom.uid import generate_uid
 from node.api import Audit, Settings
 from node.control.care import rebuild_index
 from node.dicom.attributes import PATIENT, SERIES, STUDY
+from node.index.nouns import stated
 from node.index.nouns.persons import PersonRepository
 from node.index.work.ledger import Ended, Lane
 from node.index.work.messages import UNWANTED, Attempt
@@ -184,3 +185,18 @@ def test_what_was_decided_by_a_former_value_is_asked_again(root: Root) -> None:
     assert asked.message_id == left_out.message_id
     [event] = root.rows("SELECT detail FROM v_events WHERE kind = 'attributes-changed'")
     assert "study_description" in event["detail"]
+
+
+def test_many_instances_that_state_something_else_cost_no_more_than_few(root: Root, monkeypatch: Any) -> None:
+    """Rows of a large study are counted again now and then, and the last time when it is quiet."""
+    read: list[int] = []
+    weighed = stated._weighed
+    monkeypatch.setattr(stated, "_weighed", lambda *args: (found := weighed(*args), read.append(len(found)))[0])
+    instances = [stating([ds], series_description=f"{199 - n:03}")[0] for n, ds in enumerate(make.ct_series(200))]
+    for begin, end in ((0, 100), (100, 199)):
+        root.take_all(instances[begin:end])
+        assert sum(read) < 35 * end
+    assert only(root, "series", "series_description") != ["001"]
+    assert root.claim().series_instance_uid == instances[0].SeriesInstanceUID
+    assert only(root, "series", "series_description") == ["001"]
+    assert only(root, "studies", "uncounted") == [0]

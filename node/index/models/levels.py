@@ -130,6 +130,7 @@ class StudyRow(Numbered):
     corrected_patient_id: Mapped[int | None] = mapped_column(Integer)  # who a person has said this study alone is of
     decided_by: Mapped[str | None] = mapped_column(Text)  # who has said that
     identified_at: Mapped[dt.datetime | None] = mapped_column(Utc)  # None: nobody decided, and copies are as stored
+    uncounted: Mapped[int] = mapped_column(Integer, server_default="0")  # instances, see `node.index.nouns.stated`
     study_instance_uid: Mapped[str] = mapped_column(String(64), unique=True)
     study_date: Mapped[dt.date | None] = mapped_column(Date, index=True)
     study_time: Mapped[str | None] = mapped_column(Clock)

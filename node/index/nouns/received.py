@@ -171,7 +171,7 @@ class _Batch:
         self._series: dict[tuple[str, str], int] = {}
         self._images: dict[str, dict[str, object]] = {}  # rows to be inserted
         self._seen: list[Seen] = []
-        self._stated: dict[int, dict[int, tuple[Statement, Received]]] = {}
+        self._stated: dict[int, dict[int, tuple[Statement, list[Received]]]] = {}
         self._left: set[int] = set()  # studies in which an instance has taken the place of another one
         self._contested: dict[int, dt.datetime] = {}  # series to judge again, and when
         self._current: dict[str, tuple[int, ReadHead | None]] = {}  # what documents are of
@@ -398,7 +398,7 @@ class _Batch:
 
     def _image(self, received: Received, series_id: int) -> dict[str, object]:
         file, statement = received.file, statement_of(received.attributes)
-        self._stated.setdefault(series_id, {})[statement.number] = statement, received
+        self._stated.setdefault(series_id, {}).setdefault(statement.number, (statement, []))[1].append(received)
         return {
             **received.attributes.image,
             "series_id": series_id,

@@ -25,6 +25,7 @@ from node.index.nouns.events import record_series_event
 from node.index.nouns.records import ClaimedSeries
 from node.index.nouns.reopening import OPENED, find_series, references_of
 from node.index.nouns.senders import learn_gaps
+from node.index.nouns.stated import settle
 from node.index.nouns.verdicts import COUNTS, expectation_of, held_at, judge, update_series
 from node.index.nouns.waits import REVOKED, await_nobody, is_due
 
@@ -123,11 +124,9 @@ class SeriesRepository(ClaimEnds):
         is_claimed = SeriesRow.state == "converting", SeriesRow.claim.is_not(None)
         return list(connection.scalars(select(SeriesRow.claim).where(*is_claimed)))
 
-    @on_reader
-    def is_claimed(self, connection: Connection, series: ClaimedSeries) -> bool:
+    def is_claimed(self, series: ClaimedSeries) -> bool:
         """Return whether an outcome of this claim would be recorded now."""
-        held = SeriesRow.id == series.id, SeriesRow.claim == series.claim, SeriesRow.claimed_receptions != REVOKED
-        return connection.execute(select(SeriesRow.id).where(*held)).first() is not None
+        return series.claim in self.held([series.claim])
 
     @on_reader
     def held(self, connection: Connection, claims: Collection[str]) -> set[str]:
@@ -217,7 +216,11 @@ class SeriesRepository(ClaimEnds):
 
 def _claimed(connection: Connection, row: Row[Any], now: dt.datetime) -> ClaimedSeries:
     """Return a newly claimed series with its instances, and record that it became quiet."""
-    study_uid = connection.execute(select(StudyRow.study_instance_uid).where(StudyRow.id == row.study_id)).scalar_one()
+    columns = StudyRow.study_instance_uid, StudyRow.uncounted
+    study_uid, uncounted = connection.execute(select(*columns).where(StudyRow.id == row.study_id)).one()
+    if uncounted:
+        settle(connection, row.study_id, now)
+        row = connection.execute(select(SeriesRow.__table__).where(SeriesRow.id == row.id)).one()
     images = connection.execute(
         select(*columns_of(ClaimedInstance, ImageRow), ImageRow.transfer_syntax_uid, *COUNTS)
         .where(ImageRow.series_id == row.id)

@@ -35,6 +35,7 @@ from node.index.nouns.records import Received
 from node.index.work.ledger import begin_again
 from node.index.work.messages import UNWANTED
 from node.registry import ORDERED_PATIENTS, resolve
+from node.runtime.budget import remember
 
 _IDENTITY = "patient_id", "issuer_of_patient_id"
 _PERSON = tuple(one.column for one in PATIENT if one.column not in _IDENTITY)
@@ -78,9 +79,7 @@ def statement_of(attributes: InstanceAttributes) -> Statement:
     text = json.dumps({name: _encoded(value) for name, value in named if value is not None}, sort_keys=True)
     digest = blake2b(f"{all_levels[3]} {text}".encode(), digest_size=8).digest()
     statement = Statement(int.from_bytes(digest, "big", signed=True), all_levels[3], text)
-    if len(_known) >= 1000:
-        _known.clear()
-    _known[attributes.series_instance_uid] = all_levels, statement
+    remember(_known, attributes.series_instance_uid, (all_levels, statement), 1000)
     return statement
 
 
@@ -104,14 +103,26 @@ _ROWS = PreparedStatement(
 _INSERT = PreparedStatement(insert(StatementRow).on_conflict_do_nothing(), ("series_id", *Statement._fields))
 _AGREE = PreparedStatement(update(SeriesRow).where(SeriesRow.id == bindparam("id")).values(stated=bindparam("number")))
 
-New = Mapping[int, Mapping[int, tuple[Statement, Received]]]
-"""What new instances state, with one of them, by series and by the number of the statement."""
+_RECEIVED = select(func.sum(SeriesRow.receptions)).where(SeriesRow.study_id == bindparam("id"))
+_DIFFER = PreparedStatement(
+    update(StudyRow)
+    .where(StudyRow.id == bindparam("id"))
+    .values(uncounted=StudyRow.uncounted + bindparam("number"))
+    .returning(StudyRow.uncounted, _RECEIVED.scalar_subquery())
+)
+
+New = Mapping[int, Mapping[int, tuple[Statement, Sequence[Received]]]]
+"""What new instances state, with these, by series and by the number of the statement."""
 
 
 def follow_stated(
     connection: Connection, new: New, agreed: Mapping[int, int | None], left: Collection[int], last: Received
 ) -> None:
     """Let rows follow what new instances state, of which `last` is the last.
+
+    All instances of a study are counted again once those that came since then and state something else than its rows
+    are nearly an eighth of all, so that an instance costs the same however many there are. `studies.uncounted` owes the
+    rest to the next claim of one of its series.
 
     `agreed`: `series.stated` of their series. `left`: studies of which instances have been replaced.
     """
@@ -120,14 +131,19 @@ def follow_stated(
         return
     added = [{"series_id": id, **one._asdict()} for id, stated in new.items() for one, _ in stated.values()]
     _INSERT.execute_each(connection, added)
-    found: dict[int, Received | None] = dict.fromkeys(left, last)
+    differing: dict[int, list[Received]] = {study: [] for study in left}
+    same = {}
     for series, study, identity, *values in _ROWS.execute(connection, {"ids": sorted(new)}).fetchall():
-        for statement, received in new[series].values():
+        for statement, instances in new[series].values():
             if not _agrees(_values(statement.text), identity, values):
-                found[study] = received
-    _AGREE.execute_each(connection, [{"id": id, "number": next(iter(new[id]))} for id in new if agreed.get(id) is None])
-    for study in sorted(found):
-        settle(connection, study, last.file.received_at, found[study])
+                differing.setdefault(study, []).extend(instances)
+            elif agreed.get(series) is None:
+                same[series] = {"id": series, "number": statement.number}
+    _AGREE.execute_each(connection, [*same.values()])
+    for study, instances in sorted(differing.items()):
+        uncounted, received = _DIFFER.execute(connection, {"id": study, "number": len(instances)}).fetchone()
+        if study in left or uncounted > received // 8 - 8:
+            settle(connection, study, last.file.received_at, instances[-1] if instances else last)
 
 
 def _agrees(stated: Values, identity: str, values: Sequence[Any]) -> bool:
@@ -149,7 +165,8 @@ def settle(connection: Connection, study: int, now: dt.datetime, received: Recei
     """
     in_study = SeriesRow.study_id == study
     connection.execute(update(SeriesRow).where(in_study).values(stated=None))  # whoever adds to one of them waits
-    row = connection.execute(select(StudyRow.__table__).where(StudyRow.id == study)).first()
+    counted = update(StudyRow).where(StudyRow.id == study).values(uncounted=0)
+    row = connection.execute(counted.returning(StudyRow.__table__)).first()
     if row is not None:
         weighed = _weighed(connection, in_study)
         _Settled(connection, row, weighed, now, received).follow()
