@@ -45,10 +45,8 @@ class PreparedStatement:
         return cursor
 
     def execute_each(self, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Run an UPDATE once for each of some rows, in their order; PostgreSQL gets all of them at once."""
-        if len(rows) < 2:
-            for values in rows:
-                self.execute(connection, values)
+        """Run a statement once for each of some rows, in their order; PostgreSQL gets all of them at once."""
+        if not rows:
             return
         driver: Any = connection.connection.dbapi_connection
         compiled = self._sqlite if isinstance(driver, sqlite3.Connection) else self._on_server

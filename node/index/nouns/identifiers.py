@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations, product
 from typing import Any
 
-from sqlalchemy import Connection, and_, bindparam, func, or_, select, true, update
+from sqlalchemy import Connection, and_, bindparam, func, or_, select, update
 
 from node.dicom.attributes import InstanceAttributes
 from node.dicom.key_values import folded_groups
@@ -29,6 +29,8 @@ HAS_GIVEN_ISSUER = and_(
 
 PERSONS = select(PatientRow).where(PatientRow.identity == bindparam("identity")).order_by(PatientRow.id)
 """Those whom an issuer and a Patient ID name: one, unless people share it."""
+
+_OF_ID = select(PatientRow.__table__).where(PatientRow.patient_id == bindparam("id")).order_by(PatientRow.id)
 
 NAMED = func.coalesce(StudyRow.named_patient_id, StudyRow.patient_id)
 """The person whom the files of a study name."""
@@ -59,13 +61,12 @@ def identity_of(patient: Mapping[str, Any], study_instance_uid: str) -> str:
     return f"{patient.get('issuer_of_patient_id') or ''}\\{patient['patient_id']}"
 
 
-def people_with(connection: Connection, patient_id: str | None, issuer: str | None) -> list[Any]:
-    """Return the rows of all persons with a Patient ID, but of no other issuer."""
+def people_with(connection: Connection, patient_id: str | None, issuer: str | None, *which: Any) -> list[Any]:
+    """Return the rows of all persons with a Patient ID, but of no other issuer, for whom all conditions hold."""
     if not patient_id:
         return []
-    query = select(PatientRow.__table__).where(PatientRow.patient_id == patient_id).order_by(PatientRow.id)
-    its = (None, "", issuer)
-    return [row for row in connection.execute(query) if not issuer or row.issuer_of_patient_id in its]
+    rows, its = connection.execute(_OF_ID.where(*which), {"id": patient_id}), (None, "", issuer)
+    return [row for row in rows if not issuer or row.issuer_of_patient_id in its]
 
 
 def require_one_patient(rows: Iterable[Any]) -> None:
@@ -105,15 +106,16 @@ def known_person(connection: Connection, rows: Iterable[Any], new: Mapping[str, 
     A merge can be decided before its first file is here: its row says no more than the message, and becomes that of the
     first person who comes with its Patient ID.
     """
-    known = same_person(rows, new)
-    if known is not None:
+    if (known := same_person(rows, new)) is not None:
         return known
-    known = _announced(connection, new)
-    if known is not None:
-        named = {name: value for name, value in new.items() if value or name == "issuer_of_patient_id"}
-        named |= {"identity": identity, **(name_groups(new["patient_name"]) if new["patient_name"] else {})}
-        connection.execute(update(PatientRow).where(PatientRow.id == known.id).values(named))
-    return known
+    announced = people_with(connection, new["patient_id"], new["issuer_of_patient_id"], ~IS_NAMED)
+    its = [one for one in announced if not contradict(one, new)]
+    if len(its) != 1:
+        return None
+    named = {name: value for name, value in new.items() if value or name == "issuer_of_patient_id"}
+    named |= {"identity": identity, **(name_groups(new["patient_name"]) if new["patient_name"] else {})}
+    connection.execute(update(PatientRow).where(PatientRow.id == its[0].id).values(named))
+    return its[0]
 
 
 def same_person(known: Iterable[Any], new: Mapping[str, Any]) -> Any | None:
@@ -122,18 +124,6 @@ def same_person(known: Iterable[Any], new: Mapping[str, Any]) -> Any | None:
     if len(same) != 1:  # a study that could be of two of them is of neither
         same = [row for row in same if all(getattr(row, name) == new[name] for name in AGE_AND_SEX)]
     return same[0] if same else None
-
-
-def _announced(connection: Connection, new: Mapping[str, Any]) -> Any | None:
-    """Return the row of an order of HL7 that announced the person of a file, if there is one: no file names it yet.
-
-    What either does not say is no contradiction.
-    """
-    row, issuer = PatientRow, new["issuer_of_patient_id"]
-    of_issuer = or_(row.issuer_of_patient_id.is_(None), row.issuer_of_patient_id == issuer) if issuer else true()
-    found = connection.execute(select(row.__table__).where(row.patient_id == new["patient_id"], of_issuer, ~IS_NAMED))
-    rows = [one for one in found if not contradict(one, new)]
-    return rows[0] if len(rows) == 1 and new["patient_id"] else None
 
 
 def name_groups(name: object, column: str = "patient_name") -> dict[str, str | None]:

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import structlog
-from sqlalchemy import JSON, Connection, bindparam, case, delete, literal, or_, select, update
+from sqlalchemy import JSON, Connection, Select, bindparam, case, delete, literal, or_, select, update
 from sqlalchemy.orm import join
 
 from node.index.engine.backend import Overtaken, backend_of
 from node.index.engine.hot_statements import PreparedStatement
-from node.index.engine.sql import insert, listed_in, looked_up_in
+from node.index.engine.sql import insert, looked_up_in
 from node.index.models.history import ConflictRow
-from node.index.models.levels import PatientRow, SeriesRow, StudyRow, Utc
+from node.index.models.levels import Numbered, PatientRow, SeriesRow, StudyRow, Utc
 from node.index.nouns import identifiers
 from node.index.nouns.events import EventKind, record_event, uids_of
 from node.index.nouns.projects import Content, enter_projects
@@ -37,12 +37,6 @@ DETAILS = {
 """Kinds of the conflicts about who the patient of a study is, with what they say."""
 
 PERSON = ("patient_id", "patient_name", *identifiers.AGE_AND_SEX)
-
-_FIND_SERIES = PreparedStatement(
-    select(SeriesRow.id, SeriesRow.state)
-    .select_from(join(SeriesRow, StudyRow))
-    .where(StudyRow.study_instance_uid == bindparam("study"), SeriesRow.series_instance_uid == bindparam("series"))
-)
 
 _FIND_PLACES = PreparedStatement(
     select(StudyRow.study_instance_uid, SeriesRow.series_instance_uid, SeriesRow.id, SeriesRow.state)
@@ -75,9 +69,7 @@ def hold_new_places(connection: Connection, batch: Sequence[Received]) -> Places
 
     Returns the series of the batch that are there already.
     """
-    uids = {one.attributes.series_instance_uid for one in batch}
-    found = _FIND_PLACES.execute(connection, {"series": list(uids)})
-    places = {(study, series): (row_id, state) for study, series, row_id, state in found}
+    places = _places(connection, {one.attributes.series_instance_uid for one in batch})
     names: set[str] = set()
     for attributes in (received.attributes for received in batch):
         if (place := (attributes.study_instance_uid, attributes.series_instance_uid)) not in places:
@@ -89,44 +81,42 @@ def hold_new_places(connection: Connection, batch: Sequence[Received]) -> Places
 
 def find_series(connection: Connection, received: Received) -> Place | None:
     """Return the row of the series of an instance, or None if the series is new."""
-    attributes = received.attributes
-    uids = {"study": attributes.study_instance_uid, "series": attributes.series_instance_uid}
-    row: Place | None = _FIND_SERIES.execute(connection, uids).fetchone()
-    return row
+    key = received.attributes.study_instance_uid, received.attributes.series_instance_uid
+    return _places(connection, key[1:]).get(key)
+
+
+def _places(connection: Connection, series: Collection[str]) -> Places:
+    found = _FIND_PLACES.execute(connection, {"series": [*series]})
+    return {(study, uid): (row_id, state) for study, uid, row_id, state in found}
 
 
 def series_row(connection: Connection, received: Received, places: Places) -> int:
     """Return the row id of the series of an instance; insert the series, its study and its patient if they are new."""
     attributes = received.attributes
-    row = places.get((attributes.study_instance_uid, attributes.series_instance_uid)) or find_series(
-        connection, received
-    )
-    if row is not None:
-        series_id, state = row
+    key = attributes.study_instance_uid, attributes.series_instance_uid
+    known = places if key in places else _places(connection, key[1:])
+    if key in known:
+        series_id, state = known[key]
         if state not in ("receiving", "converting"):
             detail = f"an instance was received after the series was {state}"
             record_received_event(connection, "series-reopened", received, detail)
         return int(series_id)
     study_id = _study(connection, received)
     file = received.file
-    is_moved = received.overwrite_policy == "accept"  # out of the series of the other study
-    elsewhere = select(SeriesRow.id).where(SeriesRow.series_instance_uid == attributes.series_instance_uid)
-    if not is_moved and connection.execute(elsewhere).first():
+    if known and received.overwrite_policy != "accept":  # which moves it out of the series of the other study
         detail = "this series was also received in another study; the two are kept apart"
         record_conflict(connection, "series-in-two-studies", received, detail)
     values = {**attributes.series, "study_id": study_id, "last_received_at": file.received_at}
     series_id = _inserted(connection, SeriesRow, values)
-    content = Content(attributes.study_instance_uid, attributes.series_instance_uid)
-    enter_projects(connection, series_id, content, file.called_ae_title, file.received_at)
+    enter_projects(connection, series_id, Content(*key), file.called_ae_title, file.received_at)
     return series_id
 
 
 def _study(connection: Connection, received: Received) -> int:
     """Return the row id of the study of a new series; insert the study and its patient if they are new."""
     uid = received.attributes.study_instance_uid
-    row = connection.execute(select(StudyRow.id).where(StudyRow.study_instance_uid == uid)).first()
-    if row is not None:
-        return int(row.id)
+    if (known := connection.scalar(select(StudyRow.id).where(StudyRow.study_instance_uid == uid))) is not None:
+        return int(known)
     identity = identifiers.patient_identity(received.attributes)
     person_id, patient_id, conflicts = place_person(connection, received.attributes.patient, identity)
     named = person_id if person_id != patient_id else None
@@ -139,20 +129,30 @@ def _study(connection: Connection, received: Received) -> int:
     return study_id
 
 
+_IMAGED = StudyRow.study_instance_uid, PatientRow.id, *map(PatientRow.__table__.c.get, PERSON)
+_ORDERED: Select[Any] = select(StudyRow.accession_number, *_IMAGED).join(
+    PatientRow, PatientRow.id == StudyRow.patient_id
+)
+
+
 def ask_orders(connection: Connection, study: int, sender: str | None, now: dt.datetime) -> None:
     """Let orders be compared with the patient of a study, as it is now."""
-    columns = StudyRow.study_instance_uid, PatientRow.id, *(getattr(PatientRow, name) for name in PERSON)
-    query = select(StudyRow.accession_number, *columns).join(PatientRow, PatientRow.id == StudyRow.patient_id)
-    accession_number, *imaged = connection.execute(query.where(StudyRow.id == study)).one()
+    accession_number, *imaged = connection.execute(_ORDERED.where(StudyRow.id == study)).one()
     resolve(ORDERS)(connection, Imaged(*imaged), accession_number or "", sender, now)
+
+
+_GIVEN = select(PatientRow.id).where(PatientRow.id == StudyRow.patient_id, identifiers.HAS_GIVEN_ISSUER).exists()
+_DECIDED = case((or_(StudyRow.named_patient_id.is_not(None), _GIVEN), bindparam("now", type_=Utc)))
+_NOTE_DECIDED = PreparedStatement(
+    update(StudyRow)
+    .where(looked_up_in(StudyRow.study_instance_uid, bindparam("studies", type_=JSON)))
+    .values(identified_at=_DECIDED)
+)
 
 
 def note_decided(connection: Connection, studies: Collection[str], now: dt.datetime) -> None:
     """Note that what leaves of studies has the identity of their patient from now on, or is as stored again."""
-    given = select(PatientRow.id).where(PatientRow.id == StudyRow.patient_id, identifiers.HAS_GIVEN_ISSUER).exists()
-    decided = case((or_(StudyRow.named_patient_id.is_not(None), given), literal(now, Utc)))
-    of_studies = listed_in(StudyRow.study_instance_uid, studies)
-    connection.execute(update(StudyRow).where(of_studies).values(identified_at=decided))
+    _NOTE_DECIDED.execute(connection, {"studies": [*studies], "now": now})
 
 
 def place_person(connection: Connection, new: Mapping[str, Any], identity: str) -> tuple[int, int, list[str]]:
@@ -192,9 +192,7 @@ def is_shared(connection: Connection, known: Sequence[Any], new: Mapping[str, An
     return decided is None or decided.id != patient
 
 
-def _inserted(
-    connection: Connection, table: type[PatientRow | StudyRow | SeriesRow], values: Mapping[str, object]
-) -> int:
+def _inserted(connection: Connection, table: type[Numbered], values: Mapping[str, object]) -> int:
     inserted = insert(table).values(values).on_conflict_do_nothing().returning(table.id)
     if (row_id := connection.scalar(inserted)) is None:
         raise Overtaken(f"another writer has inserted a row of {table.__tablename__} meanwhile")

@@ -141,15 +141,16 @@ def note_open(connection: Connection, host: str, seen: Sequence[Seen]) -> None:
         for place, one in enumerate(seen, 1)
         if one.received.association
     }
-    if not brought:
-        return
-    new = insert(OpenAssociationRow).values(number=_LAST_NUMBER + bindparam("place"))
-    changed = {name: new.excluded[name] for name in ("open_until", "number")}
-    known = new.on_conflict_do_update(index_elements=["host", "association", "series_id"], set_=changed)
-    connection.execute(known, list(brought.values()))
+    _NOTE_OPEN.execute_each(connection, [*brought.values()])
 
 
 _LAST_NUMBER = select(func.coalesce(func.max(OpenAssociationRow.number), 0)).scalar_subquery()
+_OPEN = insert(OpenAssociationRow).values(number=_LAST_NUMBER + bindparam("place"))
+_CHANGED = {name: _OPEN.excluded[name] for name in ("open_until", "number")}
+_NOTE_OPEN = PreparedStatement(
+    _OPEN.on_conflict_do_update(index_elements=["host", "association", "series_id"], set_=_CHANGED),
+    (one.name for one in OpenAssociationRow.__table__.columns if one.name not in ("id", "number")),
+)
 
 
 def is_being_brought(now: dt.datetime) -> ColumnElement[bool]:
@@ -303,9 +304,8 @@ def record_growth(connection: Connection, seen: Sequence[Seen], host: str = "") 
         grown.setdefault(one.series_id, _Growth()).add(one)
     if not grown:
         return {}
-    held = _HOLD.execute(connection, {"ids": list(grown)}).fetchall()
-    states = {series: state for series, state, _ in held}
-    if len(states) < len(grown):
+    held = {series: of for series, *of in _HOLD.execute(connection, {"ids": list(grown)})}
+    if len(held) < len(grown):
         raise Overtaken("another writer has deleted the series of an instance meanwhile")
     waits = waits_of(connection, grown)
     uids = {growth.last.attributes.series_instance_uid for growth in grown.values() if growth.last}
@@ -314,7 +314,7 @@ def record_growth(connection: Connection, seen: Sequence[Seen], host: str = "") 
     changes: dict[int, tuple[Waits, Waits]] = {}
     for series_id in sorted(grown):
         growth = grown[series_id]
-        if growth.last is None and states[series_id] not in OPEN_STATES:
+        if growth.last is None and held[series_id][0] not in OPEN_STATES:
             continue
         before = waits.get(series_id, {})
         after = growth.waits_after(before)
@@ -335,7 +335,7 @@ def record_growth(connection: Connection, seen: Sequence[Seen], host: str = "") 
     for series_id, growth in grown.items():
         if growth.replaced:
             revoke_claim(connection, series_id)
-    return {series: stated for series, _, stated in held}
+    return {series: stated for series, (_, stated) in held.items()}
 
 
 def is_due(now: dt.datetime, longest_wait: dt.timedelta | None) -> ColumnElement[bool]:
