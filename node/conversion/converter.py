@@ -54,6 +54,8 @@ def serve(
 
 
 def _answer(convert: Callable[[ConversionJob], Converted], job: ConversionJob, limits: ChildLimits) -> bytes:
+    if not job.has_room:  # the kernel refuses every byte, whoever writes it; this process has no other job
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
     try:
         return CONVERTED + write_answer(convert(job))
     except Exception as error:  # the boundary of the process: the node records the cause

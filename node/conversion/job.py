@@ -64,6 +64,7 @@ class ConversionJob:
     `objects`: the instances without pixels that extensions turn into files.
     `sop_class_uids`: SOP classes of the instances; None: any.
     `joined`: the instances are those of several series.
+    `has_room`: whether there is room for files; without, a conversion ends as on a full disk where it would write.
     """
 
     instances: tuple[tuple[str, Path], ...]
@@ -78,6 +79,7 @@ class ConversionJob:
     objects: tuple[ObjectKind, ...] = ()
     sop_class_uids: frozenset[str] | None = None
     joined: Joined | None = None
+    has_room: bool = True
 
     @property
     def has_codestreams(self) -> bool:

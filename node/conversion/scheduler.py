@@ -16,7 +16,7 @@ from node.conversion.job import limits
 from node.conversion.pool import Converters
 from node.conversion.series import Conversions, Crashed, End
 from node.conversion.volume_files import Housekeeping
-from node.errors import type_and_location
+from node.errors import OutOfResources, type_and_location
 from node.hookspecs import ObjectKind
 from node.index.database.index import Index
 from node.index.database.work_loop import IndexFollower
@@ -126,23 +126,22 @@ class Worker(IndexFollower):
         """Claim due series while a converter is free; return the seconds until the next step."""
         self._follow_clock()
         lack = self._archive.intake.waits_for()
-        self._conversions.record_lack(lack, self._clock.moment, self._longest_wait)
+        self._conversions.record_lack(lack)
         self._record_again()
         self._release_stalled()
         self._interrupt_lost()
         self._take_over()
-        seconds = CLOCK_SECONDS
+        seconds = CLOCK_SECONDS if lack is None else ROOM_SECONDS
         if self._index.sharing.has("housekeeping"):
             seconds = min(seconds, self._housekeeping.work(has_room=lack is None))
-        if lack is not None:  # no space for volumes: the series stay due, and what needs a row alone goes on
-            return ROOM_SECONDS
         # Use the time of that check: if the clock were set just now, every waiting series would be due.
         moment = self._clock.moment
         while self._is_free():
-            claimed = self._claimed(moment)
+            lack = self._archive.intake.waits_for()  # without room, each series is tried for an outcome without files
+            claimed = self._claimed(moment, has_room=lack is None)
             if claimed is None:
-                return min(seconds, self._seconds_until_due(moment))
-            self._submit(claimed)
+                return seconds if lack is not None else min(seconds, self._seconds_until_due(moment))
+            self._submit(claimed, lack)
         return seconds  # the end of a conversion wakes the worker
 
     def _follow_clock(self) -> None:
@@ -154,9 +153,9 @@ class Worker(IndexFollower):
             self._index.timers.shift(self._unfollowed)
             self._unfollowed = dt.timedelta()
 
-    def _claimed(self, moment: dt.datetime) -> ClaimedSeries | None:
+    def _claimed(self, moment: dt.datetime, *, has_room: bool) -> ClaimedSeries | None:
         """Claim a series that is quiet also by what is not in the index yet: the journal, and bytes that come in."""
-        if not self._index.series.is_due(moment, self._longest_wait):
+        if not self._index.series.is_due(moment, self._longest_wait, has_room=has_room):
             return None
         try:
             self._index.ahead.require_caught_up(reads=False)
@@ -164,13 +163,18 @@ class Worker(IndexFollower):
             return None
         if self._index.sharing.must_wait(moment):
             return None
-        self._note_activity()
-        return self._index.series.claim_due(moment, self._longest_wait)
+        try:
+            self._note_activity()
+            return self._index.series.claim_due(moment, self._longest_wait, has_room=has_room)
+        except OutOfResources:
+            if has_room:
+                raise
+            return None  # the index lacks room as well
 
     def _is_free(self) -> bool:
         with self._lock:
             is_free = len(self._under_way) < self._settings.workers
-        return is_free and not self._stopping.is_set() and self._archive.intake.has_room()
+        return is_free and not self._stopping.is_set() and self._archive.intake.stopped is None
 
     def _seconds_until_due(self, moment: dt.datetime) -> float:
         seconds = RETRY_SECONDS if self._unrecorded else CLOCK_SECONDS
@@ -187,24 +191,24 @@ class Worker(IndexFollower):
             self._converters.start()
         return min(seconds, until_due)
 
-    def _submit(self, claimed: ClaimedSeries) -> None:
+    def _submit(self, claimed: ClaimedSeries, lack: str | None) -> None:
         interrupted = threading.Event()
         with self._lock:
             self._under_way[claimed.claim] = interrupted
             if self._is_cut_short:
                 interrupted.set()
         try:
-            self._pool.submit(self._convert, claimed, interrupted)
+            self._pool.submit(self._convert, claimed, interrupted, lack)
         except RuntimeError:  # the thread could not start; the next step releases the claim
             with self._lock:
                 del self._under_way[claimed.claim]
             raise
 
-    def _convert(self, claimed: ClaimedSeries, interrupted: threading.Event) -> None:
+    def _convert(self, claimed: ClaimedSeries, interrupted: threading.Event, lack: str | None) -> None:
         with self._lock:
             if claimed.claim not in self._under_way:  # queued although its thread could not start
                 return
-        end = self._conversions.convert(claimed, lambda job: self._converters.run(job, self._limits, interrupted))
+        end = self._conversions.convert(claimed, lambda job: self._converters.run(job, self._limits, interrupted), lack)
         with self._lock:
             self._under_way[claimed.claim] = None  # before the claim is ended
         try:

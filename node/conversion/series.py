@@ -13,7 +13,7 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from math import inf
 from pathlib import Path
 from time import monotonic
@@ -43,6 +43,7 @@ from node.index.database.index import Index
 from node.index.engine.place import IndexUnusable
 from node.index.nouns.converted import ClaimedInstance, SeriesKey
 from node.index.nouns.records import ClaimedSeries, FoundSeries, SeriesOutcome
+from node.index.nouns.series_claims import FOR_ROOM
 from node.receive.stored_files import report_damage
 from node.runtime.background import wait_seconds
 from node.runtime.failpoints import reached
@@ -88,9 +89,10 @@ class MadeOfLost:
 
 @dataclass(frozen=True, slots=True)
 class Postponed:
-    """The machine lacked something: the series waits, and did not fail."""
+    """The machine lacked something: the series waits for some seconds at least, and did not fail."""
 
     why: str
+    seconds: float = field(default_factory=lambda: wait_seconds(1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,19 +138,25 @@ class Conversions:
         self._shortage_logged_at = -inf
         self._is_lack_recorded = True  # by the process before, for all that is known
 
-    def convert(self, claimed: ClaimedSeries, run: Callable[[ConversionJob], Converted]) -> End:
-        """Convert a claimed series into published files, which no row names yet; see `write_volumes`."""
+    def convert(
+        self, claimed: ClaimedSeries, run: Callable[[ConversionJob], Converted], lack: str | None = None
+    ) -> End:
+        """Convert a claimed series into published files, which no row names yet; see `write_volumes`.
+
+        `lack`: why nothing may be written; what needs no files has its outcome.
+        """
         try:
             if (lost := self._made_of_lost(claimed)) is not None:
                 return lost
             if is_unchanged(claimed, self._archive, self._options):
                 return Unchanged()
-            return write_volumes(claimed, self._archive, self._index, self._options, run)
+            run_now = run if lack is None else lambda job: run(replace(job, has_room=False))
+            return write_volumes(claimed, self._archive, self._index, self._options, run_now)
         except (ChildCancelled, SeriesDamaged, ReferencedSeriesOpen) as end:
             return end
-        except ShortOfResources as short:
-            return Postponed(str(short))
         except Exception as error:  # any error concerns this series only
+            if lack is not None:  # what wrote has an error of its own; others come again once there is room
+                return Postponed(f"{FOR_ROOM}{lack}", 0.0)
             return self._broken(claimed, error)
 
     def _made_of_lost(self, claimed: ClaimedSeries) -> MadeOfLost | None:
@@ -168,7 +176,7 @@ class Conversions:
         return MadeOfLost(f"; {remains[-1]} was made of them, and stays") if remains else None
 
     def _broken(self, claimed: ClaimedSeries, error: Exception) -> Postponed | Crashed:
-        is_expected = isinstance(error, ConverterDied | OSError | OutOfResources)
+        is_expected = isinstance(error, ConverterDied | ShortOfResources | OSError | OutOfResources)
         cause = str(error) if is_expected else f"{type(error).__name__} while converting"
         if isinstance(error, OSError):
             origin = "object store" if isinstance(error, StoreAway) else "disk"
@@ -182,7 +190,7 @@ class Conversions:
     def _is_short(self, error: Exception) -> bool:
         """Return whether the machine lacks something: then it is not the fault of the series."""
         intake = self._archive.intake
-        is_named = isinstance(error, StoreAway | IndexUnusable) or (
+        is_named = isinstance(error, ShortOfResources | StoreAway | IndexUnusable) or (
             isinstance(error, OSError) and error.errno in SHORTAGES
         )
         return is_named or is_out_of_memory(error) or intake.shortage is not None or not intake.has_room()
@@ -209,8 +217,8 @@ class Conversions:
             case ReferencedSeriesOpen(references=references):
                 index.postpone(claimed, str(end), REFERENCE_WAIT, now, references)
                 told.info("conversion_waits", reason="a series to which it refers is open")
-            case Postponed(why):
-                index.postpone(claimed, why, dt.timedelta(seconds=wait_seconds(1)), now)
+            case Postponed(why, seconds):
+                index.postpone(claimed, why, dt.timedelta(seconds=seconds), now)
                 self._log_shortage(why)
             case ChildCancelled():  # it is due at once
                 if index.release_claim(claimed, now):
@@ -240,17 +248,16 @@ class Conversions:
         else:
             self._index.series.record_damaged(claimed, str(damage), damage.references, now)
 
-    def record_lack(self, lack: str | None, moment: dt.datetime, longest_wait: dt.timedelta) -> None:
-        """Record in the due series that they wait for room, or that there is room again.
+    def record_lack(self, lack: str | None) -> None:
+        """Record in the series that wait for room how much there is, or that there is room again.
 
         Every now and then, their words are renewed, because the room that is left changes.
         """
-        if lack is None and not self._is_lack_recorded:
-            return
-        again = lack is not None and self._log_shortage(lack)
-        with suppress(OutOfResources):  # the index lacks room as well; the log has the reason
-            self._index.series.record_lack(lack, moment, longest_wait, again=again)
-            self._is_lack_recorded = lack is not None
+        self._is_lack_recorded |= lack is not None
+        if self._is_lack_recorded if lack is None else self._log_shortage(lack):
+            with suppress(OutOfResources):  # the index lacks room as well; the log has the reason
+                self._index.series.record_lack(lack)
+                self._is_lack_recorded = lack is not None
 
     def _log_shortage(self, why: str) -> bool:
         """Log once in `SHORTAGE_LOG_SECONDS` that conversions wait; return whether that was now."""

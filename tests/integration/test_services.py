@@ -5,7 +5,7 @@ import errno
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,10 @@ from structlog.testing import capture_logs
 from node.api import IndexFollower, OutOfResources
 from node.archive.filesystem import Archive
 from node.completeness import Reported
-from node.conversion.job import ConversionJob, Converted
+from node.conversion.job import ConversionJob, Converted, limits
 from node.conversion.pipeline import convert
-from node.conversion.pool import ConverterDied, ShortOfResources
-from node.conversion.scheduler import CLOCK_SECONDS, ROOM_SECONDS, Worker
+from node.conversion.pool import ConverterDied, Converters, ShortOfResources
+from node.conversion.scheduler import CLOCK_SECONDS, Worker
 from node.index.engine.place import IndexUnusable
 from node.index.nouns.conversions import ConversionRepository
 from node.index.nouns.records import OwedSidecars, Refused
@@ -227,12 +227,19 @@ Run = Callable[[ConversionJob], Converted]
 Begin = Callable[..., Worker]
 
 
+def convert_with_room(job: ConversionJob) -> Converted:
+    """Convert, if there is room for files."""
+    if not job.has_room:
+        raise ShortOfResources("disk: File too large")
+    return convert(job)
+
+
 @pytest.fixture
 def begin(root: Root, monkeypatch: pytest.MonkeyPatch) -> Iterator[Begin]:
     """Make a worker that converts in this process, by `run`; all due series of the root are due for it."""
     made: list[Worker] = []
 
-    def make_worker(run: Run = convert, archive: Archive | None = None, **options: Any) -> Worker:
+    def make_worker(run: Run = convert_with_room, archive: Archive | None = None, **options: Any) -> Worker:
         settings = Convert(thumbnails=False, formats=("nifti",), workers=WORKERS)
         worker = Worker(archive or root.archive, root.index, settings, **options)
         monkeypatch.setattr(worker._converters, "run", lambda job, limits, cancelled: run(job))
@@ -365,13 +372,44 @@ def test_looks_that_find_nothing_due_leave_all_converters_free(root: Root, begin
     until(lambda: the_series(root)["state"] == "converted")
 
 
-def test_nothing_is_claimed_while_the_disk_has_no_room(root: Root, begin: Begin) -> None:
-    for _ in range(2):
-        root.take(make.ct_series(1)[0])
-    assert begin(archive=Archive(root.folder, reserve_bytes=2**62)).step() == ROOM_SECONDS
-    assert {row["state"] for row in root.rows("SELECT state FROM v_series")} == {"receiving"}
-    begin().start()
-    until(lambda: all(row["state"] == "converted" for row in root.rows("SELECT state FROM v_series")))
+def test_no_room_for_volumes_holds_back_no_outcome_that_needs_one_row(
+    root: Root, begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("node.conversion.scheduler.ROOM_SECONDS", 0.01)
+    unchanged, cut, growing, last = make.ct_series(3), make.enhanced_mr(), *make.ct_series(2)
+    cut.PixelData = cut.PixelData[:-100]
+    series = [unchanged, [make.structured_report()], [cut], make.localizer(), [growing]]
+    for instances in series:
+        root.take_all(instances)
+        if instances is unchanged:
+            root.convert_due()
+            root.index.series.reopen([(unchanged[0].StudyInstanceUID, unchanged[0].SeriesInstanceUID)], root.clock())
+    jobs: list[str] = []
+
+    def convert_in_child(job: ConversionJob) -> Converted:
+        jobs.extend(uid for uid, _ in job.instances)
+        return children.run(job, limits(Convert()), threading.Event())
+
+    def have_ended(*ends: str) -> bool:
+        rows = root.rows("SELECT series_instance_uid, state, error FROM v_series")
+        by_uid = {row["series_instance_uid"]: f"{row['state']} {row['error'] or ''}" for row in rows}
+        found = [by_uid[instances[0].SeriesInstanceUID] for instances in series]
+        return all(map(str.startswith, found, ends))
+
+    waits, ends = "receiving waits: for room: ", ("converted", "not-an-image", "refused")
+    with closing(Converters()) as children:
+        worker = begin(convert_in_child, Archive(root.folder, reserve_bytes=2**62))
+        worker.start()
+        until(lambda: have_ended(*ends, waits, waits))
+        root.take(last)
+        until(lambda: last.SOPInstanceUID in jobs and have_ended(*ends, waits, waits))
+        steps = worker.steps
+        until(lambda: worker.steps > steps + 10)
+        worker.stop()
+        tries = [jobs.count(instances[0].SOPInstanceUID) for instances in series]
+        assert tries == [0, 1, 1, 1, 2], "each series is tried once, and again when it has grown"
+        begin(convert_in_child).start()
+        until(lambda: have_ended(*ends, "converted", "converted"))
 
 
 def test_a_disk_that_fills_in_a_step_ends_the_claims(root: Root, begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -149,12 +149,16 @@ class ClaimEnds(IndexRepository):
     ) -> None:
         """Give up a claim because the machine lacked something: the series is due again later, and did not fail.
 
+        One that has grown says nothing of it, and is due when it is quiet again.
+
         `references`: it waits until these open series, to which it refers, are closed, or for `wait` at most.
         """
-        if _end_claim(connection, series, "receiving", now, error=f"waits: {why}"):
+        if _end_claim(connection, series, "receiving", now):
             if references:
                 replace_references(connection, series.id, [(key, None) for key in references])
-            update_series(connection, series.id, {"due_at": now + wait})
+            has_not_grown = SeriesRow.id == series.id, SeriesRow.due_at.is_(None)
+            postponed = update(SeriesRow).where(*has_not_grown)
+            connection.execute(postponed.values(due_at=now + wait, error=f"waits: {why}"))
 
 
 def _end_claim(connection: Connection, series: ClaimedSeries, state: str, now: dt.datetime, **values: Any) -> bool:

@@ -32,8 +32,10 @@ from node.index.nouns.waits import REVOKED, await_nobody, is_due
 RECONVERSION_REQUESTED = "reconversion requested"
 """Detail of the event by which a series opens again on request."""
 
-FOR_ROOM = "waits: for room: "
-"""How the `error` of a series begins that is due while the disk has no room for its volumes."""
+FOR_ROOM = "for room: "
+"""How what a series waits for begins if it is due, and its conversion found no room for the files that it writes."""
+
+_FOUND_NO_ROOM = SeriesRow.error.startswith(f"waits: {FOR_ROOM}")
 
 
 def _next_due_at(connection: Connection, longest_wait: dt.timedelta | None = None) -> dt.datetime | None:
@@ -50,14 +52,21 @@ class SeriesRepository(ClaimEnds):
     next_due_at = reads(_next_due_at)
 
     @on_reader
-    def is_due(self, connection: Connection, now: dt.datetime, longest_wait: dt.timedelta | None = None) -> bool:
+    def is_due(
+        self,
+        connection: Connection,
+        now: dt.datetime,
+        longest_wait: dt.timedelta | None = None,
+        *,
+        has_room: bool = True,
+    ) -> bool:
         """Return whether `claim_due` would find a series: polled often, and usually no write is needed."""
         first_at = connection.execute(_FIRST_DUE_AT).scalar()
         if first_at is None or first_at > now:  # else a look at each series that is open would tell nothing more
             next_at = _next_due_at(connection, longest_wait)
             if next_at is None or next_at > now:
                 return False
-        return connection.execute(self._due(now, longest_wait)).first() is not None
+        return connection.execute(self._due(now, longest_wait, has_room)).first() is not None
 
     @on_reader
     def count_open(self, connection: Connection) -> int:
@@ -67,15 +76,22 @@ class SeriesRepository(ClaimEnds):
 
     @on_writer
     def claim_due(
-        self, connection: Connection, now: dt.datetime, longest_wait: dt.timedelta | None = None
+        self,
+        connection: Connection,
+        now: dt.datetime,
+        longest_wait: dt.timedelta | None = None,
+        *,
+        has_room: bool = True,
     ) -> ClaimedSeries | None:
         """Claim the series that has been due the longest; None if no series is due.
 
         `longest_wait`: a series that has been open this long is claimed even if instances are still received.
+        `has_room`: whether there is room for volumes; without, each series is claimed once, until it grows.
         """
+        due = self._due(now, longest_wait, has_room)
         row = connection.execute(
             update(SeriesRow)
-            .where(SeriesRow.id == self._due(now, longest_wait).with_for_update(skip_locked=True).scalar_subquery())
+            .where(SeriesRow.id == due.with_for_update(skip_locked=True).scalar_subquery())
             .values(
                 state="converting",
                 claim=uuid.uuid4().hex,
@@ -86,9 +102,11 @@ class SeriesRepository(ClaimEnds):
         ).first()
         return None if row is None else _claimed(connection, row, now)
 
-    def _due(self, now: dt.datetime, longest_wait: dt.timedelta | None) -> Select[Any]:
+    def _due(self, now: dt.datetime, longest_wait: dt.timedelta | None, has_room: bool) -> Select[Any]:
         """Select the series that has been due the longest, of those whose instances can be read here."""
         waiting = select(SeriesRow.id).where(is_due(now, longest_wait))
+        if not has_room:
+            waiting = waiting.where(_FOUND_NO_ROOM.is_not(true()))
         return waiting.where(self._sharing.has_files_of(SeriesRow.id)).order_by(SeriesRow.due_at.nulls_first()).limit(1)
 
     def take_over(self, now: dt.datetime) -> tuple[ClaimedSeries, str] | None:
@@ -134,19 +152,11 @@ class SeriesRepository(ClaimEnds):
         is_held = SeriesRow.state == "converting", SeriesRow.claim.in_(claims), SeriesRow.claimed_receptions != REVOKED
         return set(connection.scalars(select(SeriesRow.claim).where(*is_held)))
 
-    def record_lack(self, lack: str | None, now: dt.datetime, longest_wait: dt.timedelta, *, again: bool) -> None:
-        """Write into `error` of the due series that a disk has no room for their volumes.
-
-        `lack`: the words; None: there is room again, and the words of before are removed. `again`: series that have
-        such words get these.
-        """
-        states_lack = SeriesRow.error.startswith(FOR_ROOM)
-        if lack is None:
-            concerned = and_(SeriesRow.state == "receiving", states_lack)
-        else:
-            concerned = and_(is_due(now, longest_wait), true() if again else states_lack.is_not(true()))
+    def record_lack(self, lack: str | None) -> None:
+        """Write into `error` of the series that found no room what a disk lacks now; None: there is room again."""
+        concerned = and_(SeriesRow.state == "receiving", _FOUND_NO_ROOM)
         if self._is_any(concerned):
-            self._set_error(concerned, None if lack is None else f"{FOR_ROOM}{lack}")
+            self._set_error(concerned, None if lack is None else f"waits: {FOR_ROOM}{lack}")
 
     @on_writer
     def _set_error(self, connection: Connection, concerned: ColumnElement[bool], error: str | None) -> None:
