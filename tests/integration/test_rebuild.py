@@ -72,7 +72,8 @@ def study_of(root: Path, one: Sent) -> str:
 
 
 def patient_ids(root: Path) -> list[tuple[object, ...]]:
-    return [tuple(row.values()) for row in view_rows(root, "SELECT id, merged_into, studies FROM v_patients")]
+    query = "SELECT id, merged_into, studies FROM v_patients ORDER BY id"
+    return [tuple(row.values()) for row in view_rows(root, query)]
 
 
 @pytest.fixture(scope="module")
