@@ -347,6 +347,7 @@ CONVERTED: Step = 1, ("convert",)
 
 
 @pytest.mark.slow
+@pytest.mark.postgresql
 @pytest.mark.timeout(400)
 @settings(max_examples=15, deadline=None)
 @example([(COMES, [], [(1, ("end", "A", "aborted")), (70, COMES[1]), (1, ("end", "A", "released"))])], None)

@@ -295,6 +295,8 @@ def open_engine(place: ServerPlace, *, read_only: bool = False, alone: bool = Fa
             "cursor_factory": psycopg.ClientCursor if read_only else psycopg.Cursor,
             **_NETWORK,
         },
+        # psycopg forgets how many rows an INSERT added when SQLAlchemy closes its cursor; sqlite3 still knows.
+        execution_options={"preserve_rowcount": True},
         hide_parameters=True,
         json_serializer=to_json,
         pool_pre_ping=read_only,

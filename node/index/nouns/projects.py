@@ -62,8 +62,7 @@ def enter_projects(
 def insert_series(connection: Connection, rows: Select[int, int, bool]) -> int:
     """Put series into projects; return how many came."""
     new = insert(ProjectSeriesRow).from_select(["series_id", "project_id", "is_by_rule"], rows)
-    options = {"preserve_rowcount": True}
-    return connection.execute(new.on_conflict_do_nothing(), execution_options=options).rowcount
+    return connection.execute(new.on_conflict_do_nothing()).rowcount
 
 
 def project_id(connection: Connection, name: str) -> int:
