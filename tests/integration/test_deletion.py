@@ -327,6 +327,7 @@ def test_a_deletion_moves_the_due_time_of_no_series_that_still_grows(root: Root)
     assert root.index.series.claim_due(root.clock() + dt.timedelta(seconds=59)) is None
 
 
+@pytest.mark.sqlite("searches the bytes of the file")
 def test_what_is_erased_is_in_no_byte_of_the_root_while_the_node_runs(settings: Settings) -> None:
     """Also if other instances came in between; what stays has the name of its own patient alone."""
     root = settings.storage.root

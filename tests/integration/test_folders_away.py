@@ -124,6 +124,7 @@ def test_a_folder_that_was_copied_before_all_was_there_is_named_as_a_copy(filled
         Repository(settings_of(root))
 
 
+@pytest.mark.sqlite("a refused start is connected to a server until its process ends")
 @pytest.mark.parametrize("name", [name for name in KEPT if name not in ("incoming", "volumes")])
 def test_a_root_of_before_is_marked_once_unless_a_folder_lacks_what_it_should_have(
     filled: Path, tmp_path: Path, name: str

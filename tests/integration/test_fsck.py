@@ -3,7 +3,6 @@
 import datetime as dt
 import os
 import shutil
-import sqlite3
 from contextlib import closing
 from pathlib import Path
 
@@ -28,7 +27,7 @@ from tests.crash.journal import Sent, new_series
 from tests.ingest import received, take
 from tests.integration.conftest import flip
 from tests.made_once import copy_root, empty_folder, lose_index, put_index_back, save_index
-from tests.rows import view_rows
+from tests.rows import view_rows, write_rows
 
 FAR = dt.datetime(2100, 1, 1, tzinfo=dt.UTC)
 
@@ -176,9 +175,7 @@ def test_an_instance_in_quarantine_without_a_row_goes_with_its_study(settings: S
 
 def mislead(root: Path, path: Path) -> None:
     """Give the row of a file the digest of other bytes, as a damaged page of the index does."""
-    with closing(sqlite3.connect(root / "index.sqlite")) as index, index:
-        changed = index.execute("UPDATE images SET sha256 = ? WHERE key LIKE ?", ("0" * 64, f"%{path.name}")).rowcount
-        assert changed == 1
+    write_rows(root, "UPDATE images SET sha256 = :wrong WHERE key LIKE :key", wrong="0" * 64, key=f"%{path.name}")
 
 
 @pytest.mark.slow

@@ -88,6 +88,7 @@ def test_what_is_due_is_found_without_reading_what_has_ended(root: Root) -> None
             assert not any(step.startswith("SCAN") for step in plan), (sql, plan)
 
 
+@pytest.mark.sqlite("loops of hosts that share an index look each time")
 def test_loops_sleep_until_work_of_theirs_waits(root: Root) -> None:
     def is_noted(*kinds: Kind) -> bool:
         return any([root.index.take_note(kind) for kind in kinds])
