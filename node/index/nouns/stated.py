@@ -141,9 +141,10 @@ def follow_stated(
                 same[series] = {"id": series, "number": statement.number}
     _AGREE.execute_each(connection, [*same.values()])
     for study, instances in sorted(differing.items()):
-        uncounted, received = _DIFFER.execute(connection, {"id": study, "number": len(instances)}).fetchone()
-        if study in left or uncounted > received // 8 - 8:
-            settle(connection, study, last.file.received_at, instances[-1] if instances else last)
+        found = _DIFFER.execute(connection, {"id": study, "number": len(instances)}).fetchall()
+        for uncounted, received in found:  # none of a study that has gone with its last instance
+            if study in left or uncounted > received // 8 - 8:
+                settle(connection, study, last.file.received_at, instances[-1] if instances else last)
 
 
 def _agrees(stated: Values, identity: str, values: Sequence[Any]) -> bool:
