@@ -31,7 +31,7 @@ from node.lifecycle.journal import JOURNAL_FOLDER
 from node.receive.accounting import account_for, complete_ledger
 from node.receive.apply import Applier
 from node.receive.custody import take_back
-from node.receive.generation import CLEAN, INDEX, RECORDS, odd_parts, renew
+from node.receive.generation import CLEAN, INDEX, LISTED, RECORDS, odd_parts, renew
 from node.receive.ingest import Ingest
 from node.receive.recovery import IN_PLACE, mark_all_missing, record_quarantined, recover
 from node.receive.results import Results
@@ -111,8 +111,11 @@ class Repository:
         is_older, marked = self._mark_missing_if_older()
         self._hold_retention_if_labels_are_lost(settings, previous, is_new=new_index, is_older=is_older)
         self._apply_journal()
-        is_bare_ledger = bool(self._odd) and not self.archive.acknowledged.position.entries
-        if ("acknowledged/" in self._odd or is_bare_ledger) and not (is_older or new_index):
+        if self.journal.last == self.journal.freed and self.archive.acknowledged.keep_torn():  # no crash tore it
+            detail = "the end of the ledger of acknowledged instances is damaged: `voxelnode fsck` tells where"
+            log.error("ledger_damaged", detail=detail)
+            self._odd[LISTED] = "torn"
+        if LISTED in self._odd and not (is_older or new_index):
             complete_ledger(self.archive, self.index)
         self._compare_files(marked)
         self._adopt_from_files(is_new=new_index, is_older=is_older or bool(self._odd))
@@ -220,8 +223,8 @@ class Repository:
         Or it is that one as it was before: by its generation, or because its last record is one before `applied`, the
         last one in the index. If the index is as old, what else names acknowledged versions must not be.
         """
-        odd, ledger, root = self._odd, "acknowledged/", self.archive.root
-        is_ledger_odd = odd.get(ledger) or (ledger in odd and is_bare(root / ledger))
+        odd, root = self._odd, self.archive.root
+        is_ledger_odd = odd.get(LISTED) or (LISTED in odd and is_bare(root / LISTED))
         if known and known != self.journal.identity:
             what = f"the journal that the last process wrote is not in {root / JOURNAL_FOLDER}"
             applied = self.index.about.applied(known).sequence
@@ -281,9 +284,7 @@ class Repository:
     def _account_for_acknowledged(self, previous: OldIndex | None, *, is_new: bool) -> None:
         """Note what was acknowledged and is not here, once everything that is here has its row."""
         gone = previous.salvaged.gone if previous is not None else ()
-        is_pending = self.journal.last > self.journal.freed
-        now, is_older = self.index.now(), INDEX in self._odd
-        account_for(self.archive, self.index, now, gone, is_new=is_new, is_older=is_older, is_pending=is_pending)
+        account_for(self.archive, self.index, self.index.now(), gone, self._odd, is_new=is_new)
 
     def _compare_volumes(self, *, is_new: bool, is_older: bool) -> None:
         """Have series converted again whose files are missing or cut, of those that no earlier start has compared.

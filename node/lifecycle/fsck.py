@@ -29,8 +29,9 @@ from node.index.nouns.instance_files import folders_of
 from node.index.nouns.records import InstanceFile
 from node.journal.inspection import records, segment_files
 from node.lifecycle.journal import JOURNAL_FOLDER, damaged_records, journal_report, waiting_keys
-from node.receive.accounting import mark_of, unaccounted
+from node.receive.accounting import unaccounted
 from node.receive.aside import reasons_of
+from node.receive.generation import mark_of
 from node.receive.record import receipt
 from node.receive.recovery import not_named
 
@@ -198,11 +199,11 @@ def _named_in(name: str, archive: Archive, index: Index) -> list[tuple[str, ...]
 def _acknowledged(root: Path, index: ReadIndex) -> Iterator[Finding]:
     for path, problem in problems(root):
         yield Finding("ledger-damaged", f"{FOLDER}/{path.name}", problem)
-    for found in unaccounted(root, index.lost.absent):
-        for one in found:
-            detail = f"received from {one.calling_ae_title or one.source} at {one.received_at[:19]}: send it again"
-            series = one.study_instance_uid, one.series_instance_uid
-            yield Finding("instance-lost", FOLDER, detail, one.sop_instance_uid, series)
+    versions = {one[:4]: one for found in unaccounted(root, index.lost.absent) for one in found}
+    for one in versions.values():  # the ledger may have several entries of each
+        detail = f"received from {one.calling_ae_title or one.source} at {one.received_at[:19]}: send it again"
+        series = one.study_instance_uid, one.series_instance_uid
+        yield Finding("instance-lost", FOLDER, detail, one.sop_instance_uid, series)
 
 
 def _journal(root: Path, index: ReadIndex, *, serving: bool) -> Iterator[Finding]:

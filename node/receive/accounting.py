@@ -7,7 +7,7 @@ copy if an index was restored. A new index, `fsck` and the scrub look at all of 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import inf
 from pathlib import Path
 
@@ -25,7 +25,8 @@ from node.files.acknowledged import (
     write_offs,
 )
 from node.index.database.index import Index
-from node.index.engine.about_keys import JOURNAL, LEDGER
+from node.index.engine.about_keys import JOURNAL
+from node.receive.generation import INDEX, LISTED, mark_of
 from node.runtime.failpoints import reached
 
 log = structlog.get_logger()
@@ -46,11 +47,6 @@ def listed(archive: Archive, applied: Sequence[tuple[Acknowledged, Sequence[str]
         superseded |= dict.fromkeys(others)
         superseded.pop(one.sha256, None)  # it came again
     archive.acknowledged.append([one for one, _ in applied], list(superseded))
-
-
-def mark_of(archive: Archive) -> str:
-    """Return the key of ``about`` under which the index notes how far the ledger of this host is."""
-    return f"{LEDGER}{archive.suffix}"
 
 
 def unaccounted(root: Path, absent: Absent, since: int = 0, older: float = inf) -> Iterator[list[Acknowledged]]:
@@ -107,46 +103,35 @@ def account_for(
     archive: Archive,
     index: Index,
     now: dt.datetime,
-    gone: Sequence[Acknowledged] = (),
+    gone: Sequence[Acknowledged],
+    odd: Mapping[str, str],
     *,
     is_new: bool,
-    is_older: bool,
-    is_pending: bool,
 ) -> None:
     """Examine the ledger when a root is opened, once files and rows agree.
 
-    A torn end is damage, and kept, if no instances that the journal has are still to be added. A ledger that is gone,
-    or shorter than the index knew it, is written again from the index. Instances that only the lost part named are
-    forgotten.
+    A ledger that is gone, damaged or of before gets all that the index has, before it is asked: what was adopted may be
+    newer than its entries. One whose marker is a copy does not: it may be the newest part, and tell what was deleted.
+    Instances that only the lost part named are forgotten.
 
-    `gone`: instances of the previous index that have no file. `is_new`: the index was just built. `is_older`: it is of
-    before. `is_pending`: the journal has instances that are added to the ledger before their records are freed.
+    `gone`: instances of the previous index that have no file. `odd`: of `node.receive.generation.odd_parts`. `is_new`:
+    the index was just built.
 
     Raises OSError if the disk fails.
     """
     ledger, key = archive.acknowledged, mark_of(archive)
-    if is_torn := not is_pending and ledger.keep_torn():
-        log.error(
-            "ledger_damaged",
-            detail="the end of the ledger of acknowledged instances is damaged: `voxelnode fsck` tells where",
-        )
     mark, position = LedgerPosition.of(index.about.get(key)), ledger.position
-    is_short = mark.entries > (position.entries if mark.identity == position.identity else 0)
     # As after a first run that was killed: the journal still has what the ledger was to get.
     is_absent = not position.entries and not archive.suffix and bool(gone or index.lost.stored(0, 1))
-    if is_short or is_absent or is_torn:
+    if odd.get(LISTED) or is_absent:
         index.lost.record(gone, now)
         written = complete_ledger(archive, index)
-        if is_short:
-            log.warning(
-                "ledger_rewritten",
-                count=written,
-                detail=f"the ledger of acknowledged instances has {position.entries} entries, the index knew "
-                f"{mark.entries}: it was written again from the index; what only it named is not known any more",
-            )
+        if LISTED in odd:
+            detail = "the ledger of acknowledged instances was damaged or of before: it has what the index has"
+            log.warning("ledger_rewritten", count=written, detail=detail)
     known = mark.entries if mark.identity == position.identity else 0
     since = 0 if is_new else min(known, position.entries)
-    note_lost(archive, index, now, since, known if is_older else inf)
+    note_lost(archive, index, now, since, known if INDEX in odd else inf)
     if (position := ledger.position) != mark:
         index.about.set(key, str(position))
 

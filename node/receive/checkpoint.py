@@ -26,8 +26,8 @@ from node.index.database.index import Index
 from node.index.nouns.records import Received
 from node.journal.journal import Journal
 from node.journal.segment import Damage, Record
-from node.receive.accounting import listed, mark_of
-from node.receive.generation import RENEW_SECONDS, renew
+from node.receive.accounting import listed
+from node.receive.generation import RENEW_SECONDS, mark_of, renew
 from node.receive.record import Receipt, receipt
 
 log = structlog.get_logger()

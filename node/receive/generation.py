@@ -20,8 +20,9 @@ import structlog
 from node.archive.filesystem import Archive
 from node.archive.root import generation_of
 from node.archive.space import KEPT
+from node.files.acknowledged import LedgerPosition
 from node.index.database.index import Index
-from node.index.engine.about_keys import COMPARED, GENERATION
+from node.index.engine.about_keys import COMPARED, GENERATION, LEDGER
 from node.journal.journal import Journal
 from node.runtime.failpoints import reached
 
@@ -32,8 +33,22 @@ RENEW_SECONDS = 600.0
 CLEAN, BEGUN = "-clean", "-begun"
 """Ends of a generation, of one length: that of a clean end, which leaves nothing in the journal alone, or not."""
 
-INDEX, RECORDS = "the index", "the journal"
-"""Parts of a root beside its folders; the journal by its mark."""
+INDEX, RECORDS, LISTED = "the index", "the journal", "acknowledged/"
+"""Parts of a root: those beside its folders, the journal by its mark, and the folder of the ledger."""
+
+
+def mark_of(archive: Archive) -> str:
+    """Return the key of ``about`` under which the index notes how far the ledger of this host is."""
+    return f"{LEDGER}{archive.suffix}"
+
+
+def lacks_entries(archive: Archive, index: Index) -> bool:
+    """Return whether the ledger is gone, cut, or of before: it has fewer entries than the index knew.
+
+    Raises OSError if the disk fails.
+    """
+    mark, position = LedgerPosition.of(index.about.get(mark_of(archive))), archive.acknowledged.position
+    return mark.entries > (position.entries if mark.identity == position.identity else 0)
 
 
 def permitted(archive: Archive, index: Index) -> list[str]:
@@ -44,8 +59,9 @@ def permitted(archive: Archive, index: Index) -> list[str]:
 def odd_parts(archive: Archive, index: Index, journal: Journal) -> dict[str, str]:
     """Return the parts of a root that do not have its newest generation, with theirs; empty if all have it.
 
-    A journal without a mark, and a folder without a marker, had nothing yet, unless the index is of before; a journal
-    that is older than a clean end lacks nothing.
+    A ledger that has fewer entries than the index knew is of before, whatever its marker says. A journal without a
+    mark, and a folder without a marker, had nothing yet, unless the index is of before; a journal that is older than a
+    clean end lacks nothing.
     """
     known = permitted(archive, index)
     ages = {f"{name}/": generation_of(archive.root, name) for name in KEPT}
@@ -55,6 +71,8 @@ def odd_parts(archive: Archive, index: Index, journal: Journal) -> dict[str, str
     if newest.endswith(CLEAN):
         found.pop(RECORDS, None)
     odd = {part: age for part, age in found.items() if age != newest}
+    if lacks_entries(archive, index):
+        odd[LISTED] = "cut"
     return odd | {RECORDS: ""} if INDEX in odd and not journal.generation and newest.endswith(BEGUN) else odd
 
 
