@@ -36,8 +36,8 @@ from node.index.database.index import Index
 from node.index.engine.place import REMEDY
 from node.index.engine.rows import Terms
 from node.index.nouns.deletions import is_deletable
-from node.index.nouns.records import UIDS, Deletion, DeletionPlan, removes_instances
-from node.index.nouns.trash import NotInTrash, TrashedFile
+from node.index.nouns.records import UIDS, Deletion, DeletionPlan, NotInTrash, removes_instances
+from node.index.nouns.trash import TrashedFile
 from node.receive.apply import MAX_BATCH
 from node.receive.recovery import ADOPTED, IN_PLACE, OTHER_BYTES, SECOND_VERSION, adopt
 from node.receive.stored_files import problem_of, report_damage
@@ -203,7 +203,8 @@ def restore(
     Raises NotInTrash: it is not there.
     Raises AuditFailed: nothing was changed.
     """
-    entry = index.trash.entry(number)
+    with index.reading(wait=False) as view:
+        entry = view.trash.entry(number)
     _audit(audit, entry, AuditAction.UPDATE, who, f"ordered: {RESTORE}")
     index.trash.bring_back(number, now)
     reached("restore-begun")
@@ -304,7 +305,8 @@ def empty(archive: Archive, index: Index, audit: Audit, number: int, who: str, r
 
     Raises NotInTrash; AuditFailed and OutOfResources if nothing was removed.
     """
-    entry = index.trash.entry(number)
+    with index.reading(wait=False) as view:
+        entry = view.trash.entry(number)
     _audit(audit, entry, AuditAction.DELETE, who, f"ordered: empty the trash, {reason}")
     deletion = index.trash.empty(number, now)
     reached("trash-emptied")

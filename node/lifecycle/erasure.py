@@ -27,8 +27,7 @@ from node.audit.audit_log import Audit
 from node.errors import UsageError, VoxelnodeError
 from node.index.database.index import Index
 from node.index.nouns.deletions import NotThere
-from node.index.nouns.records import UIDS, DeletionPlan, Level
-from node.index.nouns.trash import NotInTrash
+from node.index.nouns.records import UIDS, DeletionPlan, Level, NotInTrash
 from node.index.work.ledger import Ended
 from node.index.work.states import Erasure
 from node.lifecycle.deletion import Order, delete, empty
@@ -160,7 +159,8 @@ class Erasing:
                 both = f"`voxelnode trash restore {number}` brings all back, `trash empty {number}` removes all"
                 raise UsageError(f"deletion {number} in the trash has this {plan.level} and others: {both}; then erase")
             numbers |= dict.fromkeys(sorted(alone))
-        entries = [self._index.trash.entry(number) for number in numbers]
+        with self._index.reading(wait=False) as view:
+            entries = [view.trash.entry(number) for number in numbers]
         gone: list[Object] = [(one["level"], one["uid"], one["study_instance_uid"]) for one in entries]
         all_objects = dict.fromkeys([*((plan.level, plan.uid, plan.study_instance_uid) for plan in plans), *gone])
         studies = list(dict.fromkeys(study for _, _, study in all_objects))

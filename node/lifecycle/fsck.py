@@ -199,7 +199,7 @@ def _named_in(name: str, archive: Archive, index: Index) -> list[tuple[str, ...]
 def _acknowledged(root: Path, index: ReadIndex) -> Iterator[Finding]:
     for path, problem in problems(root):
         yield Finding("ledger-damaged", f"{FOLDER}/{path.name}", problem)
-    versions = {one[:4]: one for found in unaccounted(root, index.lost.absent) for one in found}
+    versions = {one[:4]: one for found in unaccounted(root, index.absent) for one in found}
     for one in versions.values():  # the ledger may have several entries of each
         detail = f"received from {one.calling_ae_title or one.source} at {one.received_at[:19]}: send it again"
         series = one.study_instance_uid, one.series_instance_uid

@@ -74,7 +74,7 @@ def decided_about(index: ReadIndex, root: Path, named: Mapping[str, Any]) -> set
     found = {row["study_instance_uid"] for number in numbers for row in index.trash.entries(number)}
     found |= {study for _, _, study in named.get("objects", ())}
     if "level" in named:
-        found.add(index.deletions.plan(named["level"], named["uid"], named["study_instance_uid"]).study_instance_uid)
+        found.add(index.plan_deletion(named["level"], named["uid"], named["study_instance_uid"]).study_instance_uid)
     other: Mapping[str, Any] = index.conflicts.one(named["conflict"]) or {} if "conflict" in named else {}
     other = asdict(examined(root, index, named["name"])) if "name" in named else other
     current = index.instances.row(other.get("sop_instance_uid") or "") or {}

@@ -31,7 +31,7 @@ from node.index.engine.place import IndexUnusable
 from node.index.nouns.accounts import Role
 from node.index.nouns.deletions import NotThere, SeveralSeries
 from node.index.nouns.person_plans import NoSuchPatient
-from node.index.nouns.trash import NotInTrash
+from node.index.nouns.records import NotInTrash
 from node.index.search.finder import QueryRefused
 from node.index.work.ledger import NoSuchWork, WorkEnded
 from node.index.work.routes import SendBeingCancelled

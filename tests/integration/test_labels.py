@@ -92,7 +92,7 @@ def test_what_has_no_files_any_more_has_no_labels(two: Root) -> None:
 
     def forget(uid: str, level: Level, hours: int = 0) -> None:
         with two.index.reading() as index:
-            plan = index.deletions.plan(level, uid)
+            plan = index.plan_deletion(level, uid)
         until = two.clock() + dt.timedelta(hours=hours) if hours else None
         delete(two.archive, two.index, audit, plan, Order("somebody", "by command", trash_until=until), two.clock())
 

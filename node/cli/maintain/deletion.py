@@ -118,8 +118,8 @@ def _chosen(
     if uid is not None:
         of_study = the_named(index, study, "study").study if study else None
         one = the_named(index, uid, "study", "series", "instance", study=of_study)
-        return [index.deletions.plan(one.level, one.uid, one.study)], []
-    plans = index.deletions.plans_of_patient(str(patient))
+        return [index.plan_deletion(one.level, one.uid, one.study)], []
+    plans = index.plans_of_patient(str(patient))
     trash = [row for row in index.trash.all() if erase and row.get("patient_id") == patient]
     if not plans and not trash:
         raise UsageError("the index has no study of a patient with this ID; with --erase, nor has the trash")

@@ -61,9 +61,7 @@ def ask_to_delete(call: CurrentCall, wanted: Wanted) -> Response:
     """Ask before a study or a series is deleted."""
     with call.node.index.reading() as index:
         study, series = wanted.rows(index)
-        plan = index.deletions.plan(
-            "study" if series is None else "series", wanted.series or wanted.study, wanted.study
-        )
+        plan = index.plan_deletion("study" if series is None else "series", wanted.series or wanted.study, wanted.study)
         files = index.volumes.totals(*wanted)
         found = holders(index, call.node.settings, [wanted.study], is_gone=True)
     call.audit.accessed([of_study(wanted.study, study["patient_id"])], "pages")

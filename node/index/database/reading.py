@@ -11,7 +11,7 @@ import datetime as dt
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import TypeVar
@@ -22,25 +22,24 @@ from sqlalchemy.exc import SQLAlchemyError
 from node.index.engine.backend import Standbys, backend_of, place_of
 from node.index.engine.narrowed import Readers
 from node.index.engine.place import require_not_newer, require_there, schema_of, unreadable
-from node.index.engine.rows import Terms, queries_of
+from node.index.engine.rows import Terms, queries_of, reads
 from node.index.engine.scope import Scope, current_scope, within
 from node.index.engine.sharing import Watermarks
 from node.index.engine.sql import RootFolder
 from node.index.models.levels import OPEN_STATES
 from node.index.nouns.accounts import ReadAccounts
 from node.index.nouns.conversions import ReadExclusions, ReadSources, ReadVolumes
-from node.index.nouns.deletions import ReadDeletions
+from node.index.nouns.deletions import plan_deletion, plans_of_patient
 from node.index.nouns.events import ReadEvents
 from node.index.nouns.facts import SeriesFacts
 from node.index.nouns.hosts import ReadAuditLines, ReadHosts
 from node.index.nouns.instances import ReadInstances
-from node.index.nouns.lost import ReadLost
+from node.index.nouns.lost import ReadLost, absent
 from node.index.nouns.persons import ReadPatients
 from node.index.nouns.problems import ReadConflicts, ReadFailures, ReadProblems, ReadRejections
 from node.index.nouns.senders import ReadSenders
 from node.index.nouns.studies import ReadExports, ReadSeries, ReadStudies
-from node.index.nouns.trash import ReadTrash
-from node.index.nouns.views import Snapshot
+from node.index.nouns.views import DeletionViews, Snapshot, TrashViews
 from node.index.work.deliveries import ReadHooks
 from node.index.work.jobs import ReadJobs, ReadWork
 from node.index.work.routes import ReadRoutes
@@ -60,7 +59,7 @@ class ReadIndex(Snapshot):
         self.accounts = ReadAccounts(connection)
         self.audit_lines = ReadAuditLines(connection)
         self.conflicts = ReadConflicts(connection)
-        self.deletions = ReadDeletions(connection)
+        self.deletions = DeletionViews(self._queries)
         self.events = ReadEvents(connection, watermarks)
         self.exclusions = ReadExclusions(connection)
         self.exports = ReadExports(connection)
@@ -79,9 +78,18 @@ class ReadIndex(Snapshot):
         self.series = ReadSeries(connection)
         self.sources = ReadSources(connection)
         self.studies = ReadStudies(connection)
-        self.trash = ReadTrash(connection)
+        self.trash = TrashViews(self._queries)
         self.volumes = ReadVolumes(connection)
         self.work = ReadWork(connection)
+
+    def _reading(self) -> AbstractContextManager[Connection]:
+        return nullcontext(self._connection)
+
+    plan_deletion = reads(plan_deletion)
+
+    plans_of_patient = reads(plans_of_patient)
+
+    absent = reads(absent)
 
     def repository(self, kind: Callable[[Connection], Added]) -> Added:
         """Return what reads the rows of an extension, in this view."""

@@ -17,7 +17,7 @@ from sqlalchemy.orm import join
 
 from node.errors import UsageError
 from node.index.engine.extension_tables import every_table, forget_study
-from node.index.engine.rows import IndexRepository, ReadRepository, Terms, on_reader, on_writer, reads
+from node.index.engine.rows import IndexRepository, Terms, on_reader, on_writer, reads
 from node.index.engine.sql import insert, looked_up_in
 from node.index.models.history import (
     ConflictRow,
@@ -41,7 +41,6 @@ from node.index.nouns.records import UIDS, Deletion, DeletionPlan, Level
 from node.index.nouns.reopening import reopen
 from node.index.nouns.retention import newest_look
 from node.index.nouns.stated import person_below, settle, settle_person
-from node.index.nouns.views import DeletionViews
 from node.index.search.documents import rebase
 from node.index.work.deliveries import CHANGES
 from node.index.work.jobs import after_deletion
@@ -114,6 +113,18 @@ def plan_deletion(
         level, uid, rows[0].study_instance_uid, **known,
         series=len({row.series for row in rows}), instances=len(rows), bytes=sum(row.bytes for row in rows),
     )  # fmt: skip
+
+
+def plans_of_patient(connection: Connection, patient_id: str) -> list[DeletionPlan]:
+    """Return what a deletion of each study of a patient would remove; no studies, no plans.
+
+    Raises UsageError if several people have the Patient ID.
+    """
+    studies = select(StudyRow.patient_id, StudyRow.study_instance_uid).join(PatientRow)
+    rows = connection.execute(studies.where(PatientRow.patient_id == patient_id).order_by(StudyRow.id)).all()
+    if len({row.patient_id for row in rows}) > 1:
+        raise UsageError("several people have this Patient ID: delete the studies of one of them by their UIDs")
+    return [plan_deletion(connection, "study", row.study_instance_uid, None) for row in rows]
 
 
 class DeletionRepository(IndexRepository):
@@ -413,24 +424,3 @@ def references_of_table(table: Table) -> list[tuple[Column[Any], Column[Any], bo
 
 def _encoded(value: Any) -> Any:
     return value.isoformat() if isinstance(value, dt.date | dt.time) else value
-
-
-class ReadDeletions(ReadRepository, DeletionViews):
-    """Rows of ``v_deletions``, and plans of further deletions."""
-
-    plan = reads(plan_deletion)
-
-    def plans_of_patient(self, patient_id: str) -> list[DeletionPlan]:
-        """Return what a deletion of each study of a patient would remove; no studies, no plans.
-
-        Raises UsageError if several people have the Patient ID.
-        """
-        studies = select(StudyRow.patient_id, StudyRow.study_instance_uid).join(PatientRow)
-        rows = self._connection.execute(studies.where(PatientRow.patient_id == patient_id).order_by(StudyRow.id)).all()
-        if len({row.patient_id for row in rows}) > 1:
-            raise UsageError("several people have this Patient ID: delete the studies of one of them by their UIDs")
-        return [plan_deletion(self._connection, "study", row.study_instance_uid, None) for row in rows]
-
-    def has_deleted(self, *uids: str) -> bool:
-        """Return whether any of these UIDs, of any level, was deleted."""
-        return any(self._rows("SELECT 1 FROM v_deletions WHERE uid = :uid LIMIT 1", uid=uid) for uid in uids)

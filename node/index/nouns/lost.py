@@ -26,6 +26,7 @@ from node.index.engine.about_keys import GAPS
 from node.index.engine.rows import (
     IndexRepository,
     PagedRepository,
+    about,
     columns_of,
     on_reader,
     on_writer,
@@ -36,6 +37,7 @@ from node.index.engine.rows import (
 from node.index.engine.sql import insert, looked_up_in
 from node.index.models.history import HAS_FILE, SET_ASIDE, ConflictRow, LostInstanceRow, TombstoneRow
 from node.index.models.levels import ImageRow, SeriesRow, StudyRow
+from node.index.nouns.converted import SeriesKey
 from node.index.nouns.events import record_event, record_series_event
 from node.index.nouns.records import DeletionPlan, removes_instances
 from node.index.nouns.reopening import reopen
@@ -61,15 +63,6 @@ def found_again(
 def _reopen(connection: Connection, study: str, series: str, now: dt.datetime, detail: str) -> None:
     for row in connection.execute(series_at((study, series))).all():
         reopen(connection, row.id, study, None, now, detail)
-
-
-def lost_by_series(connection: Connection) -> dict[tuple[str, str], set[str]]:
-    """Return the lost instances of each series, by its Study and Series Instance UIDs."""
-    columns = LostInstanceRow.study_instance_uid, LostInstanceRow.series_instance_uid, LostInstanceRow.sop_instance_uid
-    found: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
-    for study, series, uid in connection.execute(select(*columns)):
-        found[study, series].add(uid)
-    return dict(found)
 
 
 def all_lost(connection: Connection, *which: ColumnElement[bool]) -> list[Acknowledged]:
@@ -168,9 +161,15 @@ class LostRepository(IndexRepository):
     @on_reader
     def count(self, connection: Connection) -> int:
         """Count the lost instances."""
-        return ReadLost(connection).count()
+        return len(all_lost(connection))
 
-    by_series = reads(lost_by_series)
+    @on_reader
+    def by_series(self, connection: Connection) -> dict[SeriesKey, set[str]]:
+        """Return the lost instances of each series."""
+        found: defaultdict[SeriesKey, set[str]] = defaultdict(set)
+        for one in all_lost(connection):
+            found[one.study_instance_uid, one.series_instance_uid].add(one.sop_instance_uid)
+        return found
 
     @on_reader
     def stored(self, connection: Connection, after: int, limit: int) -> list[tuple[int, Acknowledged]]:
@@ -206,7 +205,7 @@ class LostRepository(IndexRepository):
     @on_writer
     def note_gap(self, connection: Connection, detail: str, now: dt.datetime) -> None:
         """Note that instances were acknowledged and cannot be read from the journal, once."""
-        gaps = ReadLost(connection).gaps()
+        gaps = _gaps(connection)
         if all(gap["detail"] != detail for gap in gaps):
             record_event(connection, "journal-damaged", now, detail=detail)
             gaps.append({"noticed_at": now.isoformat(timespec="seconds"), "detail": detail})
@@ -215,7 +214,7 @@ class LostRepository(IndexRepository):
     @on_reader
     def gaps(self, connection: Connection) -> list[str]:
         """Return the gaps that nobody has accepted, in words."""
-        return [str(gap["detail"]) for gap in ReadLost(connection).gaps()]
+        return [str(gap["detail"]) for gap in _gaps(connection)]
 
     @on_writer
     def accept_gaps(self, connection: Connection) -> None:
@@ -247,6 +246,10 @@ class LostRepository(IndexRepository):
             _reopen(connection, study, series, now, detail)
 
 
+def _gaps(connection: Connection) -> list[dict[str, str]]:
+    return list(json.loads(about(connection, GAPS) or "[]"))
+
+
 _STORED = select(ImageRow.id, *columns_of(Acknowledged, ImageRow, StudyRow, SeriesRow)).select_from(
     join(ImageRow, SeriesRow).join(StudyRow)
 )
@@ -270,7 +273,3 @@ class ReadLost(PagedRepository, LostViews):
 
     listing = select(LostInstanceRow.__table__)
     filters = (LostInstanceRow.study_instance_uid, LostInstanceRow.series_instance_uid)
-
-    absent = reads(absent)
-
-    by_series = reads(lost_by_series)

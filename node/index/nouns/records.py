@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol, get_args
 from node.completeness import Completeness, Expectation, Findings
 from node.dicom.attributes import InstanceAttributes
 from node.dicom.header import ReadHead
-from node.errors import kind_of
+from node.errors import UsageError, kind_of
 from node.index.nouns.converted import ClaimedInstance, ConvertedFile, SeriesKey
 from node.settings.core import OverwritePolicy
 
@@ -326,6 +326,10 @@ class Deletion:
     went_to_trash: bool = False
     instances: int = 0
     versions: tuple[str, ...] = ()
+
+
+class NotInTrash(UsageError):
+    """Nothing in the trash has this number: `voxelnode trash` lists all."""
 
 
 @dataclass(frozen=True, slots=True)

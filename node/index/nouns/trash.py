@@ -15,10 +15,9 @@ from typing import Any
 from sqlalchemy import Connection, and_, delete, func, or_, select, update
 
 from node.dicom.attributes import PATIENT
-from node.errors import UsageError
 from node.index.engine.backend import backend_of
 from node.index.engine.extension_tables import every_table, forget_study
-from node.index.engine.rows import IndexRepository, ReadRepository, on_reader, on_writer, reads
+from node.index.engine.rows import IndexRepository, on_reader, on_writer
 from node.index.engine.sql import insert, listed_in, looked_up_in
 from node.index.models.history import ConversionRow, FailureRow, TombstoneRow, TrashRow
 from node.index.models.levels import STORE, ImageRow, PatientRow, SeriesDocumentRow, SeriesRow, StudyRow
@@ -26,23 +25,18 @@ from node.index.models.work import WorkRow
 from node.index.nouns.deletions import FILES, NAMING, PERSON_COLUMNS, Rows, references_of_table
 from node.index.nouns.events import record_event
 from node.index.nouns.identifiers import PERSONS, known_person
-from node.index.nouns.instance_files import HeldFile, owe_host_removals, owe_trashed, volumes_in_trash
+from node.index.nouns.instance_files import HeldFile, owe_host_removals, owe_trashed
 from node.index.nouns.levels import delete_empty_patient, note_decided
 from node.index.nouns.persons import APART
 from node.index.nouns.projects import Content, enter_projects
-from node.index.nouns.records import UIDS, Deletion, InstanceFile, Level
+from node.index.nouns.records import UIDS, Deletion, InstanceFile, Level, NotInTrash
 from node.index.nouns.reopening import convert_referring, reopen
 from node.index.nouns.stated import settle
 from node.index.nouns.verdicts import doubt_parts, judge_doubted
-from node.index.nouns.views import TrashViews
 from node.index.work import jobs
 from node.index.work.ledger import begin_again
 
 _IN_TRASH = TombstoneRow.content.is_not(None)
-
-
-class NotInTrash(UsageError):
-    """Nothing in the trash has this number: `voxelnode trash` lists all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +65,11 @@ def in_trash(connection: Connection, level: Level, uid: str) -> list[int]:
     return list(connection.scalars(select(TombstoneRow.id).where(is_it, _IN_TRASH).order_by(TombstoneRow.id)))
 
 
-def _entry(connection: Connection, number: int) -> dict[str, Any]:
-    entries = ReadTrash(connection).entries(number)
-    if not entries:
+def _content(connection: Connection, number: int) -> dict[str, Any]:
+    content = connection.scalar(select(TombstoneRow.content).where(TombstoneRow.id == number, _IN_TRASH))
+    if content is None:
         raise NotInTrash
-    return entries[0]
+    return dict(content)
 
 
 class TrashRepository(IndexRepository):
@@ -87,16 +81,15 @@ class TrashRepository(IndexRepository):
 
         Files of instances that came again meanwhile have no row of their own yet. Raises NotInTrash.
         """
-        entry = _entry(connection, number)
+        content = _content(connection, number)
         taken = update(TombstoneRow).where(TombstoneRow.id == number, _IN_TRASH)
-        if not connection.execute(taken.values(content=None, restored_at=now)).rowcount:
+        level = connection.scalar(taken.values(content=None, restored_at=now).returning(TombstoneRow.level))
+        if level is None:
             raise NotInTrash  # somebody was quicker
-        study = entry["study_instance_uid"]
-        _Undo(connection, number, study, stays=bool(entry.get("stays")), now=now).run()
+        study = content["study_instance_uid"]
+        _Undo(connection, number, study, stays=bool(content.get("stays")), now=now).run()
         connection.execute(delete(TrashRow).where(TrashRow.deletion == number, TrashRow.kind.not_in(FILES)))
-        record_event(connection, "restored", now, study_instance_uid=study, detail=f"{entry['level']}, from the trash")
-
-    entry = reads(_entry)
+        record_event(connection, "restored", now, study_instance_uid=study, detail=f"{level}, from the trash")
 
     @on_reader
     def size(self, connection: Connection) -> tuple[int, int]:
@@ -163,7 +156,7 @@ class TrashRepository(IndexRepository):
     @on_writer
     def empty(self, connection: Connection, number: int, now: dt.datetime) -> Deletion:
         """Order the removal of the files of a deletion. Raises NotInTrash."""
-        study = _entry(connection, number)["study_instance_uid"]
+        study = _content(connection, number)["study_instance_uid"]
         taken = update(TombstoneRow).where(TombstoneRow.id == number, _IN_TRASH)
         gone = taken.values(content=None, finished_at=None).returning(TombstoneRow)
         row = connection.execute(gone).first()
@@ -186,13 +179,6 @@ class TrashRepository(IndexRepository):
         identities = select(TrashRow.content["identity"].as_string()).where(*its)
         for id in connection.scalars(select(PatientRow.id).where(PatientRow.identity.in_(identities))).all():
             delete_empty_patient(connection, id, forgets=True)
-
-
-class ReadTrash(ReadRepository, TrashViews):
-    """What is in the trash."""
-
-    entry = reads(_entry)
-    volumes = reads(volumes_in_trash)
 
 
 class _Undo:

@@ -5,6 +5,7 @@
 
 import datetime as dt
 import json
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -24,7 +25,8 @@ from node.index.engine.about_keys import (
     retention_state,
 )
 from node.index.engine.view_rows import Newest, Queries, Row, ViewRows, moment, timed
-from node.index.nouns.records import ListedAccount, ListedToken, Role, removes_instances
+from node.index.nouns.converted import SeriesKey
+from node.index.nouns.records import ListedAccount, ListedToken, NotInTrash, Role, removes_instances
 
 Added = TypeVar("Added")
 
@@ -156,7 +158,11 @@ class AccountViews(ViewRows):
 
 
 class DeletionViews(ViewRows):
-    """Deletions, and whether they are in the trash."""
+    """Rows of ``v_deletions``, and whether they are in the trash."""
+
+    def has_deleted(self, *uids: str) -> bool:
+        """Return whether any of these UIDs, of any level, was deleted."""
+        return any(self._rows("SELECT 1 FROM v_deletions WHERE uid = :uid LIMIT 1", uid=uid) for uid in uids)
 
     def of_uid(self, uid: str) -> list[Row]:
         """Return the deletions of instances by a UID, newest first, without those that were undone."""
@@ -292,6 +298,13 @@ class LostViews(ViewRows):
         is_named = ":uid IN (sop_instance_uid, series_instance_uid, study_instance_uid)"
         return self._rows(f"SELECT * FROM v_lost_instances WHERE {is_named} ORDER BY received_at DESC", uid=uid)
 
+    def by_series(self) -> dict[SeriesKey, set[str]]:
+        """Return the lost instances of each series."""
+        found: defaultdict[SeriesKey, set[str]] = defaultdict(set)
+        for row in self._rows("SELECT * FROM v_lost_instances"):
+            found[row["study_instance_uid"], row["series_instance_uid"]].add(row["sop_instance_uid"])
+        return found
+
     def gaps(self) -> list[Row]:
         """Return what a start could not read of the journal and nobody has accepted: `noticed_at` and `detail`."""
         return list(json.loads(self._about(GAPS) or "[]"))
@@ -413,6 +426,17 @@ class TrashViews(ViewRows):
             number=number,
         )
         return [_known_content(row) for row in rows]
+
+    def entry(self, number: int) -> Row:
+        """Return a deletion in the trash. Raises NotInTrash."""
+        for row in self.entries(number):
+            return row
+        raise NotInTrash
+
+    def volumes(self) -> set[str]:
+        """Return the paths of volumes that belong to something in the trash."""
+        rows = self._rows("SELECT \"key\" FROM trash WHERE kind = 'volumes'")
+        return {row["key"] for row in rows if row["key"] is not None}
 
     def naming(self, text: str) -> list[Row]:
         """Return the deletions in the trash of a UID, a Patient ID, an Accession Number or a part of a name.

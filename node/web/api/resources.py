@@ -342,7 +342,7 @@ def _delete(
     call: Call, level: Level, uid: str, study_instance_uid: str | None, dry_run: bool, erase: bool, terms: Terms
 ) -> models.DeletionResult:
     with call.node.index.reading() as index:
-        plan = index.deletions.plan(level, uid, study_instance_uid)
+        plan = index.plan_deletion(level, uid, study_instance_uid)
     result = models.DeletionResult(
         level=level, uid=uid, series=plan.series, instances=plan.instances, bytes=plan.bytes, deleted=not dry_run
     )
