@@ -42,8 +42,8 @@ from benchmarks import processor  # noqa: E402
 from benchmarks.scale import take  # noqa: E402
 from node.control.repository import open_for_import  # noqa: E402
 from node.extensions.object_store.copying import copy_archive  # noqa: E402
-from node.index.engine.backend import ServerPlace  # noqa: E402
-from node.index.engine.place import upgrade  # noqa: E402
+from node.index.rows.backend import ServerPlace  # noqa: E402
+from node.index.rows.place import upgrade  # noqa: E402
 from node.receive.ingest import Announced  # noqa: E402
 from node.settings.model import Settings  # noqa: E402
 from tests import make  # noqa: E402

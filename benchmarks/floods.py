@@ -37,7 +37,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.receive import node  # noqa: E402
 from node.control.repository import Repository  # noqa: E402
 from node.dicom.encoding import file_head  # noqa: E402
-from node.index.nouns.accounts import Role  # noqa: E402
+from node.index.rules.people.accounts import Role  # noqa: E402
 from node.settings.core import Storage  # noqa: E402
 from node.settings.model import Settings  # noqa: E402
 from node.web.credentials import digest, new_token  # noqa: E402

@@ -10,10 +10,10 @@ from typing import Any
 import psycopg
 
 from node.extensions.postgresql.engine import number_after
-from node.index.engine.about_keys import CLOSED
-from node.index.engine.backend import ServerPlace
-from node.index.engine.place import open_engine, upgrade
-from node.index.models.levels import Base
+from node.index.rows.about_keys import CLOSED
+from node.index.rows.backend import ServerPlace
+from node.index.rows.models.levels import Base
+from node.index.rows.place import open_engine, upgrade
 from tests.postgresql import Server
 
 Added = Mapping[str, tuple[Sequence[str], Iterable[Sequence[Any]]]]

@@ -45,7 +45,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "node/association": ("tests/unit/association", "tests/integration", "tests/protocol"),
     **dict.fromkeys(("node/children", "node/lifecycle"), ("tests/unit", "tests/integration", "tests/web")),
     **dict.fromkeys(
-        (f"node/index/nouns/{name}.py" for name in ("deletions", "trash", "received")),
+        (f"node/index/rules/{name}.py" for name in ("custody/deletions", "custody/trash", "intake/received")),
         ("tests/unit", "tests/integration", "tests/protocol", "tests/web"),
     ),
     "node/extensions/dicomweb/bursts.py": ("tests/unit/extensions", "tests/web"),

@@ -25,8 +25,8 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.scale import NUMBERS, Shape, fill, served  # noqa: E402
 from benchmarks.studies import asked, processor_ms  # noqa: E402
 from node.extensions.projects.rules import apply_rules  # noqa: E402
-from node.index.database.index import Index  # noqa: E402
-from node.index.engine.place import FILE_NAME  # noqa: E402
+from node.index.database import Index  # noqa: E402
+from node.index.rows.place import FILE_NAME  # noqa: E402
 from node.runtime.metrics import Metrics  # noqa: E402
 from node.web.credentials import digest  # noqa: E402
 

@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from node.association.client.addresses import Address  # noqa: E402
-from node.index.engine.place import FILE_NAME  # noqa: E402
+from node.index.rows.place import FILE_NAME  # noqa: E402
 from tests import make  # noqa: E402
 from tests.acceptance.served import Served  # noqa: E402
 from tests.integration.conftest import data_set_bytes  # noqa: E402

@@ -56,8 +56,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import processor  # noqa: E402
-from node.index.engine.backend import ServerPlace  # noqa: E402
-from node.index.engine.place import upgrade  # noqa: E402
+from node.index.rows.backend import ServerPlace  # noqa: E402
+from node.index.rows.place import upgrade  # noqa: E402
 from tests.make import instance  # noqa: E402
 from tests.postgresql import start  # noqa: E402
 from tests.programs import SYSTEM_PATH, free_port  # noqa: E402

@@ -43,9 +43,9 @@ from benchmarks.in_postgresql import copied  # noqa: E402
 from benchmarks.receive import send  # noqa: E402
 from node.control.repository import open_for_import  # noqa: E402
 from node.dicom.key_values import folded_groups  # noqa: E402
-from node.index.database.look import Look, looking  # noqa: E402
-from node.index.database.reading import ReadIndex  # noqa: E402
-from node.index.engine.place import FILE_NAME, place_of  # noqa: E402
+from node.index.looking import Look, looking  # noqa: E402
+from node.index.reading import ReadIndex  # noqa: E402
+from node.index.rows.place import FILE_NAME, place_of  # noqa: E402
 from node.lifecycle.expired import due_now  # noqa: E402
 from node.receive.ingest import Announced, Ingest, Origin  # noqa: E402
 from node.settings.core import IndexSettings, RetentionSettings, Storage  # noqa: E402

@@ -25,10 +25,10 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks import processor  # noqa: E402
 from node.errors import OutOfResources  # noqa: E402
-from node.index.database.index import Index  # noqa: E402
-from node.index.engine.backend import ServerPlace  # noqa: E402
-from node.index.engine.place import upgrade  # noqa: E402
-from node.index.nouns.records import Received  # noqa: E402
+from node.index.database import Index  # noqa: E402
+from node.index.rows.backend import ServerPlace  # noqa: E402
+from node.index.rows.place import upgrade  # noqa: E402
+from node.index.rows.records import Received  # noqa: E402
 from node.runtime.metrics import Metrics  # noqa: E402
 from tests import several_writers  # noqa: E402
 from tests.postgresql import Server, start  # noqa: E402

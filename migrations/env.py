@@ -1,9 +1,9 @@
-"""Alembic's entry point: `node.index.engine.place` provides the connection, or ``alembic -x url=URL`` in a checkout."""
+"""Alembic's entry point: `node.index.rows.place` provides the connection, or ``alembic -x url=URL`` in a checkout."""
 
 from alembic import context
 from alembic.util import CommandError
 
-from node.index.engine.place import by_alembic, comparison, given_place
+from node.index.rows.place import by_alembic, comparison, given_place
 
 
 def _run(connection) -> None:

@@ -100,39 +100,39 @@ if TYPE_CHECKING:
     from node.hookspecs import Service as Service
     from node.hookspecs import Statement as Statement
     from node.hookspecs import Table as Table
-    from node.index.database.index import Index as Index
-    from node.index.database.reading import ReadIndex as ReadIndex
-    from node.index.database.reading import reading as reading
-    from node.index.database.work_loop import IndexFollower as IndexFollower
-    from node.index.database.work_loop import Interrupted as Interrupted
-    from node.index.engine.extension_tables import SEEN_WITH_STUDY_OR_SERIES as SEEN_WITH_STUDY_OR_SERIES
-    from node.index.engine.extension_tables import IndexTables as IndexTables
-    from node.index.engine.rows import IndexRepository as IndexRepository
-    from node.index.engine.rows import ReadRepository as ReadRepository
-    from node.index.engine.rows import Terms as Terms
-    from node.index.engine.rows import on_reader as on_reader
-    from node.index.engine.rows import on_writer as on_writer
-    from node.index.engine.scope import group_members as group_members
-    from node.index.engine.sql import insert as insert
-    from node.index.engine.view_rows import Row as Row
-    from node.index.engine.view_rows import ViewRows as ViewRows
-    from node.index.models.levels import NAMES as NAMES
-    from node.index.models.levels import ImageRow as ImageRow
-    from node.index.models.levels import PatientRow as PatientRow
-    from node.index.models.levels import SeriesRow as SeriesRow
-    from node.index.models.levels import StudyRow as StudyRow
-    from node.index.models.levels import Utc as Utc
-    from node.index.models.work import LabelRow as LabelRow
-    from node.index.nouns.accounts import Role as Role
-    from node.index.nouns.converted import SeriesKey as SeriesKey
-    from node.index.nouns.person_plans import MAX_ISSUER_CHARACTERS as MAX_ISSUER_CHARACTERS
-    from node.index.nouns.person_plans import Correction as Correction
-    from node.index.nouns.person_plans import Moved as Moved
-    from node.index.nouns.persons import PersonRepository as PersonRepository
-    from node.index.nouns.trash import in_trash as in_trash
-    from node.index.work.ledger import NoSuchWork as NoSuchWork
-    from node.index.work.routes import DueInstance as DueInstance
-    from node.index.work.routes import OwedInstance as OwedInstance
+    from node.index.database import Index as Index
+    from node.index.reading import ReadIndex as ReadIndex
+    from node.index.reading import reading as reading
+    from node.index.rows.converted import SeriesKey as SeriesKey
+    from node.index.rows.extension_tables import SEEN_WITH_STUDY_OR_SERIES as SEEN_WITH_STUDY_OR_SERIES
+    from node.index.rows.extension_tables import IndexTables as IndexTables
+    from node.index.rows.models.levels import NAMES as NAMES
+    from node.index.rows.models.levels import ImageRow as ImageRow
+    from node.index.rows.models.levels import PatientRow as PatientRow
+    from node.index.rows.models.levels import SeriesRow as SeriesRow
+    from node.index.rows.models.levels import StudyRow as StudyRow
+    from node.index.rows.models.levels import Utc as Utc
+    from node.index.rows.models.work import LabelRow as LabelRow
+    from node.index.rows.repositories import IndexRepository as IndexRepository
+    from node.index.rows.repositories import ReadRepository as ReadRepository
+    from node.index.rows.repositories import Terms as Terms
+    from node.index.rows.repositories import on_reader as on_reader
+    from node.index.rows.repositories import on_writer as on_writer
+    from node.index.rows.scope import group_members as group_members
+    from node.index.rows.sql import insert as insert
+    from node.index.rows.view_rows import Row as Row
+    from node.index.rows.view_rows import ViewRows as ViewRows
+    from node.index.rules.custody.trash import in_trash as in_trash
+    from node.index.rules.people.accounts import Role as Role
+    from node.index.rules.people.person_plans import MAX_ISSUER_CHARACTERS as MAX_ISSUER_CHARACTERS
+    from node.index.rules.people.person_plans import Correction as Correction
+    from node.index.rules.people.person_plans import Moved as Moved
+    from node.index.rules.people.persons import PersonRepository as PersonRepository
+    from node.index.rules.work.ledger import NoSuchWork as NoSuchWork
+    from node.index.rules.work.routes import DueInstance as DueInstance
+    from node.index.rules.work.routes import OwedInstance as OwedInstance
+    from node.index.work_loop import IndexFollower as IndexFollower
+    from node.index.work_loop import Interrupted as Interrupted
     from node.notify.channel import HOOK_VARIABLES as HOOK_VARIABLES
     from node.notify.channel import Channel as Channel
     from node.notify.channel import DeliveredMessage as DeliveredMessage
@@ -256,7 +256,7 @@ PLACES = {
     # What runs in a node that receives
     "node.association.added": "Find FoundAnswers Listening OpenedRoot Operate Parts Running",
     "node.runtime.background": "BackgroundService seconds_of_retry_after",
-    "node.index.database.work_loop": "IndexFollower Interrupted",
+    "node.index.work_loop": "IndexFollower Interrupted",
     "node.receive.import_files": "ImportReport import_instances",
     "node.receive.dicom_files": "count_files",
     "node.receive.ingest": "Ingest",
@@ -281,14 +281,14 @@ PLACES = {
     "node.web.pages.selected": "SERIES STUDY Selected Wanted",
     "node.web.services": "Node Services",
     # Accounts that somebody else keeps
-    "node.index.engine.scope": "group_members",
-    "node.index.nouns.accounts": "Role",
+    "node.index.rows.scope": "group_members",
+    "node.index.rules.people.accounts": "Role",
     "node.web.credentials": "SIGN_IN_SECONDS FederatedIdentity",
     # Destinations of routes
     "node.association.client.addresses": "Address",
     "node.association.client.send": "Outgoing send_files",
     "node.dicom.uids": "resource_path",
-    "node.index.work.routes": "DueInstance OwedInstance",
+    "node.index.rules.work.routes": "DueInstance OwedInstance",
     "node.routing.destination": (
         "Confirmation Delivered NotConfirmable NotTaken Prepared Unreachable WrittenDestination"
     ),
@@ -331,19 +331,19 @@ PLACES = {
     "node.conversion.naming": "NameTemplate TakenNames ending_of is_file_of node_template numbered renamed_header",
     "node.files.durable": "make_folder sync_folder",
     # The index, and rows of an extension in it
-    "node.index.database.index": "Index",
-    "node.index.database.reading": "ReadIndex reading",
-    "node.index.engine.extension_tables": "SEEN_WITH_STUDY_OR_SERIES IndexTables",
-    "node.index.engine.rows": "IndexRepository ReadRepository Terms on_reader on_writer",
-    "node.index.engine.view_rows": "Row ViewRows",
-    "node.index.engine.sql": "insert",
-    "node.index.models.levels": "NAMES ImageRow PatientRow SeriesRow StudyRow Utc",
-    "node.index.models.work": "LabelRow",
-    "node.index.nouns.converted": "SeriesKey",
-    "node.index.nouns.person_plans": "Correction MAX_ISSUER_CHARACTERS Moved",
-    "node.index.nouns.persons": "PersonRepository",
-    "node.index.nouns.trash": "in_trash",
-    "node.index.work.ledger": "NoSuchWork",
+    "node.index.database": "Index",
+    "node.index.reading": "ReadIndex reading",
+    "node.index.rows.extension_tables": "SEEN_WITH_STUDY_OR_SERIES IndexTables",
+    "node.index.rows.repositories": "IndexRepository ReadRepository Terms on_reader on_writer",
+    "node.index.rows.view_rows": "Row ViewRows",
+    "node.index.rows.sql": "insert",
+    "node.index.rows.models.levels": "NAMES ImageRow PatientRow SeriesRow StudyRow Utc",
+    "node.index.rows.models.work": "LabelRow",
+    "node.index.rows.converted": "SeriesKey",
+    "node.index.rules.people.person_plans": "Correction MAX_ISSUER_CHARACTERS Moved",
+    "node.index.rules.people.persons": "PersonRepository",
+    "node.index.rules.custody.trash": "in_trash",
+    "node.index.rules.work.ledger": "NoSuchWork",
     # Errors and the audit log
     "node.audit.audit_log": "Audit AuditAction AuditCopy AuditEvent AuditMessage",
     "node.errors": (

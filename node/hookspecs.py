@@ -184,7 +184,7 @@ class Extension:
     objects: Sequence[ObjectKind] = ()
     statement: Statement = Statement()
     index_tables: Place = ""
-    """An `IndexTables` of `node.index.engine.extension_tables`: its own tables in the index."""
+    """An `IndexTables` of `node.index.rows.extension_tables`: its own tables in the index."""
     templates: str = ""
     """The package whose folder ``templates`` has the Jinja2 templates of its pages."""
 

@@ -4,7 +4,7 @@ A series waits for the quiet time of each of its senders, and for the grace afte
 released; it is due at the latest of these moments. Each sender moves its own: an instance of a quick sender ends
 neither the wait for a slow one nor the grace of another sender.
 
-Beside these waits, a series is not quiet while an open association brings it (`node.index.nouns.waits`).
+Beside these waits, a series is not quiet while an open association brings it (`node.index.rules.series.waits`).
 """
 
 from __future__ import annotations

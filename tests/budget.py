@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from node.index.engine.extension_tables import every_table
+from node.index.rows.extension_tables import every_table
 from node.registry import KIND_TABLES
 from node.settings.example import kinds
 from node.settings.model import Settings

@@ -19,8 +19,8 @@ from hypothesis import HealthCheck, settings
 from pynetdicom.transport import AssociationServer
 
 from node.cli import main
-from node.index.engine.backend import ServerPlace
-from node.index.engine.place import upgrade
+from node.index.rows.backend import ServerPlace
+from node.index.rows.place import upgrade
 from node.journal import journal, segment
 from tests.awaited_answers import lose_no_answer
 from tests.made_once import IN_POSTGRESQL, drop_indexes, share_indexes

@@ -10,7 +10,7 @@ from node.archive.filesystem import Archive
 from node.conversion.job import ConversionJob, Converted
 from node.conversion.pipeline import convert
 from node.conversion.series import record_outcome, write_volumes
-from node.index.nouns.records import ClaimedSeries
+from node.index.rows.records import ClaimedSeries
 from node.registry import installed, objects_of
 from node.writers.options import WriteOptions
 

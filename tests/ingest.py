@@ -14,7 +14,7 @@ from pydicom import FileDataset
 from node.api import Audit, Index, Settings
 from node.archive.filesystem import Archive
 from node.control.repository import Repository
-from node.index.nouns.records import Outcome
+from node.index.rows.records import Outcome
 from node.journal.journal import Journal
 from node.receive.apply import Applier
 from node.receive.data_set import LARGE_BYTES

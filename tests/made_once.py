@@ -25,12 +25,12 @@ from node.archive.root import MARKER, mark_anew
 from node.children.decoder import Decoder
 from node.conversion.pool import Converters
 from node.hookspecs import ObjectKind
-from node.index.database import index as database
-from node.index.engine import place as engine
-from node.index.engine.about_keys import REVISION
-from node.index.engine.backend import Place, ServerPlace
-from node.index.engine.extension_tables import every_table
-from node.index.engine.place import FILE_NAME, backup, exists, upgrade
+from node.index import database as database
+from node.index.rows import place as engine
+from node.index.rows.about_keys import REVISION
+from node.index.rows.backend import Place, ServerPlace
+from node.index.rows.extension_tables import every_table
+from node.index.rows.place import FILE_NAME, backup, exists, upgrade
 from node.writers.options import WriteOptions
 from tests.compiled_once import compile_once
 from tests.postgresql import Server, programs, shared
@@ -123,8 +123,8 @@ def _put_into_postgresql() -> None:
     from node.control import care, opened
     from node.control import root as control_root
     from node.extensions.postgresql import engine as postgresql
-    from node.index.database import reading
-    from node.index.engine import backend
+    from node.index import reading
+    from node.index.rows import backend
     from node.lifecycle import fsck
 
     in_configuration = engine.place_of

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from textwrap import indent
 
-from node.index.engine import place
-from node.index.engine.about_keys import REVISION
+from node.index.rows import place
+from node.index.rows.about_keys import REVISION
 
 NEWER = f"{int(REVISION) + 1:04}"
 """Its schema."""

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, event
 
-from node.index.database.reading import reading
-from node.index.engine.place import FILE_NAME
+from node.index.reading import reading
+from node.index.rows.place import FILE_NAME
 from node.journal.inspection import inspect
 from tests.made_once import (
     IN_POSTGRESQL,
@@ -81,7 +81,7 @@ def write_rows(root: Path, statement: str, **values: Any) -> None:
 
 def give_locks_up_after(seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let an index that is opened later wait no longer for locks of others."""
-    monkeypatch.setattr("node.index.engine.sqlite_file.BUSY_SECONDS", seconds)
+    monkeypatch.setattr("node.index.rows.sqlite_file.BUSY_SECONDS", seconds)
     if IN_POSTGRESQL:
         give_locks_up_in_postgresql(seconds, monkeypatch)
 

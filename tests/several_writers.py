@@ -19,7 +19,7 @@ from pathlib import Path
 
 from node.api import Index
 from node.dicom.attributes import instance_attributes
-from node.index.nouns.records import Received, StoredFile
+from node.index.rows.records import Received, StoredFile
 from node.runtime.metrics import Metrics
 from node.settings.core import OverwritePolicy
 from tests import make

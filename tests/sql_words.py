@@ -1,11 +1,11 @@
-"""A table, and what constructs of `node.index.engine.sql` find in it, whichever engine has it."""
+"""A table, and what constructs of `node.index.rows.sql` find in it, whichever engine has it."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import JSON, Column, Integer, MetaData, String, Table
 
-from node.index.engine import sql
+from node.index.rows import sql
 
 PARTIAL = sql.partial_index("ix_t_odd", "n", "a LIKE '%x'")
 T = Table(

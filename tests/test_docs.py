@@ -24,9 +24,9 @@ from node.extensions.channels.settings import PLACEHOLDERS
 from node.extensions.deidentify.deidentification import RefusalReason
 from node.extensions.deidentify.profile import CLEAN, RETAIN
 from node.extensions.object_store.settings import COLD_CLASSES, StoreSettings
-from node.index.engine.place import upgrade
-from node.index.nouns.events import EventKind
-from node.index.work.states import picture
+from node.index.rows.models.history import EventKind
+from node.index.rows.place import upgrade
+from node.index.rows.states import picture
 from node.lifecycle.fsck import Kind
 from tests import budget
 

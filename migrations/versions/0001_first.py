@@ -1,16 +1,16 @@
 """The first schema: every table, with its indexes.
 
 Tables are written out rather than made from the models: a migration must make the same tables when the models have
-moved on. Names of keys, constraints and indexes of one column follow the convention in `node.index.models`. The views
-are no part of any migration, see `node.index.engine.views`.
+moved on. Names of keys, constraints and indexes of one column follow the convention in `node.index.rows.models`. The
+views are no part of any migration, see `node.index.rows.views`.
 """
 
 import sqlalchemy as sa
 from alembic import op
 
-from node.index.engine.backend import backend_of
-from node.index.engine.sharing import FOLLOWED
-from node.index.engine.sql import NO_ID_TWICE, partial_index
+from node.index.rows.backend import backend_of
+from node.index.rows.sharing import FOLLOWED
+from node.index.rows.sql import NO_ID_TWICE, partial_index
 
 revision = "0001"
 down_revision = None

@@ -42,7 +42,7 @@ from node.association.upper_layer import (
 )
 from node.dicom.command import CommandSet, MalformedCommand
 from node.errors import VoxelnodeError
-from node.index.nouns.records import Refused
+from node.index.rows.records import Refused
 from node.runtime.budget import Claim
 from node.runtime.metrics import Metrics
 from node.runtime.tls import failure_reason

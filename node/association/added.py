@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from node.association.operation import Operation
     from node.audit.audit_log import Audit
     from node.children.decoder import Decoder
-    from node.index.nouns.records import Refused
+    from node.index.rows.records import Refused
     from node.receive.ingest import Ingest
     from node.runtime.background import BackgroundService, SupervisedThread
     from node.runtime.metrics import Metrics
@@ -28,7 +28,7 @@ class FoundAnswers(NamedTuple):
 
 Find = Callable[["Dataset", int, Callable[[], bool]], FoundAnswers]
 """Answers a C-FIND: takes the identifier, the largest number of answers, and a function that says whether to stop. It
-may raise what `node.index.search.finder` raises."""
+may raise what `node.index.look.finder` raises."""
 
 Operate = Callable[["Operation"], None]
 """Serves another request, on the thread of the association: it sends the response."""

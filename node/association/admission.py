@@ -16,8 +16,8 @@ from node.association.request import ReceivedRequest
 from node.association.tls import PeerCertificate
 from node.dicom.uids import APPLICATION_CONTEXT
 from node.errors import counted
-from node.index.engine.scope import Scope
-from node.index.nouns.records import Refused
+from node.index.rows.records import Refused
+from node.index.rows.scope import Scope
 from node.runtime.budget import Budget, Claim, Holder, Limits, Stage, Standing
 from node.runtime.metrics import Metrics
 from node.runtime.network import plain_address

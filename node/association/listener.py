@@ -37,8 +37,8 @@ from node.dicom.command import C_GET_RQ, C_MOVE_RQ, N_ACTION_RQ, N_EVENT_REPORT_
 from node.dicom.status import SOP_CLASS_NOT_SUPPORTED, SUCCESS
 from node.dicom.uids import STORAGE_COMMITMENT
 from node.errors import UsageError
-from node.index.engine.scope import Scope, within
-from node.index.nouns.records import Refused
+from node.index.rows.records import Refused
+from node.index.rows.scope import Scope, within
 from node.receive.ingest import Ingest, Origin
 from node.registry import ACCEPTOR, enabled, required
 from node.runtime.background import BackgroundService, SupervisedThread

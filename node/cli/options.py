@@ -26,9 +26,9 @@ from node.errors import UsageError, VoxelnodeError
 
 if TYPE_CHECKING:
     from node.archive.base import LocalFile
-    from node.index.database.look import Look, Named
-    from node.index.database.reading import ReadIndex
-    from node.index.nouns.records import Level
+    from node.index.looking import Look, Named
+    from node.index.reading import ReadIndex
+    from node.index.rows.records import Level
     from node.settings.model import Settings
 
 ConfigFile = Annotated[
@@ -140,7 +140,7 @@ class Root(Configured):
         return self.folder
 
     def reading(self) -> AbstractContextManager[ReadIndex]:
-        """Open the index for reading; see `node.index.database.reading`."""
+        """Open the index for reading; see `node.index.reading`."""
         return self.reading_of(None)
 
     @contextmanager
@@ -152,9 +152,9 @@ class Root(Configured):
         from node.dicom.lean_import import load_for_rows
 
         load_for_rows()
-        from node.index.database.reading import reading
-        from node.index.engine.scope import Scope
-        from node.index.nouns.projects import KnownProjects
+        from node.index.reading import reading
+        from node.index.rows.scope import Scope
+        from node.index.rules.people.accounts import KnownProjects
 
         scope = None if project is None else Scope(projects=(project,))
         with reading(self.settings.storage.root, self.settings.index.url, scope) as index:
@@ -163,22 +163,22 @@ class Root(Configured):
             yield index
 
     def looking(self) -> AbstractContextManager[Look | ReadIndex]:
-        """Open the documented views of the index; see `node.index.database.look`."""
-        from node.index.database.look import looking
-        from node.index.engine.backend import place_of
+        """Open the documented views of the index; see `node.index.looking`."""
+        from node.index.looking import looking
+        from node.index.rows.backend import place_of
 
         return looking(place_of(self.settings.storage.root, self.settings.index.url))
 
     def named(self, text: str, *levels: Level, study: str | None = None) -> Named:
-        """Return what a person names; see `node.index.database.look.the_named`."""
-        from node.index.database.look import the_named
+        """Return what a person names; see `node.index.looking.the_named`."""
+        from node.index.looking import the_named
 
         with self.looking() as index:
             return the_named(index, text, *levels, study=study)
 
     def uid_of(self, text: str, *levels: Level) -> str:
         """Return the UID of what a person names, or the text itself: it may be of something that is gone."""
-        from node.index.database.look import named, the_named
+        from node.index.looking import named, the_named
 
         with self.looking() as index:
             return the_named(index, text, *levels).uid if named(index, text) else text

@@ -21,13 +21,13 @@ from node.control import import_beside
 from node.control.configuration import ConfigurationChanges
 from node.errors import UsageError
 from node.hookspecs import Action as RootAction
-from node.index.database.reading import ReadIndex, checked
-from node.index.engine.rows import Terms
-from node.index.nouns.deletions import NotThere
-from node.index.nouns.records import Level
-from node.index.work.ledger import Lane, Work, WorkEnded
-from node.index.work.routes import lane_to
-from node.index.work.states import Kind
+from node.index.reading import ReadIndex, checked
+from node.index.rows.records import Lane, Level
+from node.index.rows.repositories import Terms
+from node.index.rows.states import Kind
+from node.index.rules.custody.deletions import NotThere
+from node.index.rules.work.ledger import Work, WorkEnded
+from node.index.rules.work.routes import lane_to
 from node.lifecycle.deletion import Order, delete, empty, restore, resume_deletions
 from node.lifecycle.erasure import Erasing, Object
 from node.lifecycle.holders import DECISIONS, GONE, decided_about, holders

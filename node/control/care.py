@@ -15,9 +15,9 @@ from node.control.root import REBUILDING_FILE, is_held, locked_root
 from node.errors import VoxelnodeError, counted
 from node.files.acknowledged import problems as ledger_problems
 from node.files.durable import make_folder, sync_folder, write_durably
-from node.index.database.reading import reading
-from node.index.engine.backend import IndexUnusable, Salvaged, backend_at
-from node.index.engine.place import Place, exists, newer_schema, place_of, require_there
+from node.index.reading import reading
+from node.index.rows.backend import IndexUnusable, Salvaged, backend_at
+from node.index.rows.place import Place, exists, newer_schema, place_of, require_there
 from node.journal.inspection import MARK_FILE, inspect, segment_files
 from node.lifecycle.fsck import Finding, examine, require_mounted
 from node.lifecycle.journal import JOURNAL_FOLDER

@@ -209,7 +209,7 @@ def _require_ports(settings: Settings) -> None:
 def _require_index(settings: Settings) -> None:
     if settings.index.url is None:
         return
-    from node.index.engine.backend import backend_at, place_of
+    from node.index.rows.backend import backend_at, place_of
 
     place = place_of(settings.storage.root, settings.index.url)
     if mistakes := backend_at(place).mistakes(place):
@@ -226,8 +226,8 @@ def _check_peer(name: str, peer: Peer, settings: Settings) -> None:
 
 
 def _require_account(settings: Settings) -> None:
-    from node.index.database.reading import reading
-    from node.index.engine.place import exists, place_of
+    from node.index.reading import reading
+    from node.index.rows.place import exists, place_of
 
     root, url = settings.storage.root, settings.index.url
     if exists(place_of(root, url)):

@@ -23,9 +23,9 @@ from node.control import checks
 from node.errors import UsageError, counted
 from node.files.durable import make_folder, sync_folder
 from node.hookspecs import Action as RootAction
-from node.index.database.index import Index
-from node.index.nouns.views import outstanding
-from node.index.work.ledger import Lane
+from node.index.database import Index
+from node.index.look.views import outstanding
+from node.index.rows.records import Lane
 from node.routing.router import lanes_of
 from node.runtime.failpoints import reached
 from node.runtime.logs import set_level

@@ -38,9 +38,9 @@ from node.control.root import require_root
 from node.conversion.scheduler import Worker
 from node.conversion.series import sweep
 from node.errors import UsageError, VoxelnodeError, is_out_of_memory
-from node.index.database.index import Index
-from node.index.engine.place import IndexUnusable
-from node.index.nouns.records import Refused
+from node.index.database import Index
+from node.index.rows.place import IndexUnusable
+from node.index.rows.records import Refused
 from node.lifecycle.retention import Retention
 from node.lifecycle.scrub import Comparisons, Scrub
 from node.notify.notifier import Notifier

@@ -25,7 +25,7 @@ from node.control.root import is_root
 from node.control.row_sources import LISTING, FolderRows, RootRows, Row, RowSource, name_of, one_file_each, stem_of_row
 from node.conversion.volume_files import stem_of
 from node.errors import UsageError
-from node.index.engine.backend import IndexUnusable, place_of
+from node.index.rows.backend import IndexUnusable, place_of
 from node.registry import require_extra
 from node.settings.load import load, mistakes
 from node.settings.section import Convert

@@ -21,9 +21,9 @@ from node.control.root import LOCK_FILE, hold_or_request, locked_root, require_c
 from node.conversion.volume_files import LostSources, sweep_unknown
 from node.errors import OutOfResources, UsageError, VoxelnodeError
 from node.files.durable import make_folder
-from node.index.database.index import Index
-from node.index.engine.about_keys import COMPARED, HELD_FOR_OLDER, JOURNAL, STORE, STORE_SPOOLED, SWEPT_VOLUMES
-from node.index.engine.backend import IndexUnusable, OldIndex
+from node.index.database import Index
+from node.index.rows.about_keys import COMPARED, HELD_FOR_OLDER, JOURNAL, STORE, STORE_SPOOLED, SWEPT_VOLUMES
+from node.index.rows.backend import IndexUnusable, OldIndex
 from node.journal.journal import SEGMENT_BYTES, Journal
 from node.lifecycle.deletion import resume_deletions, resume_restores
 from node.lifecycle.fsck import altered_volumes, has_volumes, lacks

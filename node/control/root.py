@@ -13,8 +13,8 @@ from node.archive.root import FolderAway, require_folders
 from node.control.control_socket import REQUEST_SECONDS, NoControlSocket, NotPerformed, request_action
 from node.errors import UsageError, VoxelnodeError
 from node.files.durable import locked, make_folder
-from node.index.engine.backend import FILE_NAME, IndexUnusable, place_of
-from node.index.engine.sqlite_file import has_schema
+from node.index.rows.backend import FILE_NAME, IndexUnusable, place_of
+from node.index.rows.sqlite_file import has_schema
 from node.journal.inspection import inspect
 from node.lifecycle.journal import JOURNAL_FOLDER
 from node.settings.model import Settings
@@ -113,7 +113,7 @@ def require_created(settings: Settings) -> None:
 
     Raises IndexUnusable.
     """
-    from node.index.engine.place import require_there
+    from node.index.rows.place import require_there
 
     place = place_of(settings.storage.root.absolute(), settings.index.url)
     require_there(place)
@@ -131,7 +131,7 @@ def require_index(root: Path, url: str | None = None) -> None:
     place = place_of(root, url)
     if isinstance(place, Path) and place.exists() and has_schema(place):
         return
-    from node.index.engine.place import exists, require_there  # here, because a look at a root needs no SQLAlchemy
+    from node.index.rows.place import exists, require_there  # here, because a look at a root needs no SQLAlchemy
 
     if exists(place):
         return

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from node.conversion.volume_files import stem_of
 from node.errors import UsageError
-from node.index.database.look import looking
-from node.index.engine.backend import Place
-from node.index.engine.view_rows import moment, parsed
+from node.index.looking import looking
+from node.index.rows.backend import Place
+from node.index.rows.view_rows import moment, parsed
 from node.selector import compile_selector
 from node.volume.model import VolumeKind
 
 if TYPE_CHECKING:
-    from node.index.nouns.converted import SeriesKey
+    from node.index.rows.converted import SeriesKey
 
 Row = Mapping[str, Any]
 
@@ -97,7 +97,7 @@ class RootRows:
         return rows if selected is None else [row for row in rows if _series_of(row) in selected]
 
     def _selected(self, where: str) -> set[SeriesKey]:
-        from node.index.database.reading import reading  # here, because a look needs no SQLAlchemy
+        from node.index.reading import reading  # here, because a look needs no SQLAlchemy
 
         selector, place = compile_selector(where), self._place
         of = (place.parent, None) if isinstance(place, Path) else (place.root, place.url)

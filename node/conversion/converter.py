@@ -29,7 +29,7 @@ from node.dicom.lean_import import load_for_volumes
 from node.errors import VoxelnodeError, is_of_system, is_out_of_memory, type_and_location
 from node.files.durable import NO_ROOM
 from node.hookspecs import ObjectKind
-from node.index.nouns.converted import ConvertedFile
+from node.index.rows.converted import ConvertedFile
 from node.registry import resolve
 from node.writers.options import WriteOptions
 

@@ -22,7 +22,7 @@ from node.dicom.values import once_per_series, standard_tag, text, whole
 from node.errors import ConversionRefused, is_of_system, is_out_of_memory, text_without
 from node.files.heads import cut_pixels_of
 from node.files.reading import read_instance
-from node.index.nouns.converted import ClaimedInstance
+from node.index.rows.converted import ClaimedInstance
 from node.volume.read.pixel_layout import cut
 from node.volume.reasons import Exclusion, Reason
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from node.completeness import Evidence
     from node.conversion.job import ReferencedSeries
-    from node.index.nouns.converted import ConvertedFile, SeriesKey
+    from node.index.rows.converted import ConvertedFile, SeriesKey
     from node.volume.model import Volume
     from node.volume.reasons import Refusal
     from node.writers.options import WriteOptions

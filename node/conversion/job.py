@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from node.children.serving import ChildLimits
 from node.completeness import Completeness, Expectation, Findings
-from node.index.nouns.converted import ClaimedInstance, ConvertedFile, SeriesKey
+from node.index.rows.converted import ClaimedInstance, ConvertedFile, SeriesKey
 from node.volume.reasons import Exclusion, Reason, Refusal, VolumeWarning
 from node.writers.options import WriteOptions
 

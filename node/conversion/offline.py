@@ -41,7 +41,7 @@ from node.conversion.out_folder import (
     work_folder,
 )
 from node.conversion.pool import ConverterDied
-from node.index.nouns.converted import SeriesKey
+from node.index.rows.converted import SeriesKey
 from node.volume.reasons import Reason, Refusal
 from node.writers.options import WriteOptions
 

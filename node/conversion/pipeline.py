@@ -27,7 +27,7 @@ from node.conversion.job import ConversionJob, Converted, converted_file
 from node.dicom.counts import holes
 from node.dicom.values import text
 from node.errors import ConversionRefused, VoxelnodeError
-from node.index.nouns.converted import ConvertedFile, SeriesKey
+from node.index.rows.converted import ConvertedFile, SeriesKey
 from node.registry import resolve
 from node.volume.assemble import DAMAGE, assemble, damage_detail
 from node.volume.describe.scan_parameters import scan_parameters

@@ -18,10 +18,10 @@ from node.conversion.series import Conversions, Crashed, End
 from node.conversion.volume_files import Housekeeping
 from node.errors import OutOfResources, type_and_location
 from node.hookspecs import ObjectKind
-from node.index.database.index import Index
-from node.index.database.work_loop import IndexFollower
-from node.index.nouns.records import ClaimedSeries
-from node.index.search.finder import QueryRefused
+from node.index.database import Index
+from node.index.look.finder import QueryRefused
+from node.index.rows.records import ClaimedSeries
+from node.index.work_loop import IndexFollower
 from node.settings.core import SeriesSettings
 from node.settings.section import Convert
 from node.writers.options import write_options

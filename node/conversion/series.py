@@ -39,11 +39,11 @@ from node.conversion.volume_files import (
 )
 from node.errors import OutOfResources, VoxelnodeError, is_out_of_memory
 from node.files.durable import NO_ROOM, write_durably
-from node.index.database.index import Index
-from node.index.engine.place import IndexUnusable
-from node.index.nouns.converted import ClaimedInstance, SeriesKey
-from node.index.nouns.records import ClaimedSeries, FoundSeries, SeriesOutcome
-from node.index.nouns.series_claims import FOR_ROOM
+from node.index.database import Index
+from node.index.rows.converted import ClaimedInstance, SeriesKey
+from node.index.rows.place import IndexUnusable
+from node.index.rows.records import ClaimedSeries, FoundSeries, SeriesOutcome
+from node.index.rules.series.claims import FOR_ROOM
 from node.receive.stored_files import report_damage
 from node.runtime.background import wait_seconds
 from node.runtime.failpoints import reached
@@ -196,7 +196,7 @@ class Conversions:
         return is_named or is_out_of_memory(error) or intake.shortage is not None or not intake.has_room()
 
     def record(self, claimed: ClaimedSeries, end: End) -> None:
-        """Record an end, which ends the claim (`node.index.nouns.claim_ends`), and log it.
+        """Record an end, which ends the claim (`node.index.rules.series.claims`), and log it.
 
         May be called again if it raises. An end whose claim was lost changes nothing.
         """

@@ -38,16 +38,16 @@ from node.archive.base import VOLUMES
 from node.archive.root import mark_folders
 from node.conversion.naming import folder_name
 from node.files.durable import sync_file
-from node.index.nouns.records import OWED_SIDECARS, RevisionFile
+from node.index.rows.records import OWED_SIDECARS, RevisionFile
 from node.runtime.failpoints import reached
 
 if TYPE_CHECKING:
     from node.archive.base import LocalFile
     from node.archive.filesystem import Archive
     from node.completeness import Completeness
-    from node.index.database.index import Index
-    from node.index.database.reading import ReadIndex
-    from node.index.nouns.records import ClaimedSeries, OwedSidecars
+    from node.index.database import Index
+    from node.index.reading import ReadIndex
+    from node.index.rows.records import ClaimedSeries, OwedSidecars
 
 LocalPath = Callable[[str], Path]
 """Gives the local path of a file of a revision by its path relative to the root, after fetching it."""

@@ -1,6 +1,6 @@
 """Parse the values of a query key into matches (PS3.4 C.2.2.2), and match values in memory.
 
-`node.index.search.conditions` has the same rules as SQL. Person names are compared without case, accents and width of
+`node.index.look.conditions` has the same rules as SQL. Person names are compared without case, accents and width of
 letters.
 """
 

@@ -1,6 +1,6 @@
 """Parse a query of C-FIND or QIDO-RS: an identifier becomes conditions and returned keys (PS3.4 C.2.2).
 
-`read_query` interprets the keys; `node.index.search.finder` searches the index.
+`read_query` interprets the keys; `node.index.look.finder` searches the index.
 """
 
 from __future__ import annotations

@@ -159,7 +159,7 @@ class Ledger:
     def write_off(self, level: Level, uids: Sequence[str], before: int, ordered_at: dt.datetime | None = None) -> None:
         """Write off the entries of these UIDs before a number, durably.
 
-        `ordered_at`: when the deletion was ordered that removed them; see `node.index.nouns.lost.absent`.
+        `ordered_at`: when the deletion was ordered that removed them; see `node.index.rules.custody.lost.absent`.
 
         Raises OSError if the disk is full or fails.
         """

@@ -12,10 +12,10 @@ removal of its files is durable. If the process dies in between, the next start 
     audit line -> files named in the tombstone, one commit -> files unlinked -> finished
 
 Until the trash is emptied, the files of a deletion are where they were, and nothing but their rows in the trash names
-them. An undo is no arrival: rows, volumes, results and what destinations took are as before (`node.index.nouns.trash`).
-Then each file is compared with its row. One that differs stays where it is and is marked, as a damaged file of the
-archive is: it must be sent again. An instance that came again meanwhile stays current, and other bytes under its UID
-are a conflict. If the process dies in between, the next start goes on.
+them. An undo is no arrival: rows, volumes, results and what destinations took are as before
+(`node.index.rules.custody.trash`). Then each file is compared with its row. One that differs stays where it is and is
+marked, as a damaged file of the archive is: it must be sent again. An instance that came again meanwhile stays current,
+and other bytes under its UID are a conflict. If the process dies in between, the next start goes on.
 """
 
 import datetime as dt
@@ -32,12 +32,12 @@ from node.audit.audit_log import Audit, AuditAction, AuditEvent, AuditMessage, R
 from node.conversion.volume_files import remove_folder
 from node.errors import VoxelnodeError, sized
 from node.files.acknowledged import entries
-from node.index.database.index import Index
-from node.index.engine.place import REMEDY
-from node.index.engine.rows import Terms
-from node.index.nouns.deletions import is_deletable
-from node.index.nouns.records import UIDS, Deletion, DeletionPlan, NotInTrash, removes_instances
-from node.index.nouns.trash import TrashedFile
+from node.index.database import Index
+from node.index.rows.place import REMEDY
+from node.index.rows.records import UIDS, Deletion, DeletionPlan, NotInTrash, removes_instances
+from node.index.rows.repositories import Terms
+from node.index.rules.custody.deletions import is_deletable
+from node.index.rules.custody.trash import TrashedFile
 from node.receive.apply import MAX_BATCH
 from node.receive.recovery import ADOPTED, IN_PLACE, OTHER_BYTES, SECOND_VERSION, adopt
 from node.receive.stored_files import problem_of, report_damage
@@ -55,7 +55,7 @@ class Order:
     """Who ordered a deletion (a user of this machine or a part of the node), the reason, and the terms.
 
     `trash_until`: until when it can be undone (`node.lifecycle.deletion`); None: it cannot. `forgets`: see
-    `node.index.nouns.deletions`.
+    `node.index.rules.custody.deletions`.
     """
 
     who: str

@@ -25,11 +25,11 @@ from node.archive.filesystem import DOWNLOAD, Archive
 from node.audit.audit_files import Taker
 from node.audit.audit_log import Audit
 from node.errors import UsageError, VoxelnodeError
-from node.index.database.index import Index
-from node.index.nouns.deletions import NotThere
-from node.index.nouns.records import UIDS, DeletionPlan, Level, NotInTrash
-from node.index.work.ledger import Ended
-from node.index.work.states import Erasure
+from node.index.database import Index
+from node.index.rows.records import UIDS, DeletionPlan, Level, NotInTrash
+from node.index.rows.states import Erasure
+from node.index.rules.custody.deletions import NotThere
+from node.index.rules.work.ledger import Ended
 from node.lifecycle.deletion import Order, delete, empty
 from node.lifecycle.holders import holders
 from node.receive.apply import Applier

@@ -9,14 +9,14 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Literal
 
-from node.index.nouns.level_views import CHUNK_STUDIES
-from node.index.nouns.records import StoredStudy
+from node.index.look.level_views import CHUNK_STUDIES
+from node.index.rows.records import StoredStudy
 from node.selector import compile_selector
 from node.settings.core import RetentionSettings
 
 if TYPE_CHECKING:
-    from node.index.database.look import Look
-    from node.index.database.reading import ReadIndex
+    from node.index.looking import Look
+    from node.index.reading import ReadIndex
 
 FEW = 3
 """Studies that a pass may always delete, however few there are."""

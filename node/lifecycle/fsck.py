@@ -19,14 +19,13 @@ from node.archive.space import KEPT
 from node.conversion.volume_files import LostSources
 from node.errors import VoxelnodeError, counted
 from node.files.acknowledged import FOLDER, LedgerPosition, problems, segments
-from node.index.database.index import Index
-from node.index.database.reading import ReadIndex, reading
-from node.index.engine.about_keys import JOURNAL
-from node.index.engine.place import check, place_of
-from node.index.models.levels import STORE
-from node.index.nouns.conversions import VolumeFile
-from node.index.nouns.instance_files import folders_of
-from node.index.nouns.records import InstanceFile
+from node.index.database import Index
+from node.index.reading import ReadIndex, reading
+from node.index.rows.about_keys import JOURNAL
+from node.index.rows.files import VolumeFile, folders_of
+from node.index.rows.models.levels import STORE
+from node.index.rows.place import check, place_of
+from node.index.rows.records import InstanceFile
 from node.journal.inspection import records, segment_files
 from node.lifecycle.journal import JOURNAL_FOLDER, damaged_records, journal_report, waiting_keys
 from node.receive.accounting import unaccounted

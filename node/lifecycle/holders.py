@@ -13,7 +13,7 @@ from typing import Any
 from node.archive.proof import last_proof
 from node.audit.audit_files import Holder, takers_of
 from node.errors import counted
-from node.index.database.reading import ReadIndex
+from node.index.reading import ReadIndex
 from node.receive.custody import examined
 from node.settings.model import Settings
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from node.index.engine.about_keys import AppliedPosition
+from node.index.rows.about_keys import AppliedPosition
 from node.journal.inspection import inspect, records
 from node.journal.segment import Damage
 from node.receive.record import association_end, receipt

@@ -13,9 +13,9 @@ from node.errors import is_of_system, is_out_of_memory
 from node.files.acknowledged import digests_of
 from node.files.durable import make_folder
 from node.files.reading import read_instance
-from node.index.database.index import Index
-from node.index.models.levels import SPOOL
-from node.index.nouns.records import InstanceFile
+from node.index.database import Index
+from node.index.rows.models.levels import SPOOL
+from node.index.rows.records import InstanceFile
 from node.lifecycle.fsck import Finding, Kind
 from node.receive.accounting import note_lost, repair_ledger
 from node.receive.recovery import ADOPTED, adopt, not_named, return_from_quarantine, stored_instance, without_deleted

@@ -25,11 +25,11 @@ import structlog
 
 from node.archive.filesystem import Archive
 from node.audit.audit_log import Audit
-from node.index.database.index import Index
-from node.index.database.reading import ReadIndex, checked
-from node.index.engine.about_keys import RETENTION, RETENTION_CONFIRMED, ClockLook, RetentionState, Uptime, look_of
-from node.index.nouns.deletions import NotThere
-from node.index.nouns.retention import Receipts
+from node.index.database import Index
+from node.index.reading import ReadIndex, checked
+from node.index.rows.about_keys import RETENTION, RETENTION_CONFIRMED, ClockLook, RetentionState, Uptime, look_of
+from node.index.rules.custody.deletions import NotThere
+from node.index.rules.custody.leaving import Receipts
 from node.lifecycle.deletion import Order, delete, empty_due
 from node.lifecycle.expired import Expired, due_now
 from node.runtime.background import BackgroundService

@@ -29,13 +29,12 @@ from node.children.decoding import SAME, recoded
 from node.errors import OutOfResources
 from node.files.acknowledged import problems
 from node.files.durable import NO_ROOM
-from node.index.database.index import Index
-from node.index.database.work_loop import IndexFollower
-from node.index.engine.about_keys import SCRUB
-from node.index.nouns.conversions import VolumeFile
-from node.index.nouns.instance_files import HeldFile
-from node.index.nouns.received import NOT_COMPARED
-from node.index.nouns.records import InstanceFile
+from node.index.database import Index
+from node.index.rows.about_keys import SCRUB
+from node.index.rows.files import HeldFile, VolumeFile
+from node.index.rows.records import InstanceFile
+from node.index.rules.intake.received import NOT_COMPARED
+from node.index.work_loop import IndexFollower
 from node.lifecycle.fsck import is_here
 from node.receive.accounting import note_lost
 from node.receive.stored_files import problem_of, report_damage

@@ -18,10 +18,10 @@ from node.settings.core import HookEvent, HookSettings
 
 if TYPE_CHECKING:  # the child process of a plugin needs no index
     from node.archive.base import ArchivedFile
-    from node.index.database.reading import ReadIndex
-    from node.index.engine.view_rows import Row
-    from node.index.nouns.converted import SeriesKey
-    from node.index.work.messages import PendingEvent
+    from node.index.reading import ReadIndex
+    from node.index.rows.converted import SeriesKey
+    from node.index.rows.view_rows import Row
+    from node.index.rules.work.messages import PendingEvent
 
 MAX_VOLUMES = 10_000
 """Largest number of files of one series, over all revisions."""
@@ -118,7 +118,7 @@ def compose_test(
     if event == "instance-stored":
         stored = next(iter(index.instances.page(None, 1, **_uids(series))), None)
         instance = _found(stored)["sop_instance_uid"]
-    from node.index.work.messages import PendingEvent
+    from node.index.rules.work.messages import PendingEvent
 
     pending = PendingEvent(
         f"test-{now.timestamp():.6f}",

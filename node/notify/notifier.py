@@ -10,13 +10,14 @@ import structlog
 from node.archive.base import ArchivedFile
 from node.audit.audit_log import DESTINATION, SOURCE, Audit, AuditAction, AuditEvent, AuditMessage, Participant, Result
 from node.errors import OutOfResources, ResultRefused, ResultsBusy, with_last_line
-from node.index.database.index import Index
-from node.index.database.reading import ReadIndex
-from node.index.database.work_loop import Interrupted, MessageLoop, MessageLoops
-from node.index.search.finder import QueryRefused
-from node.index.work.jobs import Job, JobEnded
-from node.index.work.ledger import REASON_LENGTH, Ended, Lane, Postponed, after_failure
-from node.index.work.messages import UNWANTED, Attempt, PendingEvent
+from node.index.database import Index
+from node.index.look.finder import QueryRefused
+from node.index.reading import ReadIndex
+from node.index.rows.records import Lane
+from node.index.rules.work.jobs import Job, JobEnded
+from node.index.rules.work.ledger import REASON_LENGTH, Ended, Postponed, after_failure
+from node.index.rules.work.messages import UNWANTED, Attempt, PendingEvent
+from node.index.work_loop import Interrupted, MessageLoop, MessageLoops
 from node.notify.channel import Channel, DeliveredMessage, NotDelivered, end_leftovers, hook_channel
 from node.notify.message import HookMessage, NothingLeft, compose, files_of, with_job
 from node.receive.results import KeptResults, Results

@@ -24,8 +24,8 @@ from node.files.acknowledged import (
     is_written_off,
     write_offs,
 )
-from node.index.database.index import Index
-from node.index.engine.about_keys import JOURNAL
+from node.index.database import Index
+from node.index.rows.about_keys import JOURNAL
 from node.receive.generation import INDEX, LISTED, mark_of
 from node.runtime.failpoints import reached
 
@@ -52,8 +52,9 @@ def listed(archive: Archive, applied: Sequence[tuple[Acknowledged, Sequence[str]
 def unaccounted(root: Path, absent: Absent, since: int = 0, older: float = inf) -> Iterator[list[Acknowledged]]:
     """Yield the instances that a ledger names from an entry on, and that are neither here nor deleted nor written off.
 
-    `absent`: of the index (`node.index.nouns.lost.absent`). `older`: the entries that were known to an index of before;
-    versions whose place others took later are in quarantine, or lost. Raises OSError if the ledger cannot be read.
+    `absent`: of the index (`node.index.rules.custody.lost.absent`). `older`: the entries that were known to an index of
+    before; versions whose place others took later are in quarantine, or lost. Raises OSError if the ledger cannot be
+    read.
     """
     written_off = write_offs(root, since)
     written_off = {key: one for key, one in written_off.items() if key[0] != "version" or one.before <= older}

@@ -35,13 +35,13 @@ from node.archive.filesystem import Archive
 from node.audit.audit_log import SOURCE, Audit, AuditAction, AuditEvent, AuditMessage, Participant, Result
 from node.errors import NotUnderstood, OutOfResources, counted
 from node.files.acknowledged import Acknowledged
-from node.index.database.index import Ahead, Index
-from node.index.engine.about_keys import AppliedPosition
-from node.index.nouns.association_ends import RELEASED
-from node.index.nouns.events import uids_of
-from node.index.nouns.instances import NotIndexable
-from node.index.nouns.records import NOT_CURRENT_OUTCOMES, AssociationEnd, Indexed, Outcome, Received
-from node.index.search.finder import QueryRefused
+from node.index.database import Ahead, Index
+from node.index.look.finder import QueryRefused
+from node.index.rows.about_keys import AppliedPosition
+from node.index.rows.records import NOT_CURRENT_OUTCOMES, AssociationEnd, Indexed, Outcome, Received
+from node.index.rules.intake.instances import NotIndexable
+from node.index.rules.series.association_ends import RELEASED
+from node.index.rules.work.events import uids_of
 from node.journal.inspection import JournalUnusable
 from node.journal.journal import Journal, JournalFull
 from node.journal.segment import Record, SegmentGone

@@ -21,8 +21,8 @@ from node.errors import NotUnderstood
 
 if TYPE_CHECKING:
     from node.archive.base import LocalFile
-    from node.index.database.look import Look
-    from node.index.database.reading import ReadIndex
+    from node.index.looking import Look
+    from node.index.reading import ReadIndex
 
 FOLDER = "quarantine"
 

@@ -22,8 +22,8 @@ import structlog
 
 from node.archive.filesystem import Archive
 from node.files.acknowledged import Acknowledged
-from node.index.database.index import Index
-from node.index.nouns.records import Received
+from node.index.database import Index
+from node.index.rows.records import Received
 from node.journal.journal import Journal
 from node.journal.segment import Damage, Record
 from node.receive.accounting import listed

@@ -29,10 +29,10 @@ from node.dicom.walker import HeaderCut
 from node.errors import NotUnderstood, OutOfResources, UsageError
 from node.files.acknowledged import digests_of
 from node.files.heads import cut_pixels_of
-from node.index.database.index import Index
-from node.index.database.reading import ReadIndex
-from node.index.nouns.instance_files import HeldFile
-from node.index.nouns.records import InstanceFile, Outcome, ReceivedPolicy, StoredFile
+from node.index.database import Index
+from node.index.reading import ReadIndex
+from node.index.rows.files import HeldFile
+from node.index.rows.records import InstanceFile, Outcome, ReceivedPolicy, StoredFile
 from node.receive.aside import FOLDER, OF_TWO_PATIENTS, QuarantinedFile, quarantined
 from node.receive.ingest import Announced, Ingest, Origin
 from node.receive.recovery import ADOPTED, adopt, stored_instance

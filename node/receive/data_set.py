@@ -22,7 +22,7 @@ from node.dicom.header import Head, ReadHead
 from node.dicom.walker import HeaderCut
 from node.errors import NotUnderstood, OutOfResources
 from node.files.heads import attributes_of, head_of
-from node.index.nouns.records import AssociationEnd, Received, StoredFile
+from node.index.rows.records import AssociationEnd, Received, StoredFile
 from node.journal.segment import Record
 from node.receive.record import Known, Receipt, association_end, receipt
 

@@ -21,8 +21,8 @@ from node.archive.filesystem import Archive
 from node.archive.root import generation_of
 from node.archive.space import KEPT
 from node.files.acknowledged import LedgerPosition
-from node.index.database.index import Index
-from node.index.engine.about_keys import COMPARED, GENERATION, LEDGER
+from node.index.database import Index
+from node.index.rows.about_keys import COMPARED, GENERATION, LEDGER
 from node.journal.journal import Journal
 from node.runtime.failpoints import reached
 

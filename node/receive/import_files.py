@@ -12,7 +12,7 @@ from pathlib import Path
 
 from node.archive.intact import data_set_offset, problem_with
 from node.errors import InstanceRefused, OutOfResources
-from node.index.nouns.records import Outcome
+from node.index.rows.records import Outcome
 from node.receive.dicom_files import MediaFile, SkippedFile, find_instances
 from node.receive.ingest import Announced, Ingest, Origin
 

@@ -42,8 +42,8 @@ from node.dicom.header import (
 from node.dicom.status import NotPermitted
 from node.dicom.walker import HeaderCut
 from node.errors import ClassMismatch, InstanceRefused, NotUnderstood, OutOfResources
-from node.index.database.index import Index
-from node.index.nouns.records import NOT_CURRENT_OUTCOMES, AssociationEnd, Outcome, ReceivedPolicy
+from node.index.database import Index
+from node.index.rows.records import NOT_CURRENT_OUTCOMES, AssociationEnd, Outcome, ReceivedPolicy
 from node.journal.journal import Journal
 from node.receive.apply import Applier
 from node.receive.data_set import IncomingDataSet, SpareBuffers
@@ -172,7 +172,7 @@ class Ingest:
 
     `maximum_bytes`: largest data set that is accepted.
     `overwrite_policy`: what happens to other bytes under a SOP Instance UID that is stored; see
-        `node.index.nouns.received.add_instances`.
+        `node.index.rules.intake.received.add_instances`.
     `transfers`: notes each instance that is stored, for the audit log.
     `aborted_grace_seconds`: wait of a series after its last instance if its association was not released.
     `conflict_answer`: whether the sender of a version that is not current gets a warning.
@@ -181,7 +181,8 @@ class Ingest:
 
     `acknowledgement`: what is to be waited for after `Incoming.finish`; None: an instance may be acknowledged at once.
     `warns`: whether the sender of a version that is not current gets a warning.
-    `gaps`: what was acknowledged before and is not known any more, until a person accepts it (`node.index.nouns.lost`).
+    `gaps`: what was acknowledged before and is not known any more, until a person accepts it
+    (`node.index.rules.custody.lost`).
     """
 
     def __init__(

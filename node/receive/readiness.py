@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from node.archive.root import MOUNT
 from node.archive.space import disks_of, lack_for_senders
-from node.index.engine.sqlite_file import LOCKED
+from node.index.rows.sqlite_file import LOCKED
 
 if TYPE_CHECKING:
     from node.receive.apply import Applier

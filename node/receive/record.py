@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from node.dicom.attributes import InstanceAttributes
-from node.index.nouns.records import AssociationEnd, Outcome, ReceivedPolicy
+from node.index.rows.records import AssociationEnd, Outcome, ReceivedPolicy
 
 _ENCODER = json.JSONEncoder(default=dt.datetime.isoformat)
 

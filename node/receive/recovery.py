@@ -32,11 +32,11 @@ from node.dicom.walker import HeaderCut
 from node.errors import NotUnderstood
 from node.files.durable import make_folder
 from node.files.heads import attributes_of, head_of
-from node.index.database.index import Index
-from node.index.engine.about_keys import SWEPT_FOLDER
-from node.index.models.levels import STORE
-from node.index.nouns.instances import NotIndexable
-from node.index.nouns.records import Indexed, InstanceFile, Outcome, Received, StoredFile
+from node.index.database import Index
+from node.index.rows.about_keys import SWEPT_FOLDER
+from node.index.rows.models.levels import STORE
+from node.index.rows.records import Indexed, InstanceFile, Outcome, Received, StoredFile
+from node.index.rules.intake.instances import NotIndexable
 from node.receive.apply import MAX_BATCH, add_compared, clear
 from node.receive.stored_files import report_damage
 from node.runtime.failpoints import reached

@@ -2,7 +2,7 @@
 
 How long a series waits after an instance of a sender is configured, or learnt from the sender, which may need longer
 from one image to the next. While its association is open, more of the series is to be expected
-(`node.index.nouns.waits`).
+(`node.index.rules.series.waits`).
 
 Refusals for `v_rejections` are collected and written every few seconds, so that a flood costs little.
 """
@@ -18,9 +18,9 @@ from time import monotonic
 import structlog
 
 from node.errors import VoxelnodeError
-from node.index.database.index import Index
-from node.index.nouns.converted import SeriesKey
-from node.index.nouns.records import CountedRefusal, Refused, RefusedLevel
+from node.index.database import Index
+from node.index.rows.converted import SeriesKey
+from node.index.rows.records import CountedRefusal, Refused, RefusedLevel
 from node.runtime.background import BackgroundService
 from node.runtime.logs import KINDS_OF_MINUTE, LinesOfAddresses
 from node.runtime.metrics import Metrics

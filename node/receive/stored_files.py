@@ -23,13 +23,12 @@ from node.archive.intact import MISSING, data_set_offset, problem_with
 from node.errors import OutOfResources
 from node.files.durable import NO_ROOM
 from node.files.heads import are_recoded, cut_pixels_of, may_be_own_copy
-from node.index.database.index import Index
-from node.index.engine.scope import within
-from node.index.models.levels import STORE
-from node.index.nouns.conversions import VolumeFile
-from node.index.nouns.instance_files import HeldFile
-from node.index.nouns.received import Compared
-from node.index.nouns.records import Flaw, InstanceFile, Received
+from node.index.database import Index
+from node.index.rows.files import HeldFile, VolumeFile
+from node.index.rows.models.levels import STORE
+from node.index.rows.records import Flaw, InstanceFile, Received
+from node.index.rows.scope import within
+from node.index.rules.intake.received import Compared
 from node.runtime.budget import remember
 
 log = structlog.get_logger()

@@ -29,14 +29,14 @@ from typing import TYPE_CHECKING, Any
 from node.audit.audit_files import lines_naming
 from node.errors import counted
 from node.files.acknowledged import Acknowledged, newest_of
-from node.index.engine.view_rows import Row
-from node.index.nouns.views import OF_PATIENT, folded
+from node.index.look.kept import OF_PATIENT, folded
+from node.index.rows.view_rows import Row
 from node.receive.aside import QuarantinedFile, quarantined
 
 if TYPE_CHECKING:
     from node.archive.base import LocalFile
-    from node.index.database.look import Look
-    from node.index.database.reading import ReadIndex
+    from node.index.looking import Look
+    from node.index.reading import ReadIndex
 
 REFUSAL_DAYS = 7
 """Age up to which a refusal may be why something never came."""
@@ -152,7 +152,7 @@ class _Asked:
 
     def stored(self) -> Whereabouts | None:
         """Look in the index."""
-        from node.index.database.look import named
+        from node.index.looking import named
 
         if not (found := named(self.index, self.sought)):
             return None

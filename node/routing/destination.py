@@ -11,7 +11,7 @@ from node.association.client.send import Outgoing
 from node.conversion.naming import safe_name
 from node.dicom.attributes import attributes_by_windows
 from node.errors import NotUnderstood, VoxelnodeError
-from node.index.work.routes import DueInstance, OwedInstance
+from node.index.rules.work.routes import DueInstance, OwedInstance
 
 
 class NotTaken(VoxelnodeError):

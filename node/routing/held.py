@@ -12,11 +12,11 @@ import structlog
 
 from node.archive.filesystem import Archive
 from node.audit.audit_log import Audit
-from node.index.database.index import Index
-from node.index.database.work_loop import MAX_SLEEP_SECONDS, MessageLoop
-from node.index.work.ledger import REASON_LENGTH, Ended, after_failure
-from node.index.work.messages import Attempt, LedgerEvent, PendingEvent
-from node.index.work.routes import lane_to
+from node.index.database import Index
+from node.index.rules.work.ledger import REASON_LENGTH, Ended, after_failure
+from node.index.rules.work.messages import Attempt, LedgerEvent, PendingEvent
+from node.index.rules.work.routes import lane_to
+from node.index.work_loop import MAX_SLEEP_SECONDS, MessageLoop
 from node.registry import opened_by
 from node.routing.destination import Destination as Receiver
 from node.runtime.background import MAX_WAIT_SECONDS, wait_seconds

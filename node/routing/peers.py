@@ -31,7 +31,7 @@ from node.association.client.send import (
     store_request,
 )
 from node.dicom.command import HIGH_PRIORITY, LOW_PRIORITY, MEDIUM_PRIORITY
-from node.index.work.routes import DueInstance, OwedInstance
+from node.index.rules.work.routes import DueInstance, OwedInstance
 from node.routing.destination import Confirmation, Delivered, NotConfirmable, NotTaken, Prepared, Unreachable
 
 PRIORITIES = {"high": HIGH_PRIORITY, "medium": MEDIUM_PRIORITY, "low": LOW_PRIORITY}

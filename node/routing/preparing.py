@@ -14,7 +14,7 @@ from node.children.decoder import Decoder, DecoderBusy, NotDecoded, NotDecodedNo
 from node.children.forwarding import CopyChange, copy_of, forward
 from node.children.messages import Garbled
 from node.errors import Withheld
-from node.index.work.routes import DueInstance
+from node.index.rules.work.routes import DueInstance
 from node.routing.destination import NotTaken, Prepared, Unreachable
 
 BATCH_INSTANCES, BATCH_BYTES = 32, 4_000_000

@@ -13,11 +13,11 @@ from node.children.decoder import Decoder
 from node.children.forwarding import CopyChange
 from node.dicom.coercion import Coercion
 from node.errors import OutOfResources, UsageError
-from node.index.database.index import Index
-from node.index.database.work_loop import MessageLoops
-from node.index.work.ledger import Lane
-from node.index.work.messages import LedgerEvent
-from node.index.work.routes import lane_to
+from node.index.database import Index
+from node.index.rows.records import Lane
+from node.index.rules.work.messages import LedgerEvent
+from node.index.rules.work.routes import lane_to
+from node.index.work_loop import MessageLoops
 from node.receive.stored_files import report_damage
 from node.registry import DEIDENTIFICATION, required
 from node.routing.destination import Destination, Unreachable

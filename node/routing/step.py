@@ -8,10 +8,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from node.index.nouns.converted import SeriesKey
-from node.index.work.messages import UNWANTED, PendingEvent
-from node.index.work.routes import DueInstance
-from node.index.work.states import Outcome
+from node.index.rows.converted import SeriesKey
+from node.index.rows.states import Outcome
+from node.index.rules.work.messages import UNWANTED, PendingEvent
+from node.index.rules.work.routes import DueInstance
 from node.routing.destination import NotTaken
 
 GROUP_INSTANCES = 1000

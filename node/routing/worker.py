@@ -1,6 +1,6 @@
 """The worker of one destination of a route.
 
-It is a subscriber (`node.index.database.work_loop.MessageLoop`): a message stands for an instance, a series or a study,
+It is a subscriber (`node.index.work_loop.MessageLoop`): a message stands for an instance, a series or a study,
 and is delivered once the destination has taken all of its instances. What was taken is recorded every second: an
 attempt after a failure or a kill sends the rest, and what was sent in the last second once more.
 
@@ -36,11 +36,11 @@ from node.audit.audit_log import (
     Result,
 )
 from node.errors import VoxelnodeError
-from node.index.database.work_loop import RECORD_SECONDS, Interrupted, Outcomes
-from node.index.work.deliveries import Batch
-from node.index.work.ledger import REASON_LENGTH, Ended, after_failure
-from node.index.work.messages import Attempt, LedgerEvent, PendingEvent
-from node.index.work.routes import DueInstance, OwedInstance, SentInstance
+from node.index.rules.work.deliveries import Batch
+from node.index.rules.work.ledger import REASON_LENGTH, Ended, after_failure
+from node.index.rules.work.messages import Attempt, LedgerEvent, PendingEvent
+from node.index.rules.work.routes import DueInstance, OwedInstance, SentInstance
+from node.index.work_loop import RECORD_SECONDS, Interrupted, Outcomes
 from node.routing.destination import Delivered, Destination, NotConfirmable, NotTaken, Prepared, Unreachable
 from node.routing.held import HeldWorker, RouteParts
 from node.routing.preparing import Preparer

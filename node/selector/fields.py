@@ -159,7 +159,7 @@ def grid_fields(shape: Sequence[int], spacing_mm: Sequence[float], geometry: str
 
     One slice has no distance to another, and slices without a geometry none that is known: what a file has there is
     assumed. The distance is rounded here, as rows of earlier versions have it with more digits than are meant.
-    `node.index.engine.view_rows.grid_of` says the same in SQL.
+    `node.index.rows.view_rows.grid_of` says the same in SQL.
     """
     fields: dict[str, float | None] = dict(zip(AXES, (*shape, 1), strict=False))
     fields |= dict(zip(SPACINGS, spacing_mm, strict=False))

@@ -31,12 +31,11 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Message, Receive, Scope, Send
 
 from node.errors import UsageError
-from node.index.engine.scope import NOBODY, ProjectRole, become, within
-from node.index.engine.scope import Scope as IndexScope
-from node.index.nouns.accounts import AccountRepository, Role
-from node.index.nouns.projects import KnownProjects
-from node.index.nouns.records import KnownShares
-from node.index.work.jobs import JobRepository
+from node.index.rows.records import KnownShares
+from node.index.rows.scope import NOBODY, ProjectRole, become, within
+from node.index.rows.scope import Scope as IndexScope
+from node.index.rules.people.accounts import AccountRepository, KnownProjects, Role
+from node.index.rules.work.jobs import JobRepository
 from node.runtime.budget import Caller, Claim, Stage
 from node.settings.core import Web
 from node.web.audit_trail import AccountAuditTrail, AuditTrail

@@ -6,12 +6,10 @@ from typing import Any, Literal
 
 from node.audit.audit_log import AuditAction, AuditEvent
 from node.errors import UsageError, counted, nearest
-from node.index.engine.rows import Terms
-from node.index.nouns.converted import SeriesKey
-from node.index.nouns.problems import SeriesProblem
-from node.index.nouns.records import Level
-from node.index.work.ledger import Lane
-from node.index.work.routes import lane_to
+from node.index.rows.converted import SeriesKey
+from node.index.rows.records import Lane, Level, SeriesProblem
+from node.index.rows.repositories import Terms
+from node.index.rules.work.routes import lane_to
 from node.web.access import Call
 from node.web.audit_trail import of_study
 from node.web.errors import ResourceNotFound

@@ -15,11 +15,11 @@ from typing import Any
 from starlette.requests import HTTPConnection
 
 from node.audit.audit_log import Result
-from node.index.engine.scope import Scope
-from node.index.nouns.accounts import KnownAccount, Role
-from node.index.nouns.records import KnownShares
-from node.index.work.jobs import TOKEN_PREFIX as JOB_TOKEN_PREFIX
-from node.index.work.jobs import JobRepository
+from node.index.rows.records import KnownShares
+from node.index.rows.scope import Scope
+from node.index.rules.people.accounts import KnownAccount, Role
+from node.index.rules.work.jobs import TOKEN_PREFIX as JOB_TOKEN_PREFIX
+from node.index.rules.work.jobs import JobRepository
 from node.runtime.budget import remember
 from node.runtime.network import block_of
 from node.settings.core import Web

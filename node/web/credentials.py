@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote, urlencode
 
 from node.errors import UsageError
-from node.index.nouns.accounts import Role
+from node.index.rules.people.accounts import Role
 from node.web.errors import Forbidden
 
 if TYPE_CHECKING:

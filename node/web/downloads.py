@@ -19,10 +19,11 @@ from fastapi import Response
 from node.archive.filesystem import DOWNLOAD, DOWNLOAD_KEPT_SECONDS
 from node.archive.space import reason_of
 from node.errors import OutOfResources, VoxelnodeError
-from node.index.database.work_loop import RequestLoop
-from node.index.engine.scope import Scope, within
-from node.index.work.ledger import MAX_DOWNLOADS, REASON_LENGTH, Decision, Ended, Lane, Work
-from node.index.work.states import Download
+from node.index.rows.records import Lane
+from node.index.rows.scope import Scope, within
+from node.index.rows.states import Download
+from node.index.rules.work.ledger import MAX_DOWNLOADS, REASON_LENGTH, Decision, Ended, Work
+from node.index.work_loop import RequestLoop
 from node.web.access import Call
 from node.web.audit_trail import AccountAuditTrail, AuditTrail, of_study
 from node.web.errors import DownloadsBusy, ResourceNotFound

@@ -24,9 +24,9 @@ from node.archive.intact import MISSING
 from node.children.forwarding import CopyChange, forward
 from node.conversion.volume_files import revision_files
 from node.errors import OutOfResources, VoxelnodeError
-from node.index.database.reading import ReadIndex
-from node.index.nouns.records import RevisionFile
-from node.index.search.selection import StoredInstance
+from node.index.reading import ReadIndex
+from node.index.rows.files import StoredInstance
+from node.index.rows.records import RevisionFile
 from node.receive.stored_files import report_damage
 from node.web.problem_types import RANGE_NOT_SATISFIABLE, ProblemResponse
 from node.web.services import Services

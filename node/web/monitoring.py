@@ -19,14 +19,14 @@ from prometheus_client.registry import Collector
 
 from node.archive.proof import last_proof
 from node.errors import type_and_location
-from node.index.engine.about_keys import RETENTION, retention_state
-from node.index.engine.backend import Failure, Place, backend_at
-from node.index.engine.scope import within
-from node.index.engine.sqlite_file import held_back, wal_bytes
-from node.index.models.history import SET_ASIDE
-from node.index.models.levels import SERIES_STATES
-from node.index.nouns.views import outstanding
-from node.index.work.states import Kind
+from node.index.look.views import outstanding
+from node.index.rows.about_keys import RETENTION, retention_state
+from node.index.rows.backend import Failure, Place, backend_at
+from node.index.rows.models.history import SET_ASIDE
+from node.index.rows.models.levels import SERIES_STATES
+from node.index.rows.scope import within
+from node.index.rows.sqlite_file import held_back, wal_bytes
+from node.index.rows.states import Kind
 from node.receive.readiness import reasons_not_ready
 from node.settings.core import Role
 from node.version import __version__

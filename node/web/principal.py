@@ -8,9 +8,9 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection
 
-from node.index.engine.scope import Scope
-from node.index.nouns.accounts import KnownAccount, Role
-from node.index.nouns.records import Share
+from node.index.rows.records import Share
+from node.index.rows.scope import Scope
+from node.index.rules.people.accounts import KnownAccount, Role
 from node.runtime.budget import Standing
 from node.settings.core import Web
 

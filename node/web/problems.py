@@ -26,15 +26,15 @@ from node.errors import (
     VoxelnodeError,
     broken_rule,
 )
-from node.index.database.reading import ReadIndex
-from node.index.engine.place import IndexUnusable
-from node.index.nouns.accounts import Role
-from node.index.nouns.deletions import NotThere, SeveralSeries
-from node.index.nouns.person_plans import NoSuchPatient
-from node.index.nouns.records import NotInTrash
-from node.index.search.finder import QueryRefused
-from node.index.work.ledger import NoSuchWork, WorkEnded
-from node.index.work.routes import SendBeingCancelled
+from node.index.look.finder import QueryRefused
+from node.index.reading import ReadIndex
+from node.index.rows.place import IndexUnusable
+from node.index.rows.records import NotInTrash
+from node.index.rules.custody.deletions import NotThere, SeveralSeries
+from node.index.rules.people.accounts import Role
+from node.index.rules.people.person_plans import NoSuchPatient
+from node.index.rules.work.ledger import NoSuchWork, WorkEnded
+from node.index.rules.work.routes import SendBeingCancelled
 from node.receive.custody import NoSuchConflict, NotDecidable, NotInQuarantine, NotReleased
 from node.receive.whereabouts import Whereabouts, whereabouts
 from node.web import problem_types as types

@@ -10,8 +10,8 @@ from starlette.requests import HTTPConnection
 from node.archive.filesystem import Archive
 from node.audit.audit_log import Audit
 from node.children.decoder import Decoder
-from node.index.database.index import Index
-from node.index.nouns.records import Refused
+from node.index.database import Index
+from node.index.rows.records import Refused
 from node.receive.ingest import Ingest
 from node.receive.results import Results
 from node.receive.stored_files import RecentlyVerified

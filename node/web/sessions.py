@@ -15,8 +15,9 @@ from time import monotonic
 from starlette.requests import HTTPConnection
 
 from node.audit.audit_log import EventType, Result
-from node.index.engine.scope import within
-from node.index.nouns.accounts import AccountRepository, Client, KnownAccount, KnownSession, Role
+from node.index.rows.records import Client
+from node.index.rows.scope import within
+from node.index.rules.people.accounts import AccountRepository, KnownAccount, KnownSession, Role
 from node.runtime.budget import Caller, Turns, remember
 from node.runtime.network import block_of
 from node.settings.core import Web

@@ -26,7 +26,7 @@ from node.archive.base import ArchivedFile
 from node.archive.filesystem import Archive
 from node.children.decoder import NotDecoded
 from node.errors import UsageError
-from node.index.search.selection import StoredInstance
+from node.index.rows.files import StoredInstance
 from node.web.errors import PreconditionFailed
 from node.web.files import ZIP, Damaged, Streamed, leaving_file, not_satisfiable, stored_file
 from node.web.headers import has_etag, is_match

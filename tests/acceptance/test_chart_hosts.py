@@ -13,7 +13,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from node.index.database.reading import reading
+from node.index.reading import reading
 from tests import make
 from tests.acceptance.served import READY, until
 from tests.acceptance.test_cluster import in_folder, store_of

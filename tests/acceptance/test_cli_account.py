@@ -10,7 +10,7 @@ import httpx2
 import pytest
 
 from node.cli import main
-from node.index.engine.place import upgrade
+from node.index.rows.place import upgrade
 from tests.acceptance.served import Served
 from tests.preloaded import run
 

@@ -15,7 +15,7 @@ import pytest
 from pydicom import FileDataset
 from pynetdicom import AE
 
-from node.index.database.reading import ReadIndex, reading
+from node.index.reading import ReadIndex, reading
 from node.receive.readiness import read_counters
 from tests import make
 from tests.acceptance.served import Served, until

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from node.index.database.reading import reading
+from node.index.reading import reading
 from tests import make
 from tests.acceptance.served import Served, until
 from tests.acceptance.test_balancer import CONFIGURATION, Balancer, Receiver, balancing

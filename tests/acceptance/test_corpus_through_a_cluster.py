@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from node.association.client.send import send_files
-from node.index.engine.backend import ServerPlace
-from node.index.engine.place import upgrade
+from node.index.rows.backend import ServerPlace
+from node.index.rows.place import upgrade
 from node.receive.dicom_files import MediaFile
 from tests.acceptance.served import until
 from tests.acceptance.test_cluster import Host, store_of

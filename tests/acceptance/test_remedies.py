@@ -12,7 +12,7 @@ import pytest
 from pydicom.data import get_testdata_file
 
 from node.control.repository import Repository
-from node.index.engine.place import FILE_NAME
+from node.index.rows.place import FILE_NAME
 from node.settings.core import Storage
 from node.settings.model import Settings
 from tests.acceptance.served import READY, Served

@@ -18,7 +18,7 @@ from pydicom import dcmread
 from pydicom.data import get_testdata_file
 
 from node.conversion.job import ConversionJob
-from node.index.engine.place import FILE_NAME, upgrade
+from node.index.rows.place import FILE_NAME, upgrade
 from node.registry import installed, objects_of
 from node.writers.options import WriteOptions
 

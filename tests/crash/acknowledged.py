@@ -15,8 +15,8 @@ from collections import Counter
 from contextlib import ExitStack, closing
 from pathlib import Path
 
-from node.index.engine.backend import ServerPlace
-from node.index.engine.place import upgrade
+from node.index.rows.backend import ServerPlace
+from node.index.rows.place import upgrade
 from node.runtime.failpoints import RECEIVING, UPLOADING, VARIABLE
 from tests.crash.checker import digest_of
 from tests.crash.harness import ONCE, Node, arguments, gone, report

@@ -15,10 +15,10 @@ from pydicom import dcmread
 
 from node.archive.intact import data_set_offset
 from node.files.acknowledged import entries, problems
-from node.index.care.copying import copy_tables
-from node.index.engine import place as engine
-from node.index.engine.extension_tables import every_table
-from node.index.engine.place import FILE_NAME
+from node.index.rows import place as engine
+from node.index.rows.copying import copy_tables
+from node.index.rows.extension_tables import every_table
+from node.index.rows.place import FILE_NAME
 from node.journal.inspection import records
 from node.lifecycle.journal import JOURNAL_FOLDER
 from node.receive.record import association_end, receipt

@@ -35,8 +35,8 @@ from pydicom import FileDataset
 from node.api import Settings, reading
 from node.control.care import check_repository
 from node.conversion.naming import folder_name
-from node.index.engine.backend import ServerPlace
-from node.index.engine.place import upgrade
+from node.index.rows.backend import ServerPlace
+from node.index.rows.place import upgrade
 from node.settings.core import ClusterSettings, IndexSettings, Storage
 from tests import make
 from tests.acceptance.test_cluster import Host, in_folder, store_of

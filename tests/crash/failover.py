@@ -28,9 +28,9 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-from node.index.database.reading import reading
-from node.index.engine.backend import ServerPlace
-from node.index.engine.place import IndexUnusable, upgrade
+from node.index.reading import reading
+from node.index.rows.backend import ServerPlace
+from node.index.rows.place import IndexUnusable, upgrade
 from tests.acceptance.test_cluster import Host, store_of
 from tests.crash.cluster import IDLE_SECONDS, SENDERS, Sent, mistakes, sending
 from tests.crash.harness import arguments

@@ -13,11 +13,11 @@ from node.archive.filesystem import Archive
 from node.control import repository
 from node.conversion import series, volume_files
 from node.files.acknowledged import Acknowledged
-from node.index.engine.about_keys import LEDGER, AppliedPosition
-from node.index.engine.rows import AboutRepository, set_applied
-from node.index.nouns.instances import InstanceRepository
-from node.index.nouns.records import Indexed, Received
-from node.index.nouns.series_claims import SeriesRepository
+from node.index.rows.about_keys import LEDGER, AppliedPosition
+from node.index.rows.records import Indexed, Received
+from node.index.rows.repositories import AboutRepository, set_applied
+from node.index.rules.intake.instances import InstanceRepository
+from node.index.rules.series.claims import SeriesRepository
 from node.journal import journal, segment
 from node.journal.journal import Journal
 from node.receive import apply

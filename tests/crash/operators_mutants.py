@@ -26,10 +26,11 @@ from node.archive import filesystem, intact
 from node.archive.filesystem import Archive
 from node.control import care, repository
 from node.conversion import series, volume_files
-from node.index.care import salvage
-from node.index.engine import sqlite
-from node.index.nouns import received, reopening, waits
-from node.index.nouns.records import Received
+from node.index.rows import sqlite
+from node.index.rows.records import Received
+from node.index.rules.custody import salvage
+from node.index.rules.intake import received
+from node.index.rules.series import reopening, waits
 from node.lifecycle import fsck, repair
 from node.receive import apply, recovery, stored_files
 

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from node.index.engine.extension_tables import every_table
+from node.index.rows.extension_tables import every_table
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / "docs" / "data.md"

@@ -19,7 +19,7 @@ from node.conversion.pipeline import convert
 from node.conversion.volume_files import Housekeeping
 from node.extensions.results.intake import ResultIntake
 from node.extensions.results.makers import Makers, ResultMaking, answer, made_of
-from node.index.nouns.records import ClaimedSeries, Level, Outcome
+from node.index.rows.records import ClaimedSeries, Level, Outcome
 from node.lifecycle.deletion import Order, delete
 from node.receive.ingest import Announced, Ingest, Origin
 from node.receive.senders import quiet_seconds_of

@@ -20,9 +20,9 @@ from pydicom import FileDataset
 from node.api import Audit, Index, NotUnderstood, OutOfResources
 from node.archive.filesystem import Archive
 from node.files.acknowledged import Acknowledged
-from node.index.nouns import instances
-from node.index.nouns.records import Deletion, DeletionPlan, Outcome
-from node.index.search.finder import QueryRefused
+from node.index.look.finder import QueryRefused
+from node.index.rows.records import Deletion, DeletionPlan, Outcome
+from node.index.rules.intake import instances
 from node.journal.journal import Journal
 from node.lifecycle.deletion import Order, delete, resume_deletions
 from node.receive import apply

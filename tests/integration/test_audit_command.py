@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from node.index.nouns.records import CountedRefusal, Refused
+from node.index.rows.records import CountedRefusal, Refused
 from tests import make
 from tests.integration.conftest import Root
 from tests.preloaded import run

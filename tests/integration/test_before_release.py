@@ -19,8 +19,8 @@ import pytest
 
 from node.control.care import check_repository, rebuild_index
 from node.control.repository import Repository
-from node.index.care.salvage import HISTORY, WORK
-from node.index.engine.place import IndexUnusable
+from node.index.rows.place import IndexUnusable
+from node.index.rules.custody.salvage import HISTORY, WORK
 from node.settings.model import Settings
 from tests.made_once import IN_POSTGRESQL, emptied_in_postgresql
 from tests.preloaded import run

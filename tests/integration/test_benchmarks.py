@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.mutants import Outcome, Sites, record, tried_again
 from benchmarks.scale import TABLES, Shape, fill, fill_in_postgresql
-from node.index.engine.place import FILE_NAME
+from node.index.rows.place import FILE_NAME
 from tests.postgresql import start
 
 

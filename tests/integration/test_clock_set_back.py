@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from node.index.work.ledger import Ended, Lane
-from node.index.work.messages import Attempt
-from node.index.work.routes import SentInstance
+from node.index.rows.records import Lane
+from node.index.rules.work.ledger import Ended
+from node.index.rules.work.messages import Attempt
+from node.index.rules.work.routes import SentInstance
 from tests import make
 from tests.integration.conftest import Root
 from tests.integration.test_jobs import WRITE, Begin, begin, jobs  # noqa: F401  (a fixture)

@@ -24,7 +24,7 @@ from node.cli.commands import OF_PROGRAM
 from node.cli.look.series import PrintedState
 from node.control.root import locked_root
 from node.hookspecs import Panel
-from node.index.engine import sqlite
+from node.index.rows import sqlite
 from node.receive.readiness import write_counters
 from node.runtime.metrics import Metrics
 from node.selector.fields import STATES

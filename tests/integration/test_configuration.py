@@ -19,8 +19,7 @@ from node.api import Address, Settings, UsageError
 from node.association.client.association import NoAssociation, verify
 from node.control.configuration import pages_file
 from node.control.repository import Repository
-from node.index.nouns.records import AssociationEnd
-from node.index.work.ledger import Lane
+from node.index.rows.records import AssociationEnd, Lane
 from node.lifecycle.retention import Retention
 from node.settings.core import Storage
 from node.settings.load import load

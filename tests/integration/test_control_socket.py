@@ -21,7 +21,7 @@ from node.api import Settings, UsageError, VoxelnodeError
 from node.control import control_socket, root
 from node.control.control_socket import ControlServer, NoControlSocket, NotPerformed, request_action
 from node.control.repository import Repository, perform_action
-from node.index.engine.place import FILE_NAME
+from node.index.rows.place import FILE_NAME
 from node.settings.core import Storage
 from tests.crash.journal import new_series
 from tests.ingest import received

@@ -19,7 +19,7 @@ from node.audit.audit_log import Audit, AuditFailed
 from node.control.repository import Repository
 from node.conversion.job import ConversionJob, Converted
 from node.conversion.pipeline import convert
-from node.index.nouns.records import Level, Outcome
+from node.index.rows.records import Level, Outcome
 from node.lifecycle.deletion import Order, Unsafe, delete, resume_deletions
 from node.lifecycle.erasure import certificate_of
 from node.settings.section import Convert

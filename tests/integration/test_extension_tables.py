@@ -16,11 +16,11 @@ from node.control.care import rebuild_index
 from node.control.repository import Repository
 from node.extensions.projects.export import export
 from node.extensions.projects.rows import ProjectRepository
-from node.index.engine import extension_tables as own_tables
-from node.index.engine.place import FILE_NAME, IndexUnusable, Place, check, left_by_others, place_of, upgrade
-from node.index.engine.scope import Scope, within
-from node.index.models.work import WorkRow
-from node.index.nouns.projects import Content
+from node.index.rows import extension_tables as own_tables
+from node.index.rows.models.work import WorkRow
+from node.index.rows.place import FILE_NAME, IndexUnusable, Place, check, left_by_others, place_of, upgrade
+from node.index.rows.scope import Scope, within
+from node.index.rules.people.accounts import Content
 from node.registry import installed, resolve
 from node.settings.core import IndexSettings, Storage
 from tests.crash.journal import Sent, new_series
@@ -60,7 +60,7 @@ def having(extension: Extension, tables: IndexTables) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(own_tables, "installed", lambda: (*installed(), extension))
         patched.setattr(own_tables, "resolve", lambda at: tables if at == extension.index_tables else resolve(at))
-        patched.setattr("node.index.database.index.upgrade", upgrade)  # not a copy of an index without it
+        patched.setattr("node.index.database.upgrade", upgrade)  # not a copy of an index without it
         forget()
         yield
     forget()

@@ -29,10 +29,10 @@ from node.dicom.answers import AnswerEncoder
 from node.dicom.attributes import clock_of
 from node.dicom.keys import KEYS, SUPPORTED, UNIQUE_KEYS, Level, QueryModel
 from node.dicom.matching import Options, Query, read_query
-from node.index.engine.hot_statements import PreparedRows
-from node.index.engine.place import open_engine
-from node.index.nouns.study_search import StudyFilter
-from node.index.search.finder import MAX_RUNNING, QueryRefused, QueryStopped, pause_seconds
+from node.index.look.finder import MAX_RUNNING, QueryRefused, QueryStopped, pause_seconds
+from node.index.look.study_search import StudyFilter
+from node.index.rows.hot_statements import PreparedRows
+from node.index.rows.place import open_engine
 from node.runtime.budget import Turns
 from node.runtime.metrics import Metrics
 from tests import make
@@ -531,7 +531,7 @@ def test_more_answers_than_allowed_are_none(world: World) -> None:
 
 @pytest.mark.sqlite("counts steps of its virtual machine; test_postgresql stops a query of the server")
 def test_a_query_that_nobody_waits_for_is_stopped(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("node.index.engine.sqlite.STEPS", 10)
+    monkeypatch.setattr("node.index.rows.sqlite.STEPS", 10)
     asked_often = iter([False] * 3)
     with pytest.raises(QueryStopped):
         list(world.index.find(every_image(), stop=lambda: next(asked_often, True)))
@@ -540,8 +540,8 @@ def test_a_query_that_nobody_waits_for_is_stopped(world: World, monkeypatch: pyt
 
 @pytest.mark.sqlite("counts steps of its virtual machine; test_postgresql refuses a query of the server")
 def test_a_query_that_takes_too_long_is_refused(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("node.index.engine.sqlite.STEPS", 10)
-    monkeypatch.setattr("node.index.search.finder.MAX_RUN_SECONDS", 0.0)
+    monkeypatch.setattr("node.index.rows.sqlite.STEPS", 10)
+    monkeypatch.setattr("node.index.look.finder.MAX_RUN_SECONDS", 0.0)
     with pytest.raises(QueryRefused, match="not found within"):
         list(world.index.find(every_image()))
     monkeypatch.undo()
@@ -556,8 +556,8 @@ def test_a_reader_of_answers_that_stops_to_read_keeps_nobody_waiting(world: Worl
 
 @pytest.mark.sqlite("holds queries at steps of its virtual machine")
 def test_queries_wait_for_their_turn(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("node.index.search.finder.MAX_WAIT_SECONDS", 0.05)
-    monkeypatch.setattr("node.index.engine.sqlite.STEPS", 10)
+    monkeypatch.setattr("node.index.look.finder.MAX_WAIT_SECONDS", 0.05)
+    monkeypatch.setattr("node.index.rows.sqlite.STEPS", 10)
     held, go_on = threading.Semaphore(0), threading.Event()
 
     def hold() -> bool:

@@ -19,8 +19,8 @@ from node.control.repository import Repository, open_for_import, perform_action
 from node.control.root import is_held, locked_root
 from node.conversion.series import publish
 from node.conversion.volume_files import Housekeeping, revision_folder
-from node.index.database.look import looking
-from node.index.engine.place import IndexUnusable
+from node.index.looking import looking
+from node.index.rows.place import IndexUnusable
 from node.lifecycle.scrub import Scrub, ScrubPass
 from node.receive.ingest import Origin
 from node.settings.core import Storage

@@ -13,10 +13,10 @@ from node.control.repository import Repository
 from node.extensions.channels.settings import WebhookSettings
 from node.extensions.worklist.hl7 import parse
 from node.extensions.worklist.mllp import changes_of, make_changes, update_of
-from node.index.nouns.person_plans import PatientLink
-from node.index.work.ledger import Lane
-from node.index.work.messages import PendingEvent
-from node.index.work.routes import SentInstance, lane_to
+from node.index.rows.records import Lane
+from node.index.rules.people.person_plans import PatientLink
+from node.index.rules.work.messages import PendingEvent
+from node.index.rules.work.routes import SentInstance, lane_to
 from node.receive.ingest import Announced, Origin
 from node.settings.core import RetentionSettings, Route
 from node.settings.peers import Peer

@@ -13,8 +13,8 @@ from pydicom import FileDataset
 from node.api import Audit, HookMessage, HookSettings, Settings
 from node.completeness import Reported
 from node.extensions.channels.settings import CommandSettings, WebhookSettings
-from node.index.work import deliveries
-from node.index.work.ledger import Lane
+from node.index.rows.records import Lane
+from node.index.rules.work import deliveries
 from node.notify.notifier import HookWorker, Notifier
 from node.receive.ingest import Origin
 from node.runtime.metrics import Metrics

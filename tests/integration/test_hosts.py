@@ -29,15 +29,14 @@ from node.extensions.postgresql import servers
 from node.extensions.postgresql.hosts import Forgotten, HostRepository, JoiningHost
 from node.extensions.postgresql.membership import ACTIVITY_SECONDS, LeaseWatch, Membership, digests
 from node.extensions.postgresql.several import Leases
-from node.index.engine.about_keys import REVISION
-from node.index.engine.backend import IndexUnusable, ServerPlace
-from node.index.engine.place import check, upgrade
-from node.index.models.levels import STORE
-from node.index.nouns.events import record_event
-from node.index.nouns.records import ClaimedSeries, Received, StoredFile
-from node.index.nouns.waits import OPEN_SECONDS
-from node.index.work.ledger import Lane
-from node.index.work.routes import lane_to
+from node.index.rows.about_keys import REVISION
+from node.index.rows.backend import IndexUnusable, ServerPlace
+from node.index.rows.models.levels import STORE
+from node.index.rows.place import check, upgrade
+from node.index.rows.records import ClaimedSeries, Lane, Received, StoredFile
+from node.index.rules.series.waits import OPEN_SECONDS
+from node.index.rules.work.events import record_event
+from node.index.rules.work.routes import lane_to
 from node.lifecycle.retention import Retention, confirm, uptime
 from node.runtime.metrics import Metrics
 from node.settings.core import RetentionSettings

@@ -18,15 +18,15 @@ from node.dicom.matching import Options, read_query
 from node.errors import OutOfResources, UsageError
 from node.extensions.peers.asking import QuestionRepository
 from node.extensions.results.listed import JobViews
-from node.index.database.look import looking, the_named
-from node.index.database.reading import ReadIndex, other_host_of, reading
-from node.index.engine.place import IndexUnusable
-from node.index.engine.rows import set_about
-from node.index.engine.view_rows import Queries, Row, queries_of_file
-from node.index.nouns.level_views import InstanceViews, SeriesViews, StudyViews, VolumeViews
-from node.index.nouns.records import Level
-from node.index.nouns.study_search import StudyFilter
-from node.index.work import jobs
+from node.index.look.level_views import InstanceViews, SeriesViews, StudyViews, VolumeViews
+from node.index.look.study_search import StudyFilter
+from node.index.looking import looking, the_named
+from node.index.reading import ReadIndex, other_host_of, reading
+from node.index.rows.place import IndexUnusable
+from node.index.rows.records import Level
+from node.index.rows.repositories import set_about
+from node.index.rows.view_rows import Queries, Row, queries_of_file
+from node.index.rules.work import jobs
 from tests import make
 from tests.acceptance.served import until
 from tests.integration.conftest import Root
@@ -99,7 +99,7 @@ def test_series_are_listed_and_counted_without_reading_a_table(root: Root, monke
         scans = [step for step in steps if step.startswith("SCAN") and step not in ("SCAN k", "SCAN few")]
         is_of_few = {"study", "patient", "modality"} & wanted.keys() or wanted.get("states") == ["refused"]
         assert scans == ([] if is_of_few else [of_index]), (wanted, steps)
-    monkeypatch.setattr("node.index.nouns.level_views.FEW_SERIES", 0)  # so that each modality is a common one
+    monkeypatch.setattr("node.index.look.level_views.FEW_SERIES", 0)  # so that each modality is a common one
     with explained(root) as (queries, steps):
         SeriesViews(queries).newest(100, modality="CT")
     assert of_index in steps
@@ -120,7 +120,7 @@ def test_series_are_listed_and_counted_without_reading_a_table(root: Root, monke
 def test_retention_reads_studies_from_the_oldest_on_and_sorts_none(
     root: Root, monkeypatch: pytest.MonkeyPatch, with_senders: bool
 ) -> None:
-    monkeypatch.setattr("node.index.nouns.level_views.CHUNK_STUDIES", 1)
+    monkeypatch.setattr("node.index.look.level_views.CHUNK_STUDIES", 1)
     for _ in range(2):
         root.take(make.ct_series(1)[0])
     with explained(root) as (queries, steps):
@@ -144,7 +144,7 @@ def test_what_hooks_and_routes_are_owed_is_read_from_what_waits_and_not_from_the
 def test_a_page_of_series_is_read_in_its_order_if_many_match(
     root: Root, wanted: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("node.index.nouns.studies.FEW_SERIES", 0)
+    monkeypatch.setattr("node.index.look.studies.FEW_SERIES", 0)
     steps = steps_of(root, lambda index: index.series.page(None, 100, **wanted))
     assert not any("ORDER BY" in step for step in steps), steps
 
@@ -285,7 +285,7 @@ def test_without_a_name_of_its_own_a_host_asks_no_index_for_others(tmp_path: Pat
 
 @pytest.mark.slow
 def test_an_index_counts_as_closed_only_after_its_last_commit(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("node.index.engine.writer.MAX_BATCH", 1)
+    monkeypatch.setattr("node.index.rows.writer.MAX_BATCH", 1)
     with ThreadPoolExecutor() as pool:
         with held_writer(root, pool):
             queued = root.index._writer._queue.qsize

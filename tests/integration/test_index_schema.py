@@ -12,13 +12,13 @@ from alembic.config import CommandLine
 from sqlalchemy import Connection, inspect, text
 from sqlalchemy.exc import IntegrityError
 
-from node.index.database.reading import reading
-from node.index.engine.about_keys import REVISION
-from node.index.engine.backend import Place, ServerPlace, backend_at, backend_of
-from node.index.engine.extension_tables import extension_tables
-from node.index.engine.grams import having_words
-from node.index.engine.place import FILE_NAME, IndexUnusable, check, exists, open_engine, upgrade
-from node.index.models.levels import Base
+from node.index.reading import reading
+from node.index.rows.about_keys import REVISION
+from node.index.rows.backend import Place, ServerPlace, backend_at, backend_of
+from node.index.rows.extension_tables import extension_tables
+from node.index.rows.grams import having_words
+from node.index.rows.models.levels import Base
+from node.index.rows.place import FILE_NAME, IndexUnusable, check, exists, open_engine, upgrade
 from tests.made_once import IN_POSTGRESQL
 from tests.newer import NEWER, newer
 from tests.postgresql import shared
@@ -220,7 +220,7 @@ def test_an_upgrade_keeps_the_rows_and_makes_the_views_again(database: Place, tm
 def test_an_upgrade_of_a_file_that_another_program_has_locked_says_so(
     database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("node.index.engine.sqlite_file.BUSY_SECONDS", 0.05)
+    monkeypatch.setattr("node.index.rows.sqlite_file.BUSY_SECONDS", 0.05)
     with newer(tmp_path / "newer", 'op.add_column("patients", sa.Column("colour", sa.String(8)))'):
         with closing(sqlite3.connect(database)) as other:
             other.execute("BEGIN IMMEDIATE")

@@ -13,7 +13,7 @@ from pydicom import Dataset
 from node.archive.filesystem import Archive
 from node.dicom.encoding import file_head
 from node.errors import ClassMismatch, InstanceRefused, NotUnderstood, OutOfResources
-from node.index.nouns.records import Outcome
+from node.index.rows.records import Outcome
 from node.receive.data_set import LARGE_BYTES
 from node.receive.ingest import Announced, Origin
 from node.receive.recovery import recover

@@ -21,8 +21,8 @@ from node.extensions.channels.settings import CommandSettings, WebhookSettings
 from node.extensions.results import rows
 from node.extensions.results.intake import JobExpiry
 from node.extensions.results.rows import ReadResults, ResultRepository
-from node.index.work.jobs import Job
-from node.index.work.ledger import Lane
+from node.index.rows.records import Lane
+from node.index.rules.work import jobs as of_hooks
 from node.notify.notifier import HookWorker
 from node.receive.apply import Applier
 from node.receive.data_set import LARGE_BYTES
@@ -187,7 +187,7 @@ def test_a_link_in_place_of_a_job_folder_is_not_followed_by_uploads_and_removals
     elsewhere.mkdir()
     (elsewhere / "kept.pdf").touch()
     job_id = "0" * 32
-    job = cast(Job, SimpleNamespace(job_id=job_id))
+    job = cast(of_hooks.Job, SimpleNamespace(job_id=job_id))
     folder = root.results.empty_folder(job_id)
     folder.rmdir()
     folder.symlink_to(elsewhere)
@@ -426,7 +426,7 @@ def test_a_result_has_a_uid_of_its_own(root: Root, begin: Begin, tmp_path: Path)
 
 def test_an_upload_is_measured_against_the_reserve_while_it_arrives(root: Root, begin: Begin) -> None:
     begin("one")
-    job = Job(0, "0" * 32, "one", "1.2", "1.2.3", 1, "running", None)
+    job = of_hooks.Job(0, "0" * 32, "one", "1.2", "1.2.3", 1, "running", None)
     intake = root.ingest.archive.intake
 
     def leave() -> None:

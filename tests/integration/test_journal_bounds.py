@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from node.api import Index, Settings
 from node.archive.filesystem import Archive
 from node.control.repository import MIN_SEGMENTS, Repository
-from node.index.engine.place import IndexUnusable
+from node.index.rows.place import IndexUnusable
 from node.journal.journal import SEGMENT_BYTES, Journal
 from node.receive.apply import Applier
 from node.receive.ingest import Ingest, Origin

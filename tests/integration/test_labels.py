@@ -8,8 +8,8 @@ import pytest
 
 from node.api import Audit, UsageError
 from node.extensions.labels.marks import MarkRepository, NotMarkable, ReadMarks, Target
-from node.index.nouns.records import Level
-from node.index.nouns.study_search import StudyFilter
+from node.index.look.study_search import StudyFilter
+from node.index.rows.records import Level
 from node.lifecycle.deletion import Order, delete
 from node.selector import compile_selector
 from tests import make
@@ -59,7 +59,7 @@ def test_only_what_changes_is_reported_and_labels_are_of_one_target(two: Root) -
 
 @pytest.mark.parametrize("few", [0, 1000])
 def test_a_search_finds_few_and_many(two: Root, few: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("node.index.nouns.study_search.FEW_STUDIES", few)
+    monkeypatch.setattr("node.index.look.study_search.FEW_STUDIES", few)
     change(two, SERIES, SECOND, add=("a",))
     change(two, SECOND, add=("b",))
     assert sorted(found(two, "a")) == ["1.1", "1.2"]

@@ -9,12 +9,13 @@ import pytest
 from sqlalchemy import Connection, func, select
 
 from node.errors import UsageError
-from node.index.engine.place import FILE_NAME
-from node.index.models.work import WorkRow
-from node.index.work import jobs, ledger
-from node.index.work.ledger import Ended, Lane, NoSuchWork, Postponed, Work, WorkEnded
-from node.index.work.messages import Attempt, PendingEvent
-from node.index.work.states import TRANSITIONS, Assignment, Counts, Download, Kind, Message, Move, Payload, State
+from node.index.rows.models.work import WorkRow
+from node.index.rows.place import FILE_NAME
+from node.index.rows.records import Lane
+from node.index.rows.states import TRANSITIONS, Assignment, Counts, Download, Kind, Message, Move, Payload, State
+from node.index.rules.work import jobs, ledger
+from node.index.rules.work.ledger import Ended, NoSuchWork, Postponed, Work, WorkEnded
+from node.index.rules.work.messages import Attempt, PendingEvent
 from tests.integration.conftest import Root
 from tests.rows import executed, read_rows
 

@@ -22,12 +22,12 @@ from node.conversion.volume_files import Housekeeping
 from node.dicom.attributes import instance_attributes
 from node.dicom.header import Head
 from node.extensions.results.rows import ResultRepository
-from node.index.database.look import looking
-from node.index.models.levels import Base
-from node.index.nouns.records import ClaimedSeries, Received, StoredFile
-from node.index.nouns.waits import OPEN_SECONDS
-from node.index.work.ledger import Lane, Postponed
-from node.index.work.messages import Attempt, PendingEvent
+from node.index.looking import looking
+from node.index.rows.models.levels import Base
+from node.index.rows.records import ClaimedSeries, Lane, Received, StoredFile
+from node.index.rules.series.waits import OPEN_SECONDS
+from node.index.rules.work.ledger import Postponed
+from node.index.rules.work.messages import Attempt, PendingEvent
 from node.lifecycle.deletion import restore
 from node.receive.ingest import Origin
 from node.receive.senders import OpenAssociations, quiet_seconds_of

@@ -9,8 +9,8 @@ import pytest
 from node.archive.intact import problem_with
 from node.conversion.scheduler import Worker
 from node.extensions.object_store.stores import try_store
-from node.index.database.look import looking
-from node.index.engine.place import place_of
+from node.index.looking import looking
+from node.index.rows.place import place_of
 from node.receive.readiness import reasons_not_ready
 from node.receive.stored_files import report_damage
 from node.settings.section import Convert as ConvertSettings

@@ -29,7 +29,7 @@ from node.extensions.object_store.copying import Copied, copy_archive
 from node.extensions.object_store.settings import StoreSettings
 from node.extensions.object_store.stores import try_store
 from node.extensions.object_store.uploads import ObjectUploads
-from node.index.nouns.records import InstanceFile, Outcome, RevisionFile
+from node.index.rows.records import InstanceFile, Outcome, RevisionFile
 from node.receive.ingest import Origin
 from node.receive.readiness import reasons_not_ready
 from node.receive.stored_files import report_damage

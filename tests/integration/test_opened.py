@@ -21,7 +21,7 @@ from node.api import UsageError, read_voxels, write_voxels
 from node.cli import close_converters
 from node.cli.application import main
 from node.conversion.offline import convert_folder
-from node.index.engine.backend import IndexUnusable
+from node.index.rows.backend import IndexUnusable
 from node.volume.derived import masked, montage, project, threshold, viewed
 from node.writers.options import WriteOptions
 from tests import make

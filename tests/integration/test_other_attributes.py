@@ -19,8 +19,8 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from node.dicom.keys import Level, QueryModel
 from node.dicom.matching import Options, read_query
-from node.index.engine.view_rows import OF_IMAGES, column_of
-from node.index.nouns.records import Received
+from node.index.rows.records import Received
+from node.index.rows.view_rows import OF_IMAGES, column_of
 from tests import make
 from tests.integration.conftest import Root
 from tests.integration.test_lifecycle import arrived_at

@@ -11,8 +11,8 @@ from sqlalchemy import Connection
 
 from node.api import Audit, HookEvent
 from node.extensions.channels.settings import WebhookSettings
-from node.index.nouns.events import record_event
-from node.index.work.ledger import Lane
+from node.index.rows.records import Lane
+from node.index.rules.work.events import record_event
 from node.notify.notifier import HookWorker
 from node.runtime.metrics import Metrics
 from tests import make

@@ -15,8 +15,8 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
 from pydicom.uid import ImplicitVRLittleEndian, RLELossless, generate_uid
 
-from node.index.nouns.persons import PersonRepository
-from node.index.nouns.records import Outcome
+from node.index.rows.records import Outcome
+from node.index.rules.people.persons import PersonRepository
 from node.receive.custody import Difference, compared
 from node.receive.ingest import Announced, Origin
 from node.receive.recovery import recover

@@ -15,8 +15,8 @@ from node.extensions.bids.export import Exporter
 from node.extensions.bids.rules import read_rules
 from node.extensions.bids.sources import IndexSource
 from node.extensions.bids.subjects import Pseudonyms
-from node.index.nouns.person_plans import Correction, NoSuchPatient, PatientLink, Person
-from node.index.nouns.study_search import StudyFilter
+from node.index.look.study_search import StudyFilter
+from node.index.rules.people.person_plans import Correction, NoSuchPatient, PatientLink, Person
 from node.lifecycle.deletion import empty
 from tests import make
 from tests.integration.conftest import Root

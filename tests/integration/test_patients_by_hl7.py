@@ -13,8 +13,8 @@ from node.extensions.worklist.modality_worklist import step_of
 from node.extensions.worklist.performed_steps import PerformedStep, PerformedStepRepository, ReadPerformedSteps
 from node.extensions.worklist.scheduled_rows import OrderedStep, ReadScheduledSteps, ScheduledStepRepository
 from node.extensions.worklist.settings import WorklistSettings
-from node.index.nouns.person_plans import PatientLink, Person
-from node.index.nouns.persons import HELD, PersonRepository
+from node.index.rules.people.person_plans import PatientLink, Person
+from node.index.rules.people.persons import HELD, PersonRepository
 from node.receive.ingest import Origin
 from node.runtime.metrics import Metrics
 from tests import make
@@ -202,7 +202,7 @@ def test_pseudonyms_of_128_characters_are_merged(root: Root, changes: OpenedRoot
 def test_merges_of_ids_that_are_not_known_are_bounded_and_one_that_changes_nothing_is_no_order(
     root: Root, changes: OpenedRoot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("node.index.nouns.person_plans.MAX_HELD", 3)
+    monkeypatch.setattr("node.index.rules.people.person_plans.MAX_HELD", 3)
     take(root, "KNOWN")
     for prior in ("N0", "N1", "N2"):
         assert sent(changes, "PID|||KNOWN", f"MRG|{prior}")[0].startswith("merged")

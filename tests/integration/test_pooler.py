@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from node.index.engine.backend import IndexUnusable, ServerPlace
-from node.index.engine.place import upgrade
+from node.index.rows.backend import IndexUnusable, ServerPlace
+from node.index.rows.place import upgrade
 from tests.acceptance.served import until
 from tests.postgresql import Server, start
 from tests.programs import needs

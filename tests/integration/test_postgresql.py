@@ -32,22 +32,24 @@ from node.extensions.postgresql.copying import copy_index
 from node.extensions.projects.export import KEPT_TABLES, export
 from node.extensions.projects.rows import ProjectRepository
 from node.extensions.worklist.performed_steps import ListedSeries, PerformedStep, PerformedStepRepository
-from node.index.database.reading import ReadIndex, checked, reading
-from node.index.engine import writer
-from node.index.engine.about_keys import REVISION
-from node.index.engine.backend import IndexUnusable, ServerPlace, backend_of
-from node.index.engine.extension_tables import every_table
-from node.index.engine.grams import NAME
-from node.index.engine.place import FILE_NAME, backup, check, open_engine, upgrade
-from node.index.engine.rows import set_about
-from node.index.engine.sql import listed_in
-from node.index.nouns import association_ends, deletions, persons, verdicts
-from node.index.nouns.instances import NotIndexable
-from node.index.nouns.projects import Content
-from node.index.nouns.received import add_instances
-from node.index.nouns.records import AssociationEnd, Indexed, Outcome, Received
-from node.index.nouns.study_search import StudyFilter
-from node.index.search.finder import QueryRefused, QueryStopped
+from node.index.look.finder import QueryRefused, QueryStopped
+from node.index.look.study_search import StudyFilter
+from node.index.reading import ReadIndex, checked, reading
+from node.index.rows import writer
+from node.index.rows.about_keys import REVISION
+from node.index.rows.backend import IndexUnusable, ServerPlace, backend_of
+from node.index.rows.extension_tables import every_table
+from node.index.rows.grams import NAME
+from node.index.rows.place import FILE_NAME, backup, check, open_engine, upgrade
+from node.index.rows.records import AssociationEnd, Indexed, Outcome, Received
+from node.index.rows.repositories import set_about
+from node.index.rows.sql import listed_in
+from node.index.rules.custody import deletions
+from node.index.rules.intake import received as intake
+from node.index.rules.intake.instances import NotIndexable
+from node.index.rules.people import persons
+from node.index.rules.people.accounts import Content
+from node.index.rules.series import association_ends, verdicts
 from node.runtime.metrics import Metrics
 from node.settings.core import IndexSettings, JournalSettings, Storage
 from node.settings.section import Convert
@@ -511,7 +513,7 @@ def added_while(server: Server, hosts: list[Index], first: Received, second: Rec
     written, waiting = threading.Event(), threading.Event()
 
     def add(connection: Connection) -> list[Indexed]:
-        kept = add_instances(connection, [first])
+        kept = intake.add_instances(connection, [first])
         written.set()
         assert waiting.wait(60)
         return kept
@@ -780,7 +782,7 @@ def test_a_query_that_is_not_wanted_any_more_or_takes_too_long_ends(
         asked_often = iter([False])
         with pytest.raises(QueryStopped):
             list(hosts[0].find(query, stop=lambda: next(asked_often, True)))
-        monkeypatch.setattr("node.index.search.finder.MAX_RUN_SECONDS", 0.1)
+        monkeypatch.setattr("node.index.look.finder.MAX_RUN_SECONDS", 0.1)
         with pytest.raises(QueryRefused, match="not found within"):
             list(hosts[0].find(query))
     monkeypatch.undo()
@@ -850,7 +852,7 @@ def rows_of(place: Path | ServerPlace) -> dict[str, list[tuple[Any, ...]]]:
 
 @pytest.mark.slow
 def test_an_index_moves_to_postgresql_and_back(filled: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("node.index.care.copying.CHUNK_ROWS", 2)
+    monkeypatch.setattr("node.index.rows.copying.CHUNK_ROWS", 2)
     url, file = server.create("moved"), filled / FILE_NAME
     there = ServerPlace(url, filled)
     of_file = Settings(storage=Storage(root=filled, reserve_bytes=0))

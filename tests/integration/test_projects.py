@@ -17,13 +17,13 @@ from node.extensions.labels.marks import MarkRepository, Target
 from node.extensions.projects.rows import ProjectRepository
 from node.extensions.projects.rules import ProjectRules, actions, apply_rules
 from node.extensions.shares.rows import ShareRepository
-from node.index.engine.extension_tables import every_table, extension_tables
-from node.index.engine.narrowed import RULES
-from node.index.engine.scope import NOBODY, OutOfScope, Scope, become, current_scope, within
-from node.index.engine.views import views
-from node.index.nouns.projects import Content
-from node.index.nouns.records import Share
-from node.index.nouns.study_search import StudyFilter
+from node.index.look.study_search import StudyFilter
+from node.index.rows.extension_tables import every_table, extension_tables
+from node.index.rows.narrowed import RULES
+from node.index.rows.records import Share
+from node.index.rows.scope import NOBODY, OutOfScope, Scope, become, current_scope, within
+from node.index.rows.views import views
+from node.index.rules.people.accounts import Content
 from tests import make
 from tests.integration.conftest import Root
 from tests.preloaded import run
@@ -38,7 +38,7 @@ ANNA = Scope("anna")
 def three(root: Root, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Root:
     """Three studies, the first of two series, an account, and a project that it is a member of."""
     if request.param != "listed":
-        monkeypatch.setattr("node.index.engine.narrowed.MAX_LISTED", 0)
+        monkeypatch.setattr("node.index.rows.narrowed.MAX_LISTED", 0)
     for study, series in (("1.1", "1.1.1"), ("1.1", "1.1.2"), ("1.2", "1.2.1"), ("1.3", "1.3.1")):
         instance = make.instance(
             study_uid=study, series_uid=series, sop_instance_uid=f"{series}.9", PatientID=f"P{study}"

@@ -9,7 +9,7 @@ from pydicom import FileDataset
 
 from node.api import Audit, reading
 from node.files.acknowledged import write_offs
-from node.index.engine.about_keys import AppliedPosition
+from node.index.rows.about_keys import AppliedPosition
 from node.receive.custody import NotInQuarantine, NotReleased, Quarantine, QuarantinedFile, examined, quarantined
 from tests import make
 from tests.integration.conftest import Root, data_set_bytes

@@ -11,7 +11,7 @@ from pynetdicom import evt
 
 from node.dicom.uids import STUDY_ROOT_FIND, VERIFICATION
 from node.extensions.peers.asking import Asking, Questioner
-from node.index.work.ledger import Ended
+from node.index.rules.work.ledger import Ended
 from node.receive.ingest import Origin
 from node.settings.model import Settings
 from node.settings.peers import Peer

@@ -18,13 +18,13 @@ from node.archive.filesystem import Archive
 from node.control.care import check_repository, rebuild_index
 from node.control.repository import Repository
 from node.conversion.pipeline import convert
-from node.index.care.salvage import HISTORY, WORK
-from node.index.engine.backend import FOLLOWS, backend_at
-from node.index.engine.extension_tables import every_table
-from node.index.engine.place import FILE_NAME, IndexUnusable, place_of
-from node.index.nouns import received as batches
-from node.index.nouns.person_plans import PatientLink, Person
-from node.index.work.ledger import Lane
+from node.index.rows.backend import FOLLOWS, backend_at
+from node.index.rows.extension_tables import every_table
+from node.index.rows.place import FILE_NAME, IndexUnusable, place_of
+from node.index.rows.records import Lane
+from node.index.rules.custody.salvage import HISTORY, WORK
+from node.index.rules.intake import received as batches
+from node.index.rules.people.person_plans import PatientLink, Person
 from node.lifecycle.retention import Retention
 from node.settings.core import RetentionSettings, Storage
 from node.writers.options import WriteOptions
@@ -287,7 +287,7 @@ def test_a_file_whose_rows_cannot_be_written_stops_nothing(settings: Settings, m
             raise OverflowError("Python int too large to convert to SQLite INTEGER")
         return real(connection, batch, *more, **named)
 
-    monkeypatch.setattr("node.index.nouns.instances.add_instances", refusing)
+    monkeypatch.setattr("node.index.rules.intake.instances.add_instances", refusing)
     recovered = rebuild_index(settings).recovered
     assert (recovered.adopted, recovered.quarantined) == (2, 1)
     assert len(view_rows(root, "SELECT 1 FROM v_images")) == 2

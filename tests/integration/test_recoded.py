@@ -27,7 +27,7 @@ from pydicom.uid import (
 
 from node.archive.intact import data_set_offset
 from node.children.forwarding import CopyChange, copy_of, forward
-from node.index.nouns.records import Outcome
+from node.index.rows.records import Outcome
 from node.lifecycle.scrub import Comparisons
 from node.receive.ingest import Announced
 from node.volume.read.transfer_syntaxes import DEFLATED_IMAGE_FRAME

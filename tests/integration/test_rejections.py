@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from node.index.nouns.records import CountedRefusal, Refused
+from node.index.rows.records import CountedRefusal, Refused
 from node.receive.senders import MAX_KINDS, Rejections
 from node.runtime.logs import KINDS_OF_MINUTE
 from node.runtime.metrics import Metrics
@@ -68,7 +68,7 @@ def test_a_flood_makes_no_more_rows_the_longer_it_lasts(root: Root) -> None:
 
 
 def test_the_table_is_bounded_and_the_oldest_give_way(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("node.index.nouns.problems.MAX_ROWS", 10)
+    monkeypatch.setattr("node.index.rules.custody.problems.MAX_ROWS", 10)
     for number in range(25):
         root.index.rejections.record([counted(root, refused(f"CT{number}"))])
         root.clock.move(1)
@@ -76,7 +76,7 @@ def test_the_table_is_bounded_and_the_oldest_give_way(root: Root, monkeypatch: p
 
 
 def test_rows_of_one_level_take_no_place_of_another(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("node.index.nouns.problems.MAX_ROWS", 3)
+    monkeypatch.setattr("node.index.rules.custody.problems.MAX_ROWS", 3)
     root.index.rejections.record([counted(root, refused("STRANGER"))])
     for number in range(9):
         root.clock.move(1)

@@ -16,11 +16,11 @@ from node.extensions.worklist.modality_worklist import Worklist
 from node.extensions.worklist.performed_steps import PerformedStepRepository
 from node.extensions.worklist.scheduled_rows import ScheduledStep, ScheduledStepRepository
 from node.extensions.worklist.settings import WorklistSettings
-from node.index.engine.about_keys import Uptime
-from node.index.nouns.records import Share
-from node.index.work.ledger import Ended, Postponed
-from node.index.work.messages import Attempt, PendingEvent
-from node.index.work.routes import lane_to
+from node.index.rows.about_keys import Uptime
+from node.index.rows.records import Share
+from node.index.rules.work.ledger import Ended, Postponed
+from node.index.rules.work.messages import Attempt, PendingEvent
+from node.index.rules.work.routes import lane_to
 from node.lifecycle.expired import due_now
 from node.lifecycle.retention import Retention, confirm
 from node.receive.ingest import Origin

@@ -11,8 +11,8 @@ from pydicom import FileDataset
 
 from node.conversion.series import Conversions
 from node.errors import OutOfResources
-from node.index.nouns.records import Outcome
-from node.index.nouns.study_search import StudyFilter
+from node.index.look.study_search import StudyFilter
+from node.index.rows.records import Outcome
 from node.lifecycle.scrub import Scrub, scrub_state
 from node.runtime.metrics import Metrics
 from tests import make

@@ -20,11 +20,10 @@ from node.conversion.job import ConversionJob, Converted, limits
 from node.conversion.pipeline import convert
 from node.conversion.pool import ConverterDied, Converters, ShortOfResources
 from node.conversion.scheduler import CLOCK_SECONDS, Worker
-from node.index.engine.place import IndexUnusable
-from node.index.nouns.conversions import ConversionRepository
-from node.index.nouns.records import OwedSidecars, Refused
-from node.index.work.ledger import Lane
-from node.index.work.routes import lane_to
+from node.index.rows.place import IndexUnusable
+from node.index.rows.records import Lane, OwedSidecars, Refused
+from node.index.rules.series import conversions
+from node.index.rules.work.routes import lane_to
 from node.receive.ingest import Origin
 from node.receive.senders import Rejections
 from node.runtime.metrics import Metrics
@@ -274,14 +273,14 @@ def test_the_worker_looks_for_sidecars_at_its_start_and_after_a_commit_that_owes
     root: Root, begin: Begin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looks: list[int] = []
-    owed_sidecars = ConversionRepository.owed_sidecars
+    owed_sidecars = conversions.ConversionRepository.owed_sidecars
 
-    def counted(self: ConversionRepository, *args: Any) -> list[OwedSidecars]:
+    def counted(self: conversions.ConversionRepository, *args: Any) -> list[OwedSidecars]:
         found = owed_sidecars(self, *args)
         looks.append(len(found))
         return found
 
-    monkeypatch.setattr(ConversionRepository, "owed_sidecars", counted)
+    monkeypatch.setattr(conversions.ConversionRepository, "owed_sidecars", counted)
     worker = begin()
     worker.start()
     first, *others = make.ct_series(3)

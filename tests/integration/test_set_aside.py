@@ -5,7 +5,7 @@ from copy import deepcopy
 import pytest
 from pydicom import FileDataset
 
-from node.index.database.look import looking
+from node.index.looking import looking
 from tests import make
 from tests.integration.conftest import Root
 from tests.integration.test_conflicts import accept, conflicts

@@ -21,8 +21,8 @@ from node.extensions.object_store.copying import copy_archive
 from node.extensions.object_store.settings import StoreSettings
 from node.extensions.object_store.uploads import ObjectUploads
 from node.extensions.postgresql.hosts import HostRepository, JoiningHost
-from node.index.engine.backend import IndexUnusable
-from node.index.nouns.records import InstanceFile, Outcome
+from node.index.rows.backend import IndexUnusable
+from node.index.rows.records import InstanceFile, Outcome
 from node.lifecycle.scrub import Scrub
 from node.receive.custody import NotDecidable, compared
 from node.receive.stored_files import report_damage

@@ -13,10 +13,11 @@ from pydicom.uid import generate_uid
 from node.api import Audit, Settings
 from node.control.care import rebuild_index
 from node.dicom.attributes import PATIENT, SERIES, STUDY
-from node.index.nouns import stated
-from node.index.nouns.persons import PersonRepository
-from node.index.work.ledger import Ended, Lane
-from node.index.work.messages import UNWANTED, Attempt
+from node.index.rows.records import Lane
+from node.index.rules.intake import stated
+from node.index.rules.people.persons import PersonRepository
+from node.index.rules.work.ledger import Ended
+from node.index.rules.work.messages import UNWANTED, Attempt
 from tests import make
 from tests.integration.conftest import Clock, Root, opened_root
 from tests.integration.test_trash import bring_back, trash

@@ -15,7 +15,7 @@ from pydicom import FileDataset
 from node.archive.intact import MISSING
 from node.dicom.attributes import instance_attributes
 from node.errors import OutOfResources
-from node.index.nouns.records import Outcome, Received, StoredFile
+from node.index.rows.records import Outcome, Received, StoredFile
 from node.receive.recovery import recover
 from node.receive.senders import quiet_seconds_of
 from node.receive.stored_files import flaws_of, report_damage

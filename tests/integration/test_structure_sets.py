@@ -13,7 +13,7 @@ from node.api import Audit, PersonRepository
 from node.archive.root import MARKER
 from node.conversion.scheduler import Worker
 from node.conversion.series import REFERENCE_WAIT, ReferencedSeriesOpen, SeriesDamaged, is_unchanged
-from node.index.nouns.records import ClaimedSeries
+from node.index.rows.records import ClaimedSeries
 from node.lifecycle.deletion import Order, delete
 from node.registry import installed, objects_of
 from node.settings.section import Convert

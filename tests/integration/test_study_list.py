@@ -9,8 +9,8 @@ from typing import Any, get_args
 import pytest
 
 from node.control.repository import Repository
-from node.index.database import reading
-from node.index.nouns.study_search import StudyFilter, StudyOrder
+from node.index import reading
+from node.index.look.study_search import StudyFilter, StudyOrder
 from node.settings.core import Storage
 from node.settings.model import Settings
 from tests import make
@@ -139,11 +139,11 @@ def test_a_search_finds_the_same_by_a_list_and_by_lookups(store: Repository, mon
                 assert index.studies.matching(wanted).count() == len(numbers), text
 
     for few in (0, 9):
-        monkeypatch.setattr("node.index.nouns.study_search.FEW_STUDIES", few)
+        monkeypatch.setattr("node.index.look.study_search.FEW_STUDIES", few)
         require("words", by_words)
         require("description", by_description)
         for walked in (1, 9):
-            monkeypatch.setattr("node.index.nouns.study_search.WALKED_STUDIES", walked)
+            monkeypatch.setattr("node.index.look.study_search.WALKED_STUDIES", walked)
             assert found(store, words="a", description="head", modalities=("CT", "MR")) == ["1.2.2", "1.2.1"]
             assert found(store, words="a", description="knee", condition="open") == ["1.2.3"]
             assert found(store, words="x", description="knee") == []

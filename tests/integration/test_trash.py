@@ -15,10 +15,11 @@ from node.api import Audit, SeriesRow, Utc
 from node.archive.intake import RESUME_FACTOR
 from node.errors import UsageError
 from node.extensions.projects.rows import ProjectRepository
-from node.index.engine.extension_tables import LEVELS, every_table
-from node.index.nouns.projects import Content
-from node.index.work.ledger import Lane, add
-from node.index.work.states import Assignment
+from node.index.rows.extension_tables import LEVELS, every_table
+from node.index.rows.records import Lane
+from node.index.rows.states import Assignment
+from node.index.rules.people.accounts import Content
+from node.index.rules.work.ledger import add
 from node.lifecycle.deletion import Restored, empty, empty_due, restore, resume_restores
 from node.lifecycle.fsck import Finding, examine
 from node.receive import stored_files

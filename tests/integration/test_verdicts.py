@@ -20,8 +20,8 @@ from node.conversion.series import is_unchanged
 from node.dicom.counts import InstanceCounts
 from node.extensions.worklist.performed_steps import ListedSeries, PerformedStep, PerformedStepRepository
 from node.files.acknowledged import Acknowledged
-from node.index.nouns.records import ClaimedSeries
-from node.index.nouns.waits import OPEN_SECONDS
+from node.index.rows.records import ClaimedSeries
+from node.index.rules.series.waits import OPEN_SECONDS
 from node.receive.ingest import Origin
 from tests import make
 from tests.integration.conftest import QUICK, Clock, Root, data_set_bytes, opened_root

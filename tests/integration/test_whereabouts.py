@@ -13,8 +13,8 @@ from node.api import Settings, reading
 from node.audit.audit_log import Audit, Transfers
 from node.control.care import rebuild_index
 from node.control.repository import Repository
-from node.index.nouns.records import CountedRefusal, Refused
-from node.index.nouns.study_search import StudyFilter
+from node.index.look.study_search import StudyFilter
+from node.index.rows.records import CountedRefusal, Refused
 from node.lifecycle.deletion import Order, delete, empty, empty_due, restore
 from node.receive.ingest import Origin
 from node.receive.whereabouts import whereabouts

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from node.index.nouns.accounts import Role
+from node.index.rules.people.accounts import Role
 from node.web.problem_types import FORBIDDEN, NOT_AUTHENTICATED, NOT_FOUND, UNKNOWN_PARAMETER
 from tests.interop.conftest import NODE_MODULES, STUDY, needs, run
 from tests.make import ct_series

@@ -30,7 +30,7 @@ from node.api import Address, Audit, Index
 from node.archive.filesystem import Archive
 from node.association.listener import Listener
 from node.extensions.worklist.settings import WorklistSettings
-from node.index.engine.place import FILE_NAME
+from node.index.rows.place import FILE_NAME
 from node.receive.ingest import MAXIMUM_BYTES, Announced, Incoming, Ingest, Origin
 from node.receive.senders import Rejections
 from node.runtime.metrics import Metrics

@@ -12,8 +12,8 @@ from pynetdicom import build_context
 
 from node.dicom import uids
 from node.extensions.projects.rows import ProjectRepository
-from node.index.engine.scope import Scope, current_scope
-from node.index.nouns.projects import Content
+from node.index.rows.scope import Scope, current_scope
+from node.index.rules.people.accounts import Content
 from node.settings.peers import READING_VERBS, Peer
 from tests.make import ct_series
 from tests.protocol.conftest import CT_IMAGE_STORAGE, Running, StartNode, associate, identifier

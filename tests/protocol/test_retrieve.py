@@ -35,7 +35,7 @@ from node.association.framing import encoded
 from node.dicom.uids import PATIENT_ROOT_GET, PATIENT_ROOT_MOVE, STUDY_ROOT_GET, STUDY_ROOT_MOVE
 from node.extensions.peers.get import RetrieveTarget
 from node.extensions.peers.get import get as get_into
-from node.index.search.finder import QueryRefused
+from node.index.look.finder import QueryRefused
 from node.settings.peers import Dicom, Peer
 from tests.make import ct_series, instance, misencoded, mr_series, rgb_capture, saved
 from tests.protocol.conftest import (

@@ -20,8 +20,9 @@ from node.children.pseudonyms import new_key_file
 from node.extensions.deidentify.settings import DeidentifySettings
 from node.extensions.destinations.settings import DicomwebSettings, FolderSettings
 from node.extensions.object_store.settings import BucketSettings
-from node.index.nouns.events import EventKind, record_series_event
-from node.index.work.routes import lane_to
+from node.index.rows.models.history import EventKind
+from node.index.rules.work.events import record_series_event
+from node.index.rules.work.routes import lane_to
 from node.receive.ingest import Announced, Origin
 from node.routing.router import RouteWorkers
 from node.routing.worker import RouteWorker

@@ -21,7 +21,7 @@ from node.extensions.deidentify.instance import deidentified
 from node.extensions.deidentify.profile import Option, Profile
 from node.extensions.deidentify.ways import configured
 from node.files.reading import read_instance
-from node.index.nouns.study_search import StudyFilter
+from node.index.look.study_search import StudyFilter
 from node.receive.dicom_files import MediaFile, find_instances
 from tests.leaks import leaks
 from tests.make import PYDICOM_FILES

@@ -5,8 +5,8 @@ from itertools import product
 
 import pytest
 
-from node.index.nouns.disposition import Applied, Aside, First, New, Replaces, Restores, Same, disposition
-from node.index.nouns.records import Flaw, ReceivedPolicy, StoredFile
+from node.index.rows.records import Flaw, ReceivedPolicy, StoredFile
+from node.index.rules.intake.disposition import Applied, Aside, First, New, Replaces, Restores, Same, disposition
 
 POLICIES: tuple[ReceivedPolicy, ...] = ("never", "keep_both", "replace", "accept")
 GONE = (Flaw.MISSING, Flaw.ASIDE, Flaw.DAMAGED)

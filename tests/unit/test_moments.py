@@ -46,28 +46,29 @@ KEEPS = "an age or an expiry: how long something is kept is a time of the clock"
 
 REASONS = {
     FOR_PEOPLE: """
-        engine/views:_of_core nouns/instances:summary nouns/level_views:last_received_at nouns/level_views:last_stored
-        nouns/level_views:newest nouns/level_views:retried nouns/level_views:under_way nouns/problems:alike
-        nouns/problems:beyond_repair nouns/problems:causes nouns/problems:first_sender nouns/senders:heard
-        nouns/studies:_summaries nouns/views:_with_what_holds_it nouns/views:all nouns/views:deliveries
-        nouns/views:messages nouns/views:naming nouns/views:newest nouns/views:progress nouns/views:quiet_to_come
-        nouns/views:sent_of_study work/jobs:_known work/jobs:made work/routes:delivered
+        look/hosts:heard look/instances:summary look/kept:newest look/kept:naming look/level_views:last_received_at
+        look/level_views:last_stored look/level_views:newest look/level_views:retried look/level_views:under_way
+        look/problems:alike look/problems:beyond_repair look/problems:causes look/problems:first_sender
+        look/studies:_summaries look/views:_with_what_holds_it look/views:all look/views:deliveries
+        look/views:messages look/views:newest look/views:progress look/views:quiet_to_come look/views:sent_of_study
+        look/work:_known look/work:delivered look/work:made rows/views:_of_core
         """,
     WAITS: """
-        nouns/association_ends:_wait_after_end nouns/claim_ends:_first_received_since nouns/level_views:next_due_at
-        nouns/series_claims: nouns/series_claims:_due nouns/studies: nouns/studies:oldest_due
-        nouns/studies:oldest_unconverted work/deliveries:next_due_at work/ledger:next_due_at work/routes:next_ask_at
+        look/level_views:next_due_at look/studies:oldest_due look/studies:oldest_unconverted
+        rules/series/association_ends:_wait_after_end rules/series/claims: rules/series/claims:_due
+        rules/series/claims:_first_received_since rules/series/quiet: rules/work/deliveries:next_due_at
+        rules/work/ledger:next_due_at rules/work/routes:next_ask_at
         """,
     KEEPS: """
-        nouns/conversions:superseded_before nouns/level_views:_stored nouns/level_views:_stored_study
-        nouns/level_views:by_age nouns/problems:_counted nouns/retention:receipts
+        look/level_views:_stored look/level_views:_stored_study look/level_views:by_age rules/custody/leaving:receipts
+        rules/custody/problems:_counted rules/series/conversions:superseded_before
         """,
-    "the last of a batch: a host may be late, and its series then waits longer": "nouns/waits:_later",
-    "gaps are times of the clock, and those that it was set back by are none": "nouns/senders:learn_gaps",
-    "the ledger has the number; a moment alone, of a deletion that a crash keeps from it": "nouns/lost:absent",
-    "is equal or later than all that it deletes": "nouns/deletions:order",
-    "equal: the moment is that of the same row": "nouns/trash:_bring_conversions work/jobs:is_own_news",
-    "equal: the moment stands for the decision": "work/routes:",
+    "the last of a batch: a host may be late, and its series then waits longer": "rules/series/waits:_later",
+    "gaps are times of the clock, and those that it was set back by are none": "rules/series/quiet:learn_gaps",
+    "the ledger has the number; a moment alone, of a deletion that a crash keeps from it": "rules/custody/lost:absent",
+    "is equal or later than all that it deletes": "rules/custody/deletions:order",
+    "equal: the moment is that of the same row": "rules/custody/trash:_bring_conversions look/work:is_own_news",
+    "equal: the moment stands for the decision": "rows/models/work:",
 }
 
 

@@ -19,9 +19,9 @@ from starlette.requests import HTTPConnection
 from node.control.care import rebuild_index
 from node.errors import UsageError
 from node.extensions.pages.operation import badges
-from node.index.engine.scope import current_scope, within
-from node.index.nouns.accounts import MAX_SESSIONS, Client, KnownAccount, NoSuchAccount, Role
-from node.index.nouns.records import ListedToken, Share
+from node.index.rows.records import Client, ListedToken, Share
+from node.index.rows.scope import current_scope, within
+from node.index.rules.people.accounts import MAX_SESSIONS, KnownAccount, NoSuchAccount, Role
 from node.runtime.budget import Caller
 from node.web import access
 from node.web.access import READERS, Call, identified

@@ -10,9 +10,9 @@ import httpx2
 import pytest
 from playwright.sync_api import expect
 
-from node.index.nouns.accounts import Role
-from node.index.work.ledger import Lane
-from node.index.work.routes import lane_to
+from node.index.rows.records import Lane
+from node.index.rules.people.accounts import Role
+from node.index.rules.work.routes import lane_to
 from node.runtime import logs
 from node.settings.load import load
 from tests import make

@@ -13,8 +13,8 @@ from unittest.mock import Mock
 import httpx2
 import pytest
 
-from node.index.models.levels import SERIES_STATES
-from node.index.nouns.records import CountedRefusal, Refused
+from node.index.rows.models.levels import SERIES_STATES
+from node.index.rows.records import CountedRefusal, Refused
 from node.selector.fields import SeriesState
 from node.web.problem_types import PRECONDITION_FAILED, RANGE_NOT_SATISFIABLE, UNKNOWN_PARAMETER
 from tests import make

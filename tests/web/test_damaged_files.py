@@ -10,7 +10,7 @@ import pytest
 from pydicom import FileDataset
 from pydicom.uid import RLELossless
 
-from node.index.nouns.accounts import Role
+from node.index.rules.people.accounts import Role
 from node.receive.stored_files import report_damage
 from tests import make
 from tests.rows import view_rows

@@ -17,10 +17,10 @@ import SimpleITK as sitk
 from pydicom import Dataset
 from starlette.testclient import TestClient
 
-from node.index.engine.place import FILE_NAME
-from node.index.engine.view_rows import queries_of_file
-from node.index.nouns.level_views import StudyViews
-from node.index.nouns.records import RevisionFile
+from node.index.look.level_views import StudyViews
+from node.index.rows.place import FILE_NAME
+from node.index.rows.records import RevisionFile
+from node.index.rows.view_rows import queries_of_file
 from tests import make
 from tests.web.conftest import Site, open_site
 

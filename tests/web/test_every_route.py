@@ -19,7 +19,7 @@ from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 
 from node.api import Role, UsageError
-from node.index.work.messages import PendingEvent
+from node.index.rules.work.messages import PendingEvent
 from node.web.access import ADMINS, ANYBODY, READERS, SAFE_METHODS, WRITERS, Allow, CurrentCall, declared
 from node.web.credentials import digest, new_token
 from node.web.principal import COOKIE

@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 from playwright.sync_api import Browser, Page
 
-from node.index.nouns.accounts import Role
+from node.index.rules.people.accounts import Role
 from tests import make
 from tests.web.conftest import PASSWORD, Site, StartSite
 

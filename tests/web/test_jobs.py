@@ -16,9 +16,10 @@ from playwright.sync_api import expect
 
 from node.extensions.results.command import JOBS
 from node.extensions.results.rows import ReadResults
-from node.index.nouns.accounts import Role
-from node.index.work.ledger import Ended, Lane, Postponed
-from node.index.work.messages import Attempt, PendingEvent
+from node.index.rows.records import Lane
+from node.index.rules.people.accounts import Role
+from node.index.rules.work.ledger import Ended, Postponed
+from node.index.rules.work.messages import Attempt, PendingEvent
 from tests import make
 from tests.rows import read_rows, view_rows
 from tests.trash import empty_trash

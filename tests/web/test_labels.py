@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from node.index.nouns.accounts import Role
+from node.index.rules.people.accounts import Role
 from node.selector import compile_selector
 from tests import make
 from tests.rows import view_rows

@@ -19,11 +19,11 @@ from node.api import OutOfResources, Settings
 from node.cli.run.doctor import CHECKS
 from node.cli.run.doctor import Site as Looked
 from node.control.repository import Repository
-from node.index.engine import sqlite
-from node.index.engine.about_keys import RETENTION
-from node.index.engine.backend import IndexUnusable
-from node.index.engine.sqlite_file import LOCKED
-from node.index.nouns.retention import RetentionState
+from node.index.rows import sqlite
+from node.index.rows.about_keys import RETENTION
+from node.index.rows.backend import IndexUnusable
+from node.index.rows.sqlite_file import LOCKED
+from node.index.rules.custody.leaving import RetentionState
 from node.receive import readiness
 from node.receive.apply import CATCH_UP_SECONDS
 from node.receive.ingest import Announced, Ingest, Origin
@@ -133,7 +133,7 @@ def test_who_has_locked_the_index_is_named_and_no_line_of_a_program(impatient: S
 def test_a_reader_that_lets_the_log_of_the_index_grow_is_named_by_a_node_that_is_ready(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("node.index.engine.sqlite_file.MAX_WAL_BYTES", 0)
+    monkeypatch.setattr("node.index.rows.sqlite_file.MAX_WAL_BYTES", 0)
     with closing(sqlite3.connect(site.root / "index.sqlite", isolation_level=None)) as stranger:
         stranger.execute("BEGIN")
         stranger.execute("SELECT count(*) FROM about").fetchone()

@@ -6,8 +6,8 @@ from typing import Any
 import httpx2
 import pytest
 
-from node.index.nouns.accounts import Role
-from node.index.nouns.records import CountedRefusal, Refused
+from node.index.rows.records import CountedRefusal, Refused
+from node.index.rules.people.accounts import Role
 from node.web.credentials import digest, new_token
 from tests import make
 from tests.web.conftest import PASSWORD, Site

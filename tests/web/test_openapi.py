@@ -14,8 +14,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from node.index.nouns.accounts import Role
-from node.index.work.messages import PendingEvent
+from node.index.rules.people.accounts import Role
+from node.index.rules.work.messages import PendingEvent
 from node.web.problem_types import MEDIA_TYPE, NOT_FOUND
 from tests import make
 from tests.web.conftest import Site, open_site

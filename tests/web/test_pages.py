@@ -18,7 +18,7 @@ from pydicom.uid import MRImageStorage
 
 from node.children.pseudonyms import new_key_file
 from node.extensions.demo.known_series import head_phantom
-from node.index.nouns.records import CountedRefusal, Refused
+from node.index.rows.records import CountedRefusal, Refused
 from tests import make
 from tests.trash import empty_trash
 from tests.web.conftest import PASSWORD, Site, StartSite, open_site

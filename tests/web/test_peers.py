@@ -18,8 +18,8 @@ from pynetdicom import AE, evt
 from node.api import Address, Role, send_files
 from node.dicom.uids import STUDY_ROOT_FIND, STUDY_ROOT_GET
 from node.extensions.peers.retrieving import Retrieving, outcome
-from node.index.database.work_loop import RequestLoop
-from node.index.work.states import Counts
+from node.index.rows.states import Counts
+from node.index.work_loop import RequestLoop
 from tests import make
 from tests.interop.conftest import is_answered
 from tests.programs import free_port, needs

@@ -11,8 +11,8 @@ import pytest
 
 import node
 from node.api import Role, UsageError
-from node.index.engine.narrowed import RULES
-from node.index.models.levels import Base
+from node.index.rows.models.levels import Base
+from node.index.rows.narrowed import RULES
 from node.web.access import declared
 from node.web.credentials import digest, new_token
 from tests import make

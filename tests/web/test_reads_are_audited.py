@@ -9,7 +9,7 @@ import pytest
 
 from node.children.pseudonyms import new_key_file
 from node.extensions.worklist.performed_steps import PerformedStepRepository, created
-from node.index.work.messages import PendingEvent
+from node.index.rules.work.messages import PendingEvent
 from tests import make
 from tests.protocol.test_performed_steps import begun
 from tests.web.conftest import Site, every_route, open_site, until

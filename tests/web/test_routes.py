@@ -9,7 +9,7 @@ import pytest
 from node.api import Audit, Role, Route
 from node.children.decoder import Decoder
 from node.extensions.destinations.settings import DicomwebSettings, FolderSettings
-from node.index.work.routes import lane_to
+from node.index.rules.work.routes import lane_to
 from node.lifecycle.holders import holders
 from node.routing.router import RouteWorkers, lanes_of
 from tests import make

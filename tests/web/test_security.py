@@ -20,7 +20,7 @@ from sqlalchemy import Connection
 from structlog.testing import capture_logs
 
 from node.api import Role, UsageError, Web
-from node.index.search.finder import Finder
+from node.index.look.finder import Finder
 from node.runtime.budget import current_caller
 from node.runtime.logs import ALLOWED_FIELDS
 from node.web import middleware, server

@@ -8,7 +8,7 @@ from io import BytesIO
 
 import pytest
 
-from node.index.nouns.accounts import Role
+from node.index.rules.people.accounts import Role
 from node.lifecycle.holders import holders
 from node.web.sessions import FREE_TRIES, FREE_TRIES_OF_ACCOUNT
 from tests import make

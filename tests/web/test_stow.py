@@ -11,7 +11,7 @@ import pytest
 from pydicom import FileDataset
 from pydicom.uid import JPIPHTJ2KReferencedDeflate, RLELossless
 
-from node.index.nouns.records import Refused
+from node.index.rows.records import Refused
 from tests import make
 from tests.rows import index_locked, view_rows
 from tests.web.conftest import Site, StartSite, until

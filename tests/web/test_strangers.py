@@ -8,7 +8,7 @@ from dataclasses import replace
 import httpx2
 import pytest
 
-from node.index.nouns.accounts import Role
+from node.index.rules.people.accounts import Role
 from node.web.middleware import LOGIN, MAX_LOGIN_BYTES
 from node.web.sessions import FREE_TRIES, FREE_TRIES_OF_ACCOUNT, Throttle
 from tests.web.conftest import PASSWORD, Site, StartSite, until

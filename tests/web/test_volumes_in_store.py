@@ -16,8 +16,8 @@ from node.extensions.object_store.bucket import configured_store
 from node.extensions.object_store.kind import fetching
 from node.extensions.object_store.uploads import ObjectUploads
 from node.extensions.projects.export import export
-from node.index.database.reading import reading
-from node.index.work.ledger import Lane
+from node.index.reading import reading
+from node.index.rows.records import Lane
 from node.notify.notifier import HookWorker
 from tests import make
 from tests.receivers import channel_of

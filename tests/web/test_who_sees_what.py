@@ -16,8 +16,8 @@ import httpx2
 import pytest
 from pydicom import dcmread
 
-from node.index.engine.narrowed import MAX_LISTED
-from node.index.nouns.accounts import Role
+from node.index.rows.narrowed import MAX_LISTED
+from node.index.rules.people.accounts import Role
 from tests import make
 from tests.made_once import copy_root
 from tests.web.conftest import PASSWORD, Site, open_site
@@ -225,7 +225,7 @@ def world(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> Iterator[World]:
     """A node with both kinds of views that a scope can have."""
-    monkeypatch.setattr("node.index.engine.narrowed.MAX_LISTED", request.param)
+    monkeypatch.setattr("node.index.rows.narrowed.MAX_LISTED", request.param)
     copy_root(root, tmp_path / "root")
     with open_site(tmp_path / "root", authentication="always") as site:
         yield World(site)

@@ -39,7 +39,7 @@ from node.dicom.command import C_STORE_RQ, MEDIUM_PRIORITY, Element
 from node.dicom.encoding import is_as_announced
 from node.dicom.status import SUCCESS
 from node.errors import VoxelnodeError
-from node.index.search.selection import StoredInstance
+from node.index.rows.files import StoredInstance
 from node.volume.read.transfer_syntaxes import TARGETS, choose_target
 
 

@@ -37,8 +37,8 @@ from node.dicom.status import (
 )
 from node.dicom.uids import PATIENT_ROOT_FIND, STUDY_ROOT_FIND
 from node.dicom.values import CONVERSION_ERRORS, texts
-from node.index.database.index import Index
-from node.index.search.finder import QueryRefused, QueryStopped
+from node.index.database import Index
+from node.index.look.finder import QueryRefused, QueryStopped
 
 logger = structlog.get_logger()
 

@@ -28,7 +28,7 @@ from node.dicom.status import (
 )
 from node.dicom.uids import is_storage_class
 from node.errors import ClassMismatch, InstanceRefused, NotUnderstood
-from node.index.nouns.records import NOT_CURRENT_OUTCOMES, Outcome, Refused
+from node.index.rows.records import NOT_CURRENT_OUTCOMES, Outcome, Refused
 from node.receive.ingest import Announced, Incoming, Ingest, Origin
 
 logger = structlog.get_logger()

@@ -42,11 +42,11 @@ from node.dicom.status import (
 from node.dicom.uids import STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE
 from node.dicom.values import items, text
 from node.errors import OutOfResources, VoxelnodeError, counted
-from node.index.database.work_loop import RequestLoop
-from node.index.nouns.records import Refused
-from node.index.search.selection import StoredInstance
-from node.index.work.ledger import Decision, Ended, Postponed, Work, after_failure
-from node.index.work.states import CommitmentRequest, Reference
+from node.index.rows.files import StoredInstance
+from node.index.rows.records import Refused
+from node.index.rows.states import CommitmentRequest, Reference
+from node.index.rules.work.ledger import Decision, Ended, Postponed, Work, after_failure
+from node.index.work_loop import RequestLoop
 from node.receive.stored_files import report_damage
 
 logger = structlog.get_logger()

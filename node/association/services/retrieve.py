@@ -52,9 +52,9 @@ from node.dicom.status import (
 from node.dicom.uids import PATIENT_ROOT_GET, PATIENT_ROOT_MOVE, STUDY_ROOT_GET, STUDY_ROOT_MOVE
 from node.dicom.values import standard_tag, texts
 from node.errors import OutOfResources
-from node.index.nouns.records import Refused
-from node.index.search.finder import QueryRefused
-from node.index.search.selection import Selected
+from node.index.look.finder import QueryRefused
+from node.index.rows.files import Selected
+from node.index.rows.records import Refused
 from node.receive.stored_files import report_damage
 
 logger = structlog.get_logger()

@@ -66,7 +66,7 @@ def tested_results(
 
     `sample`: the root of the example series, if the message is about that.
     """
-    from node.index.database.reading import reading
+    from node.index.reading import reading
     from node.registry import TESTED_RESULTS, part_of
 
     tested = part_of(root.settings, TESTED_RESULTS)
@@ -102,7 +102,7 @@ def message_of_test(
     root: Path, settings: Settings, hook: HookSettings, event: HookEvent, series: str | None
 ) -> tuple[HookMessage, list[str]]:
     """Return the message of a series, and the clauses of `where` that it does not fit."""
-    from node.index.database.reading import reading
+    from node.index.reading import reading
     from node.notify.message import message_of_first
     from node.selector import compile_selector
 

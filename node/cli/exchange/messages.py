@@ -29,7 +29,7 @@ from node.cli.output import (
 from node.errors import ResultRefused, UsageError, counted, nearest, with_last_line
 
 if TYPE_CHECKING:
-    from node.index.work.ledger import Lane
+    from node.index.rows.records import Lane
     from node.settings.core import HookSettings
 
 hooks = Commands(help="Inspect, test and retry webhooks, commands and plugins.", no_args_is_help=True)
@@ -219,7 +219,7 @@ def replay_hook(
     """
     hook = configured(root, name)
 
-    from node.index.work.deliveries import REPLAYED
+    from node.index.rules.work.deliveries import REPLAYED
 
     events = [event for event in hook.on if event in REPLAYED]
     if not events:
@@ -280,7 +280,7 @@ def _queued(
 ) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
     """Queue messages of series, and wait for room if a node makes room; return what was done, and series without."""
     from node.control.root import is_held
-    from node.index.work.deliveries import MAX_REPLAYED
+    from node.index.rules.work.deliveries import MAX_REPLAYED
 
     requests, left = [], series
     while left:
@@ -334,7 +334,7 @@ def resume_hook(name: HookName, root: ChangedRoot) -> Answer:
 
 
 def _lanes(kind: Literal["hook", "route"], *names: tuple[str, ...]) -> list[Lane]:
-    from node.index.work.ledger import Lane
+    from node.index.rows.records import Lane
 
     return [Lane(kind, *one) for one in names]
 
@@ -355,7 +355,7 @@ def list_routes(root: Root) -> Listing:
     Delivered, waiting and given up are messages: of one instance each, or of a series or study, as `when` of the route
     says. Unconfirmed are instances.
     """
-    from node.index.nouns.views import outstanding
+    from node.index.look.views import outstanding
 
     with root.looking() as index:
         quiet = index.quiet_to_come("route", root.settings.series.study_quiet_seconds)
@@ -368,7 +368,7 @@ def list_routes(root: Root) -> Listing:
 
 
 def _unseen(*rows: Mapping[str, Any]) -> str:
-    from node.index.nouns.views import unseen
+    from node.index.look.views import unseen
 
     return unseen(*rows)
 
@@ -422,7 +422,7 @@ def retry_route(name: RouteName, root: ChangedRoot) -> Answer:
     Destinations that could not be reached are tried, too. A running node does so at once, otherwise the next start.
     """
     destinations = _destinations(root, name)
-    from node.index.nouns.views import awaited
+    from node.index.look.views import awaited
 
     with root.looking() as index:
         rows = [row for row in index.routes.destinations() if (row["route"], row["destination"]) in destinations]

@@ -21,8 +21,8 @@ from node.errors import UsageError, counted
 
 if TYPE_CHECKING:
     from node.association.client.send import Sent
-    from node.index.database.reading import ReadIndex
-    from node.index.search.selection import Selected
+    from node.index.reading import ReadIndex
+    from node.index.rows.files import Selected
 
 peers = Commands(help="List, set, remove, test and query peers.", no_args_is_help=True)
 
@@ -116,8 +116,8 @@ def send(
 def _selected(index: ReadIndex, uids: list[str], patient: str | None) -> Iterator[Selected]:
     """Yield the instances of each UID and of the Patient ID; each must match at least one instance."""
     from node.dicom.keys import Level, Selection
-    from node.index.database.look import the_named
-    from node.index.nouns.records import UIDS
+    from node.index.looking import the_named
+    from node.index.rows.records import UIDS
 
     for text in uids:
         one = the_named(index, text, "study", "series", "instance")

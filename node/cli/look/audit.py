@@ -55,7 +55,7 @@ def audit(
 
     from node.audit.audit_files import FILE_NAME, audit_files, last_lines
     from node.audit.audit_files import verify as audit_files_problems
-    from node.index.engine.backend import IndexUnusable
+    from node.index.rows.backend import IndexUnusable
 
     path = root.folder / FILE_NAME
     if not audit_files(root.folder) and not has_hosts:

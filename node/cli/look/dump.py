@@ -42,7 +42,7 @@ def dump(
         return volume_header(path) if is_volume(path) else _dumped(path, path)
     if not _UID.fullmatch(file_or_uid):
         raise UsageError(f"{file_or_uid}: neither a file nor a SOP Instance UID")
-    from node.index.database.look import the_named
+    from node.index.looking import the_named
 
     with root.looking() as index:
         file = index.instances.current(the_named(index, file_or_uid, "instance").uid)

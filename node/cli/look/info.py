@@ -19,16 +19,16 @@ from node.cli.options import Root
 from node.cli.output import Listing, described, minute, print_fields, print_finding, print_table, printable, series_name
 from node.dicom.lean_import import load_names
 from node.errors import UsageError, counted
-from node.index.engine.view_rows import judged, parsed, remedy_of
+from node.index.rows.view_rows import judged, parsed, remedy_of
 from node.volume.reasons import REMEDIES
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
     from node.archive.base import LocalFile
-    from node.index.database.look import Look, Named
-    from node.index.database.reading import ReadIndex
-    from node.index.nouns.records import InstanceFile
+    from node.index.looking import Look, Named
+    from node.index.reading import ReadIndex
+    from node.index.rows.records import InstanceFile
 
 Row = dict[str, Any]
 
@@ -116,7 +116,7 @@ def info(
         description = _Describer(index, local, root.settings.series.study_quiet_seconds).describe(uid)
     if not description:
         raise UsageError(_why_missing(uid, root))
-    from node.index.nouns.views import MAX_CONFLICTS
+    from node.index.look.views import MAX_CONFLICTS
 
     bounds = {"patients": MAX_PATIENTS, "exclusions": MAX_EXCLUSIONS, "conflicts": MAX_CONFLICTS}
     cut = {name: bound for name, bound in bounds.items() if len(description.get(name, ())) > bound}
@@ -157,7 +157,7 @@ class _Describer:
 
     def describe(self, uid: str) -> Row:
         """Return the level with the UID and the levels above it, or an empty row."""
-        from node.index.database.look import named
+        from node.index.looking import named
 
         patients, found = self._index.patients, named(self._index, uid)
         is_uid = any(one.uid == uid for one in found)
@@ -177,7 +177,7 @@ class _Describer:
 
     def _called(self, text: str, found: list[Named]) -> Row:
         """Return what has a UID, the end of it, or an Accession Number; refuse several, but a series in two studies."""
-        from node.index.database.look import the_named
+        from node.index.looking import the_named
 
         if not found:
             return {}

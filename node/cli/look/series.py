@@ -115,7 +115,7 @@ def series(
     `voxelnode info` takes the patient, a UID that `--uids` shows, or the end of it, and says what a series that is
     receiving waits for.
     """
-    from node.index.engine.view_rows import judged
+    from node.index.rows.view_rows import judged
 
     states = frozenset(state or ())
     study = study and root.uid_of(study, "study")

@@ -16,8 +16,8 @@ from node.errors import counted, sized
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from node.index.database.look import Look
-    from node.index.database.reading import ReadIndex
+    from node.index.looking import Look
+    from node.index.reading import ReadIndex
 
 SHOWN_FAILURES = 10
 
@@ -67,7 +67,7 @@ ACKNOWLEDGED = {
 
 def status(root: Root) -> Listing:
     """Show what is stored, waiting, converted and failed."""
-    from node.index.engine.backend import IndexUnusable
+    from node.index.rows.backend import IndexUnusable
     from node.receive.readiness import readiness_of
 
     live = live_of(root.folder)
@@ -82,9 +82,9 @@ def status(root: Root) -> Listing:
 def _facts(root: Root, index: Look | ReadIndex, live: Mapping[str, Any] | None) -> dict[str, Any]:
     from node.archive.proof import last_proof
     from node.archive.space import free_bytes_of_root
-    from node.index.engine.backend import FILE_NAME
-    from node.index.engine.sqlite_file import held_back
-    from node.index.nouns.views import is_held
+    from node.index.look.views import is_held
+    from node.index.rows.backend import FILE_NAME
+    from node.index.rows.sqlite_file import held_back
     from node.lifecycle.journal import damaged_records, journal_report
     from node.receive.readiness import intake_of, readiness_of, running
 
@@ -178,7 +178,7 @@ def _conflicts(decisions: int, by_kind: Mapping[str, int]) -> str:
 
 
 def _held(rows: Sequence[Mapping[str, Any]], noun: str, command: str) -> str:
-    from node.index.nouns.views import awaited
+    from node.index.look.views import awaited
 
     return f"{counted(len(rows), noun)} stuck, {awaited(*rows)}: voxelnode {command} list"
 

@@ -14,7 +14,7 @@ from node.errors import counted, sized
 
 if TYPE_CHECKING:
     from node.control.care import Rebuilt
-    from node.index.engine.backend import Place, Salvaged
+    from node.index.rows.backend import Place, Salvaged
     from node.lifecycle.journal import JournalReport
     from node.settings.model import Settings
 
@@ -24,7 +24,7 @@ db_app = Commands(help="Maintain the index database.", no_args_is_help=True)
 @db_app.command()
 def path(root: Root) -> Answer:
     """Print where the database is: its file, or its URL."""
-    from node.index.database.look import is_there
+    from node.index.looking import is_there
 
     place = _place(root.settings)
     return Answer({"path": str(place), "exists": is_there(place)}, str(place))
@@ -34,7 +34,7 @@ def path(root: Root) -> Answer:
 def upgrade(root: Root) -> Answer:
     """Create the database, or migrate it to the newest schema."""
     from node.control.root import require_index
-    from node.index.engine.place import upgrade as upgrade_database
+    from node.index.rows.place import upgrade as upgrade_database
 
     place = _place(root.settings)
     require_index(root.folder, root.settings.index.url)
@@ -54,8 +54,8 @@ def check(root: Root) -> Listing:
     from node.dicom.lean_import import load_for_rows
 
     load_for_rows()
-    from node.index.engine.place import check as found_in
-    from node.index.engine.place import exists, left_by_others
+    from node.index.rows.place import check as found_in
+    from node.index.rows.place import exists, left_by_others
 
     place = _place(root.settings)
     found = problems_of(place, found_in(place), "no problems found")
@@ -75,7 +75,7 @@ def backup(
     instance that is not in the index yet is in the copy of the journal.
     """
     from node.control.audited_export import audited_export
-    from node.index.engine.place import backup as copy_database
+    from node.index.rows.place import backup as copy_database
 
     with audited_export(root.settings, f"voxelnode db backup to {target.absolute()}") as outcome:
         size = copy_database(_place(root.settings), target.absolute())
@@ -98,7 +98,7 @@ def copy(
     settings = root.settings
     url = None if to == "sqlite" else root.read({"--to": ("index.url", to)}).index.url
 
-    from node.index.engine.place import exists, left_by_others, place_of
+    from node.index.rows.place import exists, left_by_others, place_of
     from node.registry import COPY_INDEX, resolve
 
     source, target = _place(settings), place_of(settings.storage.root, url)
@@ -241,7 +241,7 @@ def _print_salvaged(salvaged: Salvaged) -> None:
 
 
 def _place(settings: Settings) -> Place:
-    from node.index.engine.backend import place_of
+    from node.index.rows.backend import place_of
 
     return place_of(settings.storage.root, settings.index.url)
 
@@ -257,8 +257,8 @@ def status(root: Root) -> Listing:
 
     It may be that of a running node. Exit 1 if records are damaged.
     """
-    from node.index.engine.about_keys import AppliedPosition
-    from node.index.engine.backend import IndexUnusable
+    from node.index.rows.about_keys import AppliedPosition
+    from node.index.rows.backend import IndexUnusable
     from node.lifecycle.journal import JOURNAL_FOLDER, journal_report
 
     folder, maximum = root.existing(), root.settings.storage.journal_bytes

@@ -19,8 +19,8 @@ from node.errors import UsageError, counted, sized
 from node.files.durable import write_durably
 
 if TYPE_CHECKING:
-    from node.index.database.reading import ReadIndex
-    from node.index.nouns.records import DeletionPlan
+    from node.index.reading import ReadIndex
+    from node.index.rows.records import DeletionPlan
     from node.lifecycle.erasure import Certificate
 
 
@@ -111,7 +111,7 @@ def _chosen(
     index: ReadIndex, uid: str | None, study: str | None, patient: str | None, *, erase: bool
 ) -> tuple[list[DeletionPlan], list[dict[str, Any]]]:
     """Return what would be deleted, and what of the trash would be erased with a patient."""
-    from node.index.database.look import the_named
+    from node.index.looking import the_named
 
     if (uid is None) == (patient is None):
         raise UsageError("give either a UID, or --patient with a Patient ID")

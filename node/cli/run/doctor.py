@@ -33,7 +33,7 @@ from node.files.durable import NO_ROOM
 from node.receive.readiness import REMEDIES, readiness_of, remedy_of, running
 
 if TYPE_CHECKING:
-    from node.index.engine.backend import Place
+    from node.index.rows.backend import Place
     from node.settings.model import Settings
 
 State = Literal["broken", "warning", "ok", "note"]
@@ -64,15 +64,15 @@ class Site:
     @cached_property
     def place(self) -> Place:
         """Where the index is."""
-        from node.index.engine.backend import place_of
+        from node.index.rows.backend import place_of
 
         return place_of(self.settings.storage.root, self.settings.index.url)
 
     @cached_property
     def index(self) -> Mapping[str, Any]:
         """What its rows say; nothing if they cannot be read, which is another check."""
-        from node.index.database.look import looking
-        from node.index.engine.backend import IndexUnusable
+        from node.index.looking import looking
+        from node.index.rows.backend import IndexUnusable
 
         with suppress(IndexUnusable), looking(self.place) as index:
             return {
@@ -94,7 +94,7 @@ class Site:
     @cached_property
     def held_back(self) -> str | None:
         """Who lets the write-ahead log of the index grow; None: it does not."""
-        from node.index.engine.sqlite_file import held_back
+        from node.index.rows.sqlite_file import held_back
 
         return held_back(self.place) if isinstance(self.place, Path) else None
 
@@ -280,9 +280,9 @@ def _disk(site: Site) -> Iterator[Said]:
 @check("index", broken="restore a backup, run `voxelnode db upgrade` or, as a last resort, `voxelnode db rebuild`")
 def _index(site: Site) -> Iterator[Said]:
     from node.control.root import require_index
-    from node.index.database.look import problems_of
-    from node.index.engine.backend import IndexUnusable
-    from node.index.engine.sqlite_file import maker_of
+    from node.index.looking import problems_of
+    from node.index.rows.backend import IndexUnusable
+    from node.index.rows.sqlite_file import maker_of
 
     try:
         require_index(site.root, site.settings.index.url)
@@ -293,7 +293,7 @@ def _index(site: Site) -> Iterator[Said]:
     if not is_there:
         yield "ok", f"{site.place} does not exist yet; {maker_of(site.root)} makes it"
     elif problems := problems_of(site.place):
-        from node.index.engine.place import newer_schema  # here, because a sound index needs no SQLAlchemy
+        from node.index.rows.place import newer_schema  # here, because a sound index needs no SQLAlchemy
 
         is_newer = newer_schema(site.place) is not None
         newer = "install the version of voxelnode that wrote it"
@@ -311,7 +311,7 @@ def _held_back(site: Site) -> Iterator[Said]:
 def _is_there(place: Place) -> bool:
     if isinstance(place, Path):
         return place.exists()
-    from node.index.engine.place import exists
+    from node.index.rows.place import exists
 
     return exists(place)
 
@@ -376,7 +376,7 @@ def _objects(site: Site) -> Iterator[Said]:
     "goes on; let the senders send these instances again",
 )
 def _journal(site: Site) -> Iterator[Said]:
-    from node.index.engine.about_keys import AppliedPosition
+    from node.index.rows.about_keys import AppliedPosition
     from node.journal.inspection import JournalUnusable
     from node.lifecycle.journal import JOURNAL_FOLDER, damaged_records, journal_report
 

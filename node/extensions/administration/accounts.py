@@ -8,9 +8,8 @@ from fastapi.responses import RedirectResponse
 from pydantic import BaseModel, Field, StringConstraints
 
 from node.errors import UsageError
-from node.index.engine.scope import within
-from node.index.nouns.accounts import KnownAccount, ListedAccount, Role
-from node.index.nouns.projects import KnownProjects
+from node.index.rows.scope import within
+from node.index.rules.people.accounts import KnownAccount, KnownProjects, ListedAccount, Role
 from node.web.access import ADMINS, MEMBERS, Access, Call, CurrentCall
 from node.web.api.models import MAX_ID
 from node.web.credentials import (

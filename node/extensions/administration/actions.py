@@ -9,7 +9,7 @@ from node.association.added import OpenedRoot
 from node.audit.audit_log import Audit, AuditAction, AuditEvent, AuditMessage, EventType, Result
 from node.errors import UsageError
 from node.hookspecs import Action
-from node.index.nouns.accounts import AccountRepository, Role
+from node.index.rules.people.accounts import AccountRepository, Role
 from node.notify.channel import NotDelivered, delivered_test
 from node.notify.message import message_of_first
 from node.notify.notifier import export_line

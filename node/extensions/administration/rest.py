@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 
 from fastapi import Path
 
-from node.index.database.reading import ReadIndex
-from node.index.nouns.views import outstanding
+from node.index.look.views import outstanding
+from node.index.reading import ReadIndex
 from node.web import actions
 from node.web.access import ADMINS, READERS, Call, CurrentCall
 from node.web.api.models import Moment, Resource

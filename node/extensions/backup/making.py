@@ -34,11 +34,10 @@ from node.errors import UsageError, VoxelnodeError, sized
 from node.files.acknowledged import FOLDER as LEDGER
 from node.files.acknowledged import read_segment, segments
 from node.files.durable import DISK_FULL, NO_LINKS, locked, make_folder, move_file, sync_file_system, sync_folder
-from node.index.database.reading import reading
-from node.index.engine.place import FILE_NAME, IndexUnusable, place_of, require_not_newer
-from node.index.engine.place import backup as copy_database
-from node.index.nouns.conversions import VolumeFile
-from node.index.nouns.instance_files import HeldFile
+from node.index.reading import reading
+from node.index.rows.files import HeldFile, VolumeFile
+from node.index.rows.place import FILE_NAME, IndexUnusable, place_of, require_not_newer
+from node.index.rows.place import backup as copy_database
 from node.journal.inspection import inspect
 from node.lifecycle.journal import JOURNAL_FOLDER
 from node.receive.readiness import LIVE_FILE

@@ -31,10 +31,10 @@ from node.errors import UsageError, VoxelnodeError
 from node.extensions.backup.making import PROVING, has_backup, holding_backups
 from node.extensions.backup.restoring import copy_backup, require_room
 from node.files.acknowledged import Acknowledged, entries, is_written_off, write_offs
-from node.index.database.index import Index
-from node.index.engine.place import FILE_NAME
-from node.index.nouns.conversions import VolumeFile
-from node.index.nouns.records import ClaimedSeries
+from node.index.database import Index
+from node.index.rows.files import VolumeFile
+from node.index.rows.place import FILE_NAME
+from node.index.rows.records import ClaimedSeries
 from node.lifecycle.fsck import Finding
 from node.receive.accounting import unaccounted
 from node.registry import enabled, objects_of

@@ -28,7 +28,7 @@ from node.extensions.backup.making import (
 from node.files.acknowledged import FOLDER as LEDGER
 from node.files.acknowledged import read_segment, segments
 from node.files.durable import locked, make_folder, sync_file_system
-from node.index.engine.place import FILE_NAME
+from node.index.rows.place import FILE_NAME
 from node.journal.inspection import inspect, records, segment_files
 from node.lifecycle.fsck import Finding
 from node.lifecycle.journal import JOURNAL_FOLDER

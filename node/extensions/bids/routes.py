@@ -26,10 +26,10 @@ from node.extensions.bids.rules import Rules, read_rules
 from node.extensions.bids.settings import DatasetSettings
 from node.extensions.bids.sources import STILL_OPEN, IndexSource, PatientSource
 from node.extensions.bids.subjects import KEY_FILE, Pseudonyms, read_map
-from node.index.database.work_loop import FOLLOW_SECONDS, Interrupted
-from node.index.work.ledger import REASON_LENGTH, Ended
-from node.index.work.messages import Attempt, LedgerEvent, PendingEvent
-from node.index.work.states import Outcome
+from node.index.rows.states import Outcome
+from node.index.rules.work.ledger import REASON_LENGTH, Ended
+from node.index.rules.work.messages import Attempt, LedgerEvent, PendingEvent
+from node.index.work_loop import FOLLOW_SECONDS, Interrupted
 from node.routing.held import HeldWorker, RouteParts
 from node.runtime.failpoints import reached
 from node.settings.core import DestinationSettings, Route

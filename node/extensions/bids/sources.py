@@ -16,8 +16,8 @@ from node.errors import UsageError
 from node.extensions.bids.planned import SeriesVolume, SubjectSeries
 from node.extensions.bids.rules import VOLUME_FIELDS, Rules
 from node.extensions.bids.subjects import SubjectPatient
-from node.index.database.reading import ReadIndex
-from node.index.nouns.identifiers import identity_of, same_person
+from node.index.reading import ReadIndex
+from node.index.rules.people.identifiers import identity_of, same_person
 from node.selector import FIELDS, Facts, Selector, grid_fields
 from node.writers.options import WriteOptions
 

@@ -158,7 +158,8 @@ class Pseudonyms:
         return self._key.name
 
     def subject(self, identity: str) -> str:
-        """Return the label of a patient, whose identity is that of `node.index.nouns.identifiers.identity_of`."""
+        """Return the label of a patient, whose identity is that of
+        `node.index.rules.people.identifiers.identity_of`."""
         issuer, has_id, patient_id = identity.partition("\\")
         patient = KeyedPatient(issuer, patient_id) if has_id else KeyedPatient("study", identity.removeprefix("study "))
         return self._key.patient(patient).lower()

@@ -244,9 +244,9 @@ def _decided(source: Path, settings: Settings) -> Mapping[str, Sequence[Identity
     about leave now, as identities; none if `source` is of no root."""
     from node.audit.audit_files import patients_sent
     from node.control.root import is_root
-    from node.index.database.reading import reading
-    from node.index.engine.backend import IndexUnusable
-    from node.index.search.selection import Identities
+    from node.index.reading import reading
+    from node.index.rows.backend import IndexUnusable
+    from node.index.rows.files import Identities
 
     root = next((folder for folder in (source.resolve(), *source.resolve().parents) if is_root(folder)), None)
     if root is None:

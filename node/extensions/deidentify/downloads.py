@@ -40,10 +40,10 @@ from node.extensions.deidentify.profile import edition
 from node.extensions.deidentify.remaining import Line, Loss, Remaining, compared, comparison_of, in_words, remedy
 from node.extensions.deidentify.ways import DeidentifyWay, configured
 from node.hookspecs import ObjectKind
-from node.index.models.levels import OPEN_STATES
-from node.index.nouns.converted import SeriesKey
-from node.index.search.selection import StoredInstance
-from node.index.work.states import Download
+from node.index.rows.converted import SeriesKey
+from node.index.rows.files import StoredInstance
+from node.index.rows.models.levels import OPEN_STATES
+from node.index.rows.states import Download
 from node.registry import enabled, objects_of
 from node.settings.section import Convert
 from node.version import __version__

@@ -55,7 +55,7 @@ from node.extensions.dicomweb.resources import (
     respond_with_range,
     skipped,
 )
-from node.index.search.selection import StoredInstance
+from node.index.rows.files import StoredInstance
 from node.volume.read.transfer_syntaxes import ENCODERS, encoder_of
 from node.web.access import MEMBERS, CurrentCall
 from node.web.files import Damaged, Unavailable, decoded_file, leaving_file, whole_file

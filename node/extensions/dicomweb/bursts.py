@@ -36,7 +36,7 @@ from starlette.types import Receive, Scope, Send
 
 from node.children.serving import packed
 from node.extensions.dicomweb.resources import BROKEN, SelectedInstances, derived_name, length_of
-from node.index.search.selection import StoredInstance
+from node.index.rows.files import StoredInstance
 from node.web.access import Call, identify_again
 from node.web.errors import NoPlace
 from node.web.files import DAMAGED, Damaged, file_length

@@ -28,7 +28,7 @@ from node.extensions.dicomweb.resources import (
     warning_header,
 )
 from node.extensions.dicomweb.xml_model import encoded_model
-from node.index.search.finder import QueryRefused
+from node.index.look.finder import QueryRefused
 from node.web.access import MEMBERS, Call, CurrentCall
 
 router = dicomweb_router(MEMBERS)

@@ -52,7 +52,7 @@ from node.extensions.dicomweb.resources import (
     respond_with_file,
     warning_header,
 )
-from node.index.search.selection import StoredInstance
+from node.index.rows.files import StoredInstance
 from node.volume.planes import Window
 from node.volume.read.transfer_syntaxes import NATIVE, TARGETS, can_decode
 from node.web.access import MEMBERS, CurrentCall

@@ -20,7 +20,7 @@ from node.errors import OutOfResources
 from node.extensions.dicomweb.media_types import DICOM_XML, DocumentForm
 from node.extensions.dicomweb.pixel_element import FrameNotFound
 from node.extensions.dicomweb.xml_model import encoded_model
-from node.index.search.selection import StoredInstance
+from node.index.rows.files import StoredInstance
 from node.web.access import Call
 from node.web.files import CHUNK_BYTES, DAMAGED, Damaged, Streamed, Unavailable, local_file
 from node.web.headers import accepts_gzip, has_etag

@@ -26,7 +26,7 @@ from node.dicom.status import (
 from node.dicom.uids import is_accepted_transfer_syntax, is_storage_class
 from node.errors import InstanceRefused
 from node.extensions.dicomweb.media_types import DICOM
-from node.index.nouns.records import NOT_CURRENT_OUTCOMES, Outcome, Refused
+from node.index.rows.records import NOT_CURRENT_OUTCOMES, Outcome, Refused
 from node.receive.dicom_files import HEAD_BYTES, LONG_HEAD_BYTES, Identity, NotDicom, identify
 from node.receive.ingest import Acknowledgement, Announced, Incoming, Ingest, Origin
 

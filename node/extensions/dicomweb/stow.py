@@ -22,8 +22,8 @@ from node.extensions.dicomweb.resources import (
     warning_header,
 )
 from node.extensions.dicomweb.store_transaction import PartFailure, SingleTransaction, StoreReport, StoreTransaction
-from node.index.database.index import Index
-from node.index.search.selection import StoredInstance
+from node.index.database import Index
+from node.index.rows.files import StoredInstance
 from node.receive.ingest import Origin
 from node.web.access import WRITERS, CurrentCall
 from node.web.audit_trail import AccountAuditTrail

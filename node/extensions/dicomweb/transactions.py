@@ -30,7 +30,7 @@ from node.extensions.dicomweb.media_types import (
     names,
 )
 from node.extensions.dicomweb.resources import PREFIX, base_url, dicomweb_router, respond_document
-from node.index.nouns.deletions import NotThere
+from node.index.rules.custody.deletions import NotThere
 from node.registry import enabled, resolve
 from node.settings.model import Settings
 from node.web.access import ADMINS, MEMBERS, Call, CurrentCall

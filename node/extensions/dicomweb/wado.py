@@ -64,7 +64,7 @@ from node.extensions.dicomweb.resources import (
     respond_data_sets,
 )
 from node.extensions.dicomweb.xml_model import encoded_model
-from node.index.search.selection import StoredInstance
+from node.index.rows.files import StoredInstance
 from node.volume.planes import Window
 from node.volume.read.transfer_syntaxes import choose_target
 from node.web.access import MEMBERS, CurrentCall

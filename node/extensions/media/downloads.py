@@ -12,7 +12,7 @@ from node.audit.audit_log import AuditAction, AuditEvent, Result
 from node.errors import counted
 from node.extensions.media.directory import NotOnMedia
 from node.extensions.media.medium import DICOMDIR, TEMPORARY, Medium
-from node.index.search.selection import StoredInstance
+from node.index.rows.files import StoredInstance
 from node.web.access import MEMBERS, Call, CurrentCall
 from node.web.api.routing import OF_CHANGES, Change, api_router, problems
 from node.web.api.work import OfStudies, WorkResource, begun

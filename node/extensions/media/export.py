@@ -22,7 +22,7 @@ from node.errors import counted
 if TYPE_CHECKING:
     from node.archive.base import LocalFile
     from node.extensions.media.medium import Written
-    from node.index.search.selection import StoredInstance
+    from node.index.rows.files import StoredInstance
     from node.settings.model import Settings
 
 

@@ -18,7 +18,7 @@ from node.children.decoder import Decoder, NotDecoded
 from node.children.forwarding import CopyChange, copy_of, forward
 from node.dicom.values import CONVERSION_ERRORS
 from node.extensions.media.directory import Directory, NotOnMedia, Records, records_of
-from node.index.search.selection import StoredInstance
+from node.index.rows.files import StoredInstance
 from node.version import __version__
 
 EXPLICIT = "1.2.840.10008.1.2.1"

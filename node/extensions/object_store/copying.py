@@ -13,9 +13,9 @@ from node.extensions.object_store.kind import RootStore
 from node.extensions.object_store.places import PlaceRepository
 from node.extensions.object_store.remote import CachedStore
 from node.extensions.object_store.uploads import BATCH, ObjectUploads
-from node.index.database.index import Index
-from node.index.models.levels import SPOOL
-from node.index.nouns.records import InstanceFile, RevisionFile
+from node.index.database import Index
+from node.index.rows.models.levels import SPOOL
+from node.index.rows.records import InstanceFile, RevisionFile
 from node.receive.stored_files import report_damage
 from node.settings.model import Settings
 

@@ -19,8 +19,8 @@ from node.errors import UsageError
 from node.extensions.object_store.bucket import REMEDIES, BucketStore, bucket_options, credentials_of, s3_store
 from node.extensions.object_store.settings import BucketSettings
 from node.extensions.object_store.stores import MAX_WHOLE_BYTES, ObjectNotTaken
-from node.index.database.work_loop import Interrupted
-from node.index.nouns.records import RevisionFile
+from node.index.rows.records import RevisionFile
+from node.index.work_loop import Interrupted
 from node.routing.destination import Delivered, NotTaken, Prepared, Unreachable, WrittenDestination
 
 MAX_UPLOADS, MAX_BYTES = 8, 32_000_000

@@ -34,11 +34,11 @@ from node.extensions.object_store.stores import (
     try_store,
 )
 from node.extensions.object_store.uploads import ObjectUploads
-from node.index.database.index import Index
-from node.index.database.reading import ReadIndex, other_host_of, reading
-from node.index.engine.about_keys import STORE as STORE_KEY
-from node.index.engine.place import IndexUnusable
-from node.index.models.levels import STORE
+from node.index.database import Index
+from node.index.reading import ReadIndex, other_host_of, reading
+from node.index.rows.about_keys import STORE as STORE_KEY
+from node.index.rows.models.levels import STORE
+from node.index.rows.place import IndexUnusable
 from node.lifecycle.fsck import RECEIVING_SECONDS, Finding, revision_of, to_convert_again
 from node.receive.apply import MAX_BATCH
 from node.receive.recovery import adopt

@@ -16,16 +16,18 @@ from sqlalchemy import ColumnElement, Connection, delete, exists, func, select, 
 
 from node.archive.base import StoreAway
 from node.errors import OutOfResources
-from node.index.engine.about_keys import STORE as STORE_IDENTITY
-from node.index.engine.about_keys import STORE_CHECKSUMS, STORE_SPOOLED
-from node.index.engine.rows import on_reader, on_writer, reads, set_about
-from node.index.engine.sql import in_partial_index, insert
-from node.index.models.history import ConflictRow, ConversionRow, RevisionFileRow, VolumeRow
-from node.index.models.levels import MARKED_IMAGES, SPOOL, STORE, ImageRow
-from node.index.models.work import HostRemovalRow, ObjectRemovalRow
-from node.index.nouns.conversions import REVISION_FILES
-from node.index.nouns.converted import SeriesKey
-from node.index.nouns.hosts import (
+from node.index.look.hosts import only_host_of
+from node.index.rows.about_keys import STORE as STORE_IDENTITY
+from node.index.rows.about_keys import STORE_CHECKSUMS, STORE_SPOOLED
+from node.index.rows.converted import SeriesKey
+from node.index.rows.files import FILES, REVISION_FILES, aside_of_order
+from node.index.rows.models.history import ConflictRow, ConversionRow, RevisionFileRow, VolumeRow
+from node.index.rows.models.levels import MARKED_IMAGES, SPOOL, STORE, ImageRow
+from node.index.rows.models.work import HostRemovalRow, ObjectRemovalRow
+from node.index.rows.records import InstanceFile, PlaceCount, RevisionFile
+from node.index.rows.repositories import on_reader, on_writer, reads, set_about
+from node.index.rows.sql import in_partial_index, insert
+from node.index.rules.custody.hosts import (
     SPOOLED,
     SPOOLED_FILES,
     ObjectRepository,
@@ -33,10 +35,8 @@ from node.index.nouns.hosts import (
     instance_files,
     instances_first,
     named_objects,
-    only_host_of,
 )
-from node.index.nouns.instance_files import FILES, aside_of_order, owe_files
-from node.index.nouns.records import InstanceFile, PlaceCount, RevisionFile
+from node.index.rules.work.events import owe_files
 
 _IS_WRITTEN = RevisionFileRow.sha256 != ""
 """A sidecar that is being written again waits; see `node.conversion.volume_files`."""

@@ -23,7 +23,7 @@ from node.archive.base import ArchivedFile, StoreAway
 from node.archive.intact import MISSING, digest_problem, length_problem
 from node.archive.space import reason_of
 from node.files.durable import NO_LINKS, make_folder, sync_file, sync_folder, write_all
-from node.index.nouns.records import RevisionFile
+from node.index.rows.records import RevisionFile
 from node.runtime.failpoints import reached
 
 if TYPE_CHECKING:

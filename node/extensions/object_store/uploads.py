@@ -27,10 +27,10 @@ from node.conversion.volume_files import stored_files
 from node.extensions.object_store.places import AwaitedObjects, PlaceRepository
 from node.extensions.object_store.remote import IN_FLIGHT, CachedStore
 from node.extensions.object_store.stores import MAX_WHOLE_BYTES, ObjectNotTaken
-from node.index.database.index import Index
-from node.index.engine.about_keys import STORE_CHECKSUMS, STORE_SPOOLED
-from node.index.models.levels import SPOOL, STORE
-from node.index.nouns.records import InstanceFile, RevisionFile
+from node.index.database import Index
+from node.index.rows.about_keys import STORE_CHECKSUMS, STORE_SPOOLED
+from node.index.rows.models.levels import SPOOL, STORE
+from node.index.rows.records import InstanceFile, RevisionFile
 from node.lifecycle.deletion import unlink
 from node.receive.stored_files import report_damage
 from node.runtime.failpoints import reached

@@ -6,7 +6,7 @@ from urllib.parse import quote
 from fastapi import APIRouter, Form, HTTPException, Request, Response
 
 from node.audit.audit_log import Result
-from node.index.nouns.accounts import KnownAccount
+from node.index.rules.people.accounts import KnownAccount
 from node.web.access import ANYBODY, Access
 from node.web.credentials import PREFIX, SIGN_IN_SECONDS
 from node.web.errors import Forbidden, NotAuthenticated, ProviderUnavailable, SignInFailed, TooManyTries

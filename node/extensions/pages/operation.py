@@ -14,7 +14,7 @@ from fastapi import APIRouter, Response
 from node.archive.proof import last_proof
 from node.errors import VoxelnodeError
 from node.extensions.pages.studies import HEADINGS
-from node.index.database.reading import ReadIndex
+from node.index.reading import ReadIndex
 from node.quiet import is_due
 from node.receive.readiness import reasons_not_ready, remedy_of
 from node.runtime.metrics import LastWord, Metrics, Span

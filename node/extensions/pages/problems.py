@@ -10,10 +10,10 @@ from fastapi.responses import RedirectResponse
 from pydantic import BaseModel, Field, StringConstraints
 
 from node.dicom.attributes import MAX_TEXT_BYTES
-from node.index.database.reading import ReadIndex
-from node.index.nouns.person_plans import MAX_ISSUER_CHARACTERS, SHARED
-from node.index.nouns.persons import PersonRepository
-from node.index.nouns.problems import SeriesProblem
+from node.index.reading import ReadIndex
+from node.index.rows.records import SeriesProblem
+from node.index.rules.people.person_plans import MAX_ISSUER_CHARACTERS, SHARED
+from node.index.rules.people.persons import PersonRepository
 from node.lifecycle.holders import holders
 from node.receive.aside import quarantined, with_strangers
 from node.receive.custody import compared

@@ -13,10 +13,10 @@ from node.conversion.volume_files import LocalPath, by_path, sidecar_beside, ste
 from node.dicom.seen import Seen, seen_as
 from node.errors import interpolated
 from node.extensions.pages.studies import namesake, strangers_seen
-from node.index.database.reading import ReadIndex
-from node.index.nouns.converted import SeriesKey
-from node.index.nouns.records import RevisionFile
-from node.index.search.selection import StoredInstance
+from node.index.reading import ReadIndex
+from node.index.rows.converted import SeriesKey
+from node.index.rows.files import StoredInstance
+from node.index.rows.records import RevisionFile
 from node.registry import LABELS, part_of
 from node.web.access import MEMBERS, CurrentCall, background_request
 from node.web.errors import ResourceNotFound

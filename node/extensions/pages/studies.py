@@ -10,9 +10,9 @@ from fastapi import APIRouter, Form, Query, Response
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from node.dicom.attributes import MAX_TEXT_BYTES
-from node.index.database.reading import ReadIndex
-from node.index.nouns.studies import ListedStudy
-from node.index.nouns.study_search import StudyCondition, StudyCursor, StudyFilter, StudyOrder
+from node.index.look.studies import ListedStudy
+from node.index.look.study_search import StudyCondition, StudyCursor, StudyFilter, StudyOrder
+from node.index.reading import ReadIndex
 from node.receive.aside import strangers_in
 from node.registry import LABELS, part_of
 from node.web.access import MEMBERS, Call, CurrentCall, background_request

@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Form, Path, Query, Response
 from fastapi.responses import RedirectResponse
 
-from node.index.nouns.views import unseen
-from node.index.work.ledger import WorkEnded
-from node.index.work.states import Kind as WorkKind
+from node.index.look.views import unseen
+from node.index.rows.states import Kind as WorkKind
+from node.index.rules.work.ledger import WorkEnded
 from node.registry import READ_RESULTS, part_of
 from node.web import actions
 from node.web.access import READERS, WRITERS, Call, CurrentCall, background_request

@@ -53,7 +53,7 @@ class _Peers(Extension):
     def run(self, node: Parts) -> Running:
         from node.extensions.peers.asking import questions
         from node.extensions.peers.retrieving import Retrieving
-        from node.index.database.work_loop import RequestLoop
+        from node.index.work_loop import RequestLoop
 
         index, now = node.ingest.index, node.ingest.now
         retrieving = Retrieving(node.settings, index, node.ingest, node.audit, node.on_refusal)

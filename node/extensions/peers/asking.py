@@ -24,16 +24,17 @@ from node.association.client.association import NothingAccepted
 from node.completeness import MAX_NAMED, Reported
 from node.errors import PeerFailed, UsageError
 from node.extensions.peers.find import find_instance_count, find_instances
-from node.index.database.index import Index
-from node.index.database.work_loop import IndexFollower, RequestLoop
-from node.index.engine.rows import IndexRepository, on_reader, on_writer, reads
-from node.index.models.levels import ImageRow, SeriesRow, StudyRow
-from node.index.models.work import WorkRow
-from node.index.nouns.converted import SeriesKey
-from node.index.nouns.verdicts import series_at
-from node.index.nouns.waits import is_awaiting, waits_of
-from node.index.work.ledger import REASON_LENGTH, Decision, Ended, Lane, Postponed, Work, add, in_lane
-from node.index.work.states import Inquiry, payload_of
+from node.index.database import Index
+from node.index.rows.converted import SeriesKey
+from node.index.rows.models.levels import ImageRow, SeriesRow, StudyRow
+from node.index.rows.models.work import WorkRow
+from node.index.rows.records import Lane
+from node.index.rows.repositories import IndexRepository, on_reader, on_writer, reads
+from node.index.rows.states import Inquiry, payload_of
+from node.index.rules.series.verdicts import series_at
+from node.index.rules.series.waits import is_awaiting, waits_of
+from node.index.rules.work.ledger import REASON_LENGTH, Decision, Ended, Postponed, Work, add, in_lane
+from node.index.work_loop import IndexFollower, RequestLoop
 from node.quiet import Waits
 from node.runtime.background import BackgroundService, wait_seconds
 from node.settings.model import Settings

@@ -15,7 +15,7 @@ from node.dicom.encoding import EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN
 from node.dicom.status import PENDING, PENDING_WITHOUT_KEYS, SUCCESS
 from node.dicom.uids import STUDY_ROOT_FIND
 from node.errors import PeerFailed
-from node.index.nouns.converted import SeriesKey
+from node.index.rows.converted import SeriesKey
 
 MAXIMUM_ANSWER_BYTES = 262_144
 """Longest identifier of an answer; those of real peers have a few hundred bytes."""

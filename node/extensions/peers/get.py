@@ -27,7 +27,7 @@ from node.dicom.status import PENDING, SUB_OPERATIONS_WARNING, SUCCESS
 from node.dicom.uids import STUDY_ROOT_GET, USUAL_COMPRESSED
 from node.errors import PeerFailed
 from node.extensions.peers.find import find, of_series
-from node.index.nouns.records import Refused
+from node.index.rows.records import Refused
 from node.receive.ingest import Ingest, Origin
 from node.settings.peers import Dicom
 

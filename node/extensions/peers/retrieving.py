@@ -1,4 +1,4 @@
-"""Retrievals that people request: the step that `node.index.database.work_loop` does for each.
+"""Retrievals that people request: the step that `node.index.work_loop` does for each.
 
 Instances that came before come again, and change nothing: a retrieval that ran when the node ended is repeated.
 """
@@ -16,10 +16,10 @@ from node.audit.audit_log import DESTINATION, SOURCE, Audit, AuditAction, AuditE
 from node.dicom.status import NOT_CURRENT, STORED
 from node.errors import UsageError, VoxelnodeError, counted
 from node.extensions.peers.get import RetrieveTarget, SubOperationCounts, get
-from node.index.database.index import Index
-from node.index.nouns.records import Refused
-from node.index.work.ledger import Decision, Ended, Work
-from node.index.work.states import Counts, Outcome
+from node.index.database import Index
+from node.index.rows.records import Refused
+from node.index.rows.states import Counts, Outcome
+from node.index.rules.work.ledger import Decision, Ended, Work
 from node.receive.ingest import Ingest
 from node.settings.model import Settings
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstr
 from node.audit.audit_log import AuditAction, AuditEvent
 from node.dicom.attributes import MAX_TEXT_BYTES, is_identifier
 from node.errors import VoxelnodeError
-from node.index.engine.rows import Terms
+from node.index.rows.repositories import Terms
 from node.web.access import READERS, WRITERS, Call, CurrentCall
 from node.web.api.models import DescribedStudy, Resource, ResourceOfSeries
 from node.web.api.routing import OF_CHANGES, Change, Page, api_router, problems

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 
-from node.index.engine.backend import IndexUnusable, OldIndex, column, reason_of
+from node.index.rows.backend import IndexUnusable, OldIndex, column, reason_of
 
 Values = Sequence[Any]
 

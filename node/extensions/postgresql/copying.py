@@ -15,14 +15,14 @@ from sqlalchemy.exc import SQLAlchemyError
 from node.control.root import locked_root
 from node.errors import UsageError
 from node.files.durable import sync_folder
-from node.index.care.copying import OF_ONE_DATABASE, chunks, copy_rows, opened_engine
-from node.index.database.reading import reading
-from node.index.engine.about_keys import COPYING, MOVED
-from node.index.engine.backend import IndexUnusable, Place, backend_at, backend_of
-from node.index.engine.extension_tables import every_table
-from node.index.engine.place import exists, place_of, require_newest, require_there, upgrade
-from node.index.engine.rows import about, set_about
-from node.index.models.work import AboutRow
+from node.index.reading import reading
+from node.index.rows.about_keys import COPYING, MOVED
+from node.index.rows.backend import IndexUnusable, Place, backend_at, backend_of
+from node.index.rows.copying import OF_ONE_DATABASE, chunks, copy_rows, opened_engine
+from node.index.rows.extension_tables import every_table
+from node.index.rows.models.work import AboutRow
+from node.index.rows.place import exists, place_of, require_newest, require_there, upgrade
+from node.index.rows.repositories import about, set_about
 from node.settings.model import Settings
 
 

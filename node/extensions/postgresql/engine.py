@@ -40,9 +40,9 @@ from node.extensions.postgresql.servers import (
     servers_of,
 )
 from node.extensions.postgresql.several import SeveralHosts
-from node.index.engine.backend import Failure, IndexUnusable, OldIndex, Overtaken, ServerPlace, Standbys, WriterServer
-from node.index.engine.grams import EVERY, NAME, OF_PATIENT, OF_STUDY, SIZE, text_of
-from node.index.engine.place import has_schema
+from node.index.rows.backend import Failure, IndexUnusable, OldIndex, Overtaken, ServerPlace, Standbys, WriterServer
+from node.index.rows.grams import EVERY, NAME, OF_PATIENT, OF_STUDY, SIZE, text_of
+from node.index.rows.place import has_schema
 
 Error = psycopg.Error
 FIRST_VERSION = 15
@@ -407,7 +407,7 @@ END $$
 
 
 def make_grams(connection: Connection) -> None:
-    """See `node.index.engine.backend.Backend`."""
+    """See `node.index.rows.backend.Backend`."""
     connection.exec_driver_sql(
         f"CREATE TABLE {NAME} "
         "(rowid BIGINT PRIMARY KEY REFERENCES studies (id) ON DELETE CASCADE, grams TSVECTOR NOT NULL)"
@@ -423,7 +423,7 @@ def make_grams(connection: Connection) -> None:
 
 
 def drop_grams(connection: Connection) -> None:
-    """See `node.index.engine.backend.Backend`."""
+    """See `node.index.rows.backend.Backend`."""
     for row in "sp":
         connection.exec_driver_sql(f"DROP FUNCTION {NAME}_of_{row}() CASCADE")  # and its trigger
     connection.exec_driver_sql(f"DROP TABLE {NAME}")

@@ -24,15 +24,15 @@ from node.audit.audit_log import AuditAction, AuditEvent, AuditMessage, EventTyp
 from node.errors import UsageError
 from node.extensions.postgresql.several import subscribers_beside
 from node.hookspecs import Action as RootAction
-from node.index.database.index import Index
-from node.index.engine.about_keys import SWEPT_FOLDER, SWEPT_VOLUMES
-from node.index.engine.rows import IndexRepository, on_reader, on_writer, set_about
-from node.index.engine.sql import insert
-from node.index.models.history import ConflictRow, TrashRow
-from node.index.models.levels import ImageRow, SeriesRow, StudyRow, is_only_at_host
-from node.index.models.work import HostRemovalRow, HostRow, LeaseRow
-from node.index.nouns.events import record_event, uids_of
-from node.index.nouns.instance_files import aside_of_order
+from node.index.database import Index
+from node.index.rows.about_keys import SWEPT_FOLDER, SWEPT_VOLUMES
+from node.index.rows.files import aside_of_order
+from node.index.rows.models.history import ConflictRow, TrashRow
+from node.index.rows.models.levels import ImageRow, SeriesRow, StudyRow, is_only_at_host
+from node.index.rows.models.work import HostRemovalRow, HostRow, LeaseRow
+from node.index.rows.repositories import IndexRepository, on_reader, on_writer, set_about
+from node.index.rows.sql import insert
+from node.index.rules.work.events import record_event, uids_of
 
 NOTHING: Mapping[str, str] = {}
 

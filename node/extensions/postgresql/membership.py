@@ -15,7 +15,7 @@ import structlog
 from node.audit.audit_files import audit_files, digest_of, position_behind
 from node.extensions.postgresql.hosts import BEGUN, HostRepository, JoiningHost
 from node.extensions.postgresql.several import Leases, SeveralHosts
-from node.index.database.index import Index
+from node.index.database import Index
 from node.receive.ingest import Ingest
 from node.runtime.background import BackgroundService
 from node.settings.model import Settings

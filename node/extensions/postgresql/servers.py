@@ -29,8 +29,8 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError
 
 from node.extensions.postgresql.dialect import replace_nul, to_json
-from node.index.engine.backend import BeingMigrated, IndexUnusable, ServerPlace
-from node.index.engine.place import schema_by
+from node.index.rows.backend import BeingMigrated, IndexUnusable, ServerPlace
+from node.index.rows.place import schema_by
 
 _ADDRESS = ("host", "hostaddr", "port")
 
@@ -282,7 +282,7 @@ class DatabaseMissing(IndexUnusable):
 
 
 def open_engine(place: ServerPlace, *, read_only: bool = False, alone: bool = False) -> Engine:
-    """See `node.index.engine.backend.Backend`; so for the functions below."""
+    """See `node.index.rows.backend.Backend`; so for the functions below."""
     session = {**_SESSION, **(_READERS if read_only else _WRITERS)}
     options = " ".join(f"-c {name}={value}" for name, value in session.items())
     servers = servers_of(place.url)

@@ -1,4 +1,4 @@
-"""One of several hosts that share an index; see `node.index.engine.sharing`. How far their commits are."""
+"""One of several hosts that share an index; see `node.index.rows.sharing`. How far their commits are."""
 
 import datetime as dt
 import threading
@@ -9,10 +9,10 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Engine, and_, exists, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from node.index.engine.backend import IndexUnusable, backend_of, reason_of
-from node.index.engine.sharing import COMPLETED, FOLLOWED, LeaseLost, Sharing, Watermarks
-from node.index.models.levels import ImageRow, SeriesRow, is_only_at_host
-from node.index.models.work import HostRow, LeaseRow
+from node.index.rows.backend import IndexUnusable, backend_of, reason_of
+from node.index.rows.models.levels import ImageRow, SeriesRow, is_only_at_host
+from node.index.rows.models.work import HostRow, LeaseRow
+from node.index.rows.sharing import COMPLETED, FOLLOWED, LeaseLost, Sharing, Watermarks
 
 
 class Leases:

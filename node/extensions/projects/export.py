@@ -21,14 +21,14 @@ from node.archive.base import LocalFile
 from node.conversion.volume_files import revision_files
 from node.errors import UsageError, VoxelnodeError
 from node.files.durable import locked, make_folder, sync_file, sync_folder
-from node.index.care.copying import copy_tables
-from node.index.database.reading import ReadIndex, reading
-from node.index.engine.backend import IndexUnusable
-from node.index.engine.grams import NAME as GRAMS
-from node.index.engine.place import FILE_NAME, Place, backup, place_of
-from node.index.engine.scope import Scope
-from node.index.nouns.projects import KnownProjects
-from node.index.nouns.records import RevisionFile
+from node.index.reading import ReadIndex, reading
+from node.index.rows.backend import IndexUnusable
+from node.index.rows.copying import copy_tables
+from node.index.rows.grams import NAME as GRAMS
+from node.index.rows.place import FILE_NAME, Place, backup, place_of
+from node.index.rows.records import RevisionFile
+from node.index.rows.scope import Scope
+from node.index.rules.people.accounts import KnownProjects
 
 _WORK = "export.part"
 """Folder of what is not finished, which only the owner may read: its index still has everything at first."""

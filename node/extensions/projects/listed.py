@@ -1,6 +1,6 @@
 """Projects with their members, as commands and pages list them."""
 
-from node.index.engine.view_rows import Row, ViewRows
+from node.index.rows.view_rows import Row, ViewRows
 
 
 class ProjectViews(ViewRows):

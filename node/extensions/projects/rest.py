@@ -10,9 +10,9 @@ from pydantic import Field
 
 from node.extensions.projects.rows import ReadProjects
 from node.extensions.projects.rules import MAX_AE_TITLE_CHARACTERS, MAX_CONTENTS, MAX_DESCRIPTION_CHARACTERS
-from node.index.database.reading import ReadIndex
-from node.index.engine.scope import ProjectRole, within
-from node.index.nouns.accounts import Role
+from node.index.reading import ReadIndex
+from node.index.rows.scope import ProjectRole, within
+from node.index.rules.people.accounts import Role
 from node.web.access import ADMINS, MANAGERS, MEMBERS, Call, CurrentCall
 from node.web.api.models import Resource
 from node.web.api.routing import OF_CHANGES, Change, api_router, problems

@@ -1,4 +1,4 @@
-"""Projects as people and rules change them, and as they are listed; see `node.index.nouns.accounts`."""
+"""Projects as people and rules change them, and as they are listed; see `node.index.rules.people.accounts`."""
 
 import datetime as dt
 from collections import defaultdict
@@ -10,12 +10,8 @@ from sqlalchemy import Connection, Select, delete, func, literal, select, update
 
 from node.errors import UsageError
 from node.extensions.projects.listed import ProjectViews
-from node.index.engine.rows import IndexRepository, ReadRepository, on_reader, on_writer
-from node.index.engine.scope import GROUP_PREFIX, MAX_GROUP_CHARACTERS, is_group
-from node.index.engine.sql import insert, looked_up_in
-from node.index.engine.writer import note
-from node.index.models.levels import SeriesRow, StudyRow
-from node.index.models.work import (
+from node.index.rows.models.levels import SeriesRow, StudyRow
+from node.index.rows.models.work import (
     AccountRow,
     LabelRow,
     LimitedAccountRow,
@@ -24,7 +20,11 @@ from node.index.models.work import (
     ProjectRow,
     ProjectSeriesRow,
 )
-from node.index.nouns.projects import Content, insert_series, project_id
+from node.index.rows.repositories import IndexRepository, ReadRepository, on_reader, on_writer
+from node.index.rows.scope import GROUP_PREFIX, MAX_GROUP_CHARACTERS, is_group
+from node.index.rows.sql import insert, looked_up_in
+from node.index.rows.writer import note
+from node.index.rules.people.accounts import Content, insert_series, project_id
 from node.registry import shares
 
 

@@ -18,11 +18,11 @@ from node.audit.audit_log import AuditAction, AuditEvent, AuditMessage, EventTyp
 from node.errors import UsageError
 from node.extensions.projects.rows import RULES, ProjectRepository, ProjectRule, ReadProjects, RuleChange
 from node.hookspecs import Action as RootAction
-from node.index.database.index import Index
-from node.index.database.work_loop import IndexFollower
-from node.index.engine.rows import Row
-from node.index.engine.scope import PROJECT_ROLES
-from node.index.nouns.projects import Content
+from node.index.database import Index
+from node.index.rows.repositories import Row
+from node.index.rows.scope import PROJECT_ROLES
+from node.index.rules.people.accounts import Content
+from node.index.work_loop import IndexFollower
 from node.selector import Selector, WrongSelector, compile_selector
 
 log = structlog.get_logger()

@@ -82,7 +82,7 @@ from node.dicom.status import (
     SUCCESS,
     error_comment,
 )
-from node.index.engine.scope import within
+from node.index.rows.scope import within
 from node.receive.ingest import Origin
 from node.runtime.budget import Caller, calling
 from node.runtime.network import block_of

@@ -28,11 +28,12 @@ from node.extensions.results.makers import Makers
 from node.extensions.results.manifest import FILE_NAME, MAX_JOB_BYTES, MAX_RESULTS, Manifest, opened_folder
 from node.extensions.results.rows import Draft, Drafts, ResultRepository, about, damaged
 from node.files.durable import NO_ROOM, make_folder, sync_file_system, sync_folder
-from node.index.database.index import Index
-from node.index.database.work_loop import WorkLoop
-from node.index.nouns.records import NOT_CURRENT_OUTCOMES, Outcome
-from node.index.search.selection import StoredInstance
-from node.index.work.jobs import Job, JobState
+from node.index.database import Index
+from node.index.rows.files import StoredInstance
+from node.index.rows.models.work import JobState
+from node.index.rows.records import NOT_CURRENT_OUTCOMES, Outcome
+from node.index.rules.work.jobs import Job
+from node.index.work_loop import WorkLoop
 from node.receive.dicom_files import MediaFile
 from node.receive.import_files import INDEX_SECONDS, take_in
 from node.receive.ingest import Ingest, Origin

@@ -2,7 +2,7 @@
 
 import json
 
-from node.index.engine.view_rows import Newest, Row, ViewRows, timed
+from node.index.rows.view_rows import Newest, Row, ViewRows, timed
 
 
 class JobViews(ViewRows):

@@ -18,9 +18,10 @@ from node.audit.audit_log import AuditAction, AuditEvent
 from node.errors import ResultRefused, counted
 from node.extensions.results.manifest import FILE_NAME, Algorithm, Manifest, ManifestResult
 from node.extensions.results.rows import ReadResults, ResultRepository
-from node.index.database.reading import ReadIndex
-from node.index.engine.rows import Terms
-from node.index.work.jobs import REFUSED, JobEnded, JobState
+from node.index.reading import ReadIndex
+from node.index.rows.models.work import JobState
+from node.index.rows.repositories import Terms
+from node.index.rules.work.jobs import REFUSED, JobEnded
 from node.web.access import CurrentCall, allow
 from node.web.api.models import BINARY, Moment, Resource
 from node.web.api.routing import OF_CHANGES, Change, api_router, problems, single, tagged

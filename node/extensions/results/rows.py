@@ -18,13 +18,13 @@ from node.errors import ResultRefused
 from node.extensions.results.listed import JobViews
 from node.extensions.results.makers import Makers, ResultIdentity, ResultMaking, ResultSource, SourceStack, derived_uid
 from node.extensions.results.manifest import MAX_BYTES, Manifest, ManifestEntry, left_in, opened_file, opened_folder
-from node.index.database.reading import ReadIndex
-from node.index.engine.rows import IndexRepository, ReadRepository, Row, on_reader, on_writer
-from node.index.models.history import TombstoneRow, TrashRow
-from node.index.models.levels import SeriesRow, StudyRow
-from node.index.models.work import ResultRow, WorkRow
-from node.index.search.selection import StoredInstance
-from node.index.work.jobs import IS_JOB, IS_OPEN, REFUSED, Job, end_job, job_at, open_job
+from node.index.reading import ReadIndex
+from node.index.rows.files import StoredInstance
+from node.index.rows.models.history import TombstoneRow, TrashRow
+from node.index.rows.models.levels import SeriesRow, StudyRow
+from node.index.rows.models.work import IS_JOB, IS_OPEN, ResultRow, WorkRow
+from node.index.rows.repositories import IndexRepository, ReadRepository, Row, on_reader, on_writer
+from node.index.rules.work.jobs import REFUSED, Job, end_job, job_at, open_job
 from node.receive.dicom_files import MediaFile, find_instances
 
 

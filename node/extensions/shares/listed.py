@@ -1,7 +1,7 @@
 """The links of an index, to list them."""
 
-from node.index.engine.view_rows import ViewRows, timed
-from node.index.nouns.records import Share
+from node.index.rows.records import Share
+from node.index.rows.view_rows import ViewRows, timed
 
 
 class ShareViews(ViewRows):

@@ -10,9 +10,9 @@ from fastapi.responses import RedirectResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from node.extensions.shares.rows import MAX_DAYS, ReadShares, ShareRepository
-from node.index.database.reading import ReadIndex
-from node.index.nouns.accounts import Role
-from node.index.nouns.records import Share
+from node.index.reading import ReadIndex
+from node.index.rows.records import Share
+from node.index.rules.people.accounts import Role
 from node.registry import DEIDENTIFIED_ZIP, required
 from node.web.access import WRITERS, Call, CurrentCall, allow
 from node.web.api.models import Moment, Resource, RowId

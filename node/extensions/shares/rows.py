@@ -14,13 +14,13 @@ from node.audit.audit_log import AuditAction, AuditEvent, AuditMessage, EventTyp
 from node.errors import UsageError, counted, nearest
 from node.extensions.shares.listed import ShareViews
 from node.hookspecs import Action as RootAction
-from node.index.engine.extension_tables import IndexTables
-from node.index.engine.rows import IndexRepository, ReadRepository, columns_but, on_reader, on_writer
-from node.index.engine.sql import insert
-from node.index.models.levels import NAMES, StudyRow, Utc
-from node.index.nouns.accounts import is_current, moment
-from node.index.nouns.records import Share
-from node.index.nouns.retention import old_before
+from node.index.rows.extension_tables import IndexTables
+from node.index.rows.models.levels import NAMES, StudyRow, Utc
+from node.index.rows.records import Share
+from node.index.rows.repositories import IndexRepository, ReadRepository, columns_but, on_reader, on_writer
+from node.index.rows.sql import insert
+from node.index.rules.custody.leaving import old_before
+from node.index.rules.people.accounts import is_current, moment
 from node.registry import deidentifications_of
 from node.settings.model import Settings
 

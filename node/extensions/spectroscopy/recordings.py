@@ -20,7 +20,7 @@ from node.extensions.spectroscopy.physio_log import (
     read_log,
     read_xml,
 )
-from node.index.nouns.converted import ConvertedFile
+from node.index.rows.converted import ConvertedFile
 from node.version import __version__
 from node.volume.describe.sidecar_fields import describe
 from node.volume.model import Frame, Geometry, VolumeKind

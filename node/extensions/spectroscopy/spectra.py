@@ -20,7 +20,7 @@ from node.extensions.spectroscopy import MR_SPECTROSCOPY, PHILIPS_SPECTRUM
 from node.extensions.spectroscopy.enhanced import read_enhanced
 from node.extensions.spectroscopy.siemens import is_spectrum, read_classic
 from node.extensions.spectroscopy.signals import Complex, Signals
-from node.index.nouns.converted import ConvertedFile
+from node.index.rows.converted import ConvertedFile
 from node.version import __version__
 from node.volume.describe.sidecar_fields import describe, identifying_words, repeats
 from node.volume.model import Frame, Geometry, VolumeKind

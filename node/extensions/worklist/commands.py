@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from node.cli.options import Commands, Limit, Root
 from node.cli.output import Listing, bounded, listing, newest
-from node.index.engine.view_rows import Newest, ViewRows, timed
+from node.index.rows.view_rows import Newest, ViewRows, timed
 
 app = Commands(help="Scheduled and performed procedure steps.", no_args_is_help=True)
 

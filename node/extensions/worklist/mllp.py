@@ -28,9 +28,9 @@ from node.extensions.worklist import hl7
 from node.extensions.worklist.modality_worklist import step_of
 from node.extensions.worklist.scheduled_rows import OrderedStep, ScheduledStepRepository
 from node.extensions.worklist.settings import WorklistSettings
-from node.index.nouns.person_plans import PatientLink, Person
-from node.index.nouns.persons import LEFT, PersonRepository
-from node.index.nouns.records import Refused
+from node.index.rows.records import Refused
+from node.index.rules.people.person_plans import PatientLink, Person
+from node.index.rules.people.persons import LEFT, PersonRepository
 from node.lifecycle.holders import holders
 from node.runtime.background import SupervisedThread
 from node.runtime.budget import Budget, Claim, Limits, Stage

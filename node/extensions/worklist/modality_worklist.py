@@ -35,7 +35,7 @@ from node.extensions.worklist.queries import (
 )
 from node.extensions.worklist.scheduled_rows import IN_PROGRESS, ScheduledStep, ScheduledStepRepository
 from node.extensions.worklist.settings import WorklistSettings
-from node.index.search.finder import QueryRefused, QueryStopped
+from node.index.look.finder import QueryRefused, QueryStopped
 from node.runtime.background import BackgroundService
 
 log = structlog.get_logger()

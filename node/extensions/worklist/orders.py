@@ -28,12 +28,12 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from node.dicom.attributes import date_of
 from node.dicom.json_model import Json, entry_text, text_element
 from node.dicom.values import standard_tag
-from node.index.engine.extension_tables import IndexTables
-from node.index.engine.hot_statements import PreparedStatement
-from node.index.models.history import ConflictRow
-from node.index.models.levels import NAMES, PatientRow, Utc
-from node.index.nouns.identifiers import decided_patient, folded_name
-from node.index.nouns.levels import Imaged
+from node.index.rows.extension_tables import IndexTables
+from node.index.rows.hot_statements import PreparedStatement
+from node.index.rows.models.history import ConflictRow
+from node.index.rows.models.levels import NAMES, PatientRow, Utc
+from node.index.rules.intake.levels import Imaged
+from node.index.rules.people.identifiers import decided_patient, folded_name
 
 
 class Base(DeclarativeBase):

@@ -34,9 +34,9 @@ from node.errors import VoxelnodeError
 from node.extensions.worklist.orders import identified
 from node.extensions.worklist.queries import data_set_of, with_character_set
 from node.extensions.worklist.scheduled_rows import IN_PROGRESS, set_state
-from node.index.engine.rows import IndexRepository, PagedRepository, Row, columns_but, on_reader, on_writer
-from node.index.models.history import PerformedSeriesRow, PerformedStepRow
-from node.index.nouns.verdicts import judge_by_list
+from node.index.rows.models.history import PerformedSeriesRow, PerformedStepRow
+from node.index.rows.repositories import IndexRepository, PagedRepository, Row, columns_but, on_reader, on_writer
+from node.index.rules.series.verdicts import judge_by_list
 
 SCHEDULED = "ScheduledStepAttributesSequence"
 STATUS = "PerformedProcedureStepStatus"

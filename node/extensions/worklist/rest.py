@@ -12,8 +12,8 @@ from node.extensions.worklist.modality_worklist import step_of
 from node.extensions.worklist.performed_steps import ReadPerformedSteps
 from node.extensions.worklist.scheduled_rows import ReadScheduledSteps, ScheduledStepRepository
 from node.extensions.worklist.settings import WorklistSettings
-from node.index.database.reading import ReadIndex
-from node.index.engine.rows import Row, Terms
+from node.index.reading import ReadIndex
+from node.index.rows.repositories import Row, Terms
 from node.web.access import READERS, WRITERS, CurrentCall
 from node.web.api.models import MAX_ID, Resource, RowId, TimeOfDay
 from node.web.api.routing import (

@@ -13,13 +13,13 @@ from node.dicom.key_values import Match
 from node.dicom.values import standard_tag
 from node.errors import UsageError
 from node.extensions.worklist.orders import PATIENT_TAGS, ScheduledStepRow, compare, identified
-from node.index.engine.rows import IndexRepository, PagedRepository, Row, columns_but, on_reader, on_writer
-from node.index.engine.sql import starts_with
-from node.index.models.history import PerformedStepRow
-from node.index.models.levels import PatientRow, SeriesRow, StudyRow
-from node.index.nouns.levels import PERSON, Imaged
-from node.index.nouns.retention import old_before
-from node.index.search.conditions import condition_on
+from node.index.look.conditions import condition_on
+from node.index.rows.models.history import PerformedStepRow
+from node.index.rows.models.levels import PatientRow, SeriesRow, StudyRow
+from node.index.rows.repositories import IndexRepository, PagedRepository, Row, columns_but, on_reader, on_writer
+from node.index.rows.sql import starts_with
+from node.index.rules.custody.leaving import old_before
+from node.index.rules.intake.levels import PERSON, Imaged
 
 PAGE = 500
 SCHEDULED, IN_PROGRESS, HELD, COMPLETED = "scheduled", "in-progress", "held", "completed"
@@ -204,7 +204,7 @@ class ScheduledStepRepository(IndexRepository):
 
     @on_reader
     def old_before(self, connection: Connection, now: dt.datetime, keep_time: dt.timedelta) -> dt.datetime | None:
-        """See `node.index.nouns.retention.old_before`."""
+        """See `node.index.rules.custody.leaving.old_before`."""
         return old_before(connection, now, keep_time)
 
     @on_writer

@@ -10,8 +10,8 @@ from typing import Annotated, Literal
 from fastapi import Path, Query, Response
 from pydantic import Field
 
-from node.index.database.reading import ReadIndex
-from node.index.nouns.records import Level
+from node.index.reading import ReadIndex
+from node.index.rows.records import Level
 from node.receive.aside import FOLDER, quarantined
 from node.receive.custody import compared, examined, quarantined_file
 from node.web.access import ADMINS, READERS, CurrentCall

@@ -10,8 +10,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from node.audit.audit_files import Holder
 from node.completeness import Certainty
-from node.index.nouns.events import EventKind
-from node.index.nouns.records import Level
+from node.index.rows.models.history import EventKind
+from node.index.rows.records import Level
 from node.selector.fields import SeriesState
 
 MAX_ID = 2**53 - 1

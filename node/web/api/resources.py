@@ -15,11 +15,11 @@ from node.children.decoder import NotDecoded
 from node.conversion.naming import folder_name
 from node.dicom.attributes import MAX_TEXT_BYTES
 from node.errors import counted
-from node.index.database.reading import ReadIndex
-from node.index.engine.rows import Row, Terms
-from node.index.nouns.converted import SeriesKey
-from node.index.nouns.records import Level
-from node.index.nouns.study_search import StudyCondition, StudyCursor, StudyFilter
+from node.index.look.study_search import StudyCondition, StudyCursor, StudyFilter
+from node.index.reading import ReadIndex
+from node.index.rows.converted import SeriesKey
+from node.index.rows.records import Level
+from node.index.rows.repositories import Row, Terms
 from node.selector import MAX_LENGTH, compile_selector
 from node.selector.fields import SeriesState
 from node.web import actions

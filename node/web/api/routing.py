@@ -17,8 +17,8 @@ from fastapi.security import HTTPBearer
 from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 
-from node.index.database.reading import ReadIndex, checked
-from node.index.engine.rows import PagedRepository, Row, Terms
+from node.index.reading import ReadIndex, checked
+from node.index.rows.repositories import PagedRepository, Row, Terms
 from node.web import problem_types as types
 from node.web.access import CurrentCall, declared
 from node.web.api.models import MAX_ID, Resource

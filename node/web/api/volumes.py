@@ -8,9 +8,9 @@ import structlog
 from fastapi import HTTPException, Path, Query, Response
 
 from node.conversion.volume_files import revision_files, stem_of
-from node.index.engine.scope import within
-from node.index.models.levels import STORE
-from node.index.nouns.records import RevisionFile
+from node.index.rows.models.levels import STORE
+from node.index.rows.records import RevisionFile
+from node.index.rows.scope import within
 from node.web.access import MEMBERS, Call, CurrentCall
 from node.web.api import models
 from node.web.api.models import RowId

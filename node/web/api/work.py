@@ -11,10 +11,10 @@ from typing import Annotated, Any, Literal
 from fastapi import Path, Query, Response
 from pydantic import BaseModel, ConfigDict, Field, computed_field, model_validator
 
-from node.index.database.reading import ReadIndex
-from node.index.engine.rows import Terms
-from node.index.nouns.events import EventKind
-from node.index.work.states import Kind, Outcome
+from node.index.reading import ReadIndex
+from node.index.rows.models.history import EventKind
+from node.index.rows.repositories import Terms
+from node.index.rows.states import Kind, Outcome
 from node.version import __version__
 from node.web import actions
 from node.web.access import MEMBERS, READERS, WRITERS, Call, CurrentCall

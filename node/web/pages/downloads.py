@@ -18,8 +18,8 @@ from fastapi import Response
 from node.archive.base import ArchivedFile
 from node.conversion.naming import NameTemplate, TakenNames, ending_of, free_name, node_template, renamed_header
 from node.errors import counted
-from node.index.database.reading import ReadIndex
-from node.index.nouns.records import RevisionFile
+from node.index.reading import ReadIndex
+from node.index.rows.records import RevisionFile
 from node.settings import VolumeFormat
 from node.web.access import Call
 from node.web.audit_trail import of_study

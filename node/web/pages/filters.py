@@ -18,8 +18,8 @@ from markupsafe import Markup
 
 from node.completeness import CERTAINTIES, NO_MORE, Certainty
 from node.dicom.uids import registered_name
-from node.index.engine.view_rows import remedy_of
-from node.index.nouns.studies import ListedStudy
+from node.index.look.studies import ListedStudy
+from node.index.rows.view_rows import remedy_of
 from node.quiet import is_due
 from node.version import __version__
 

@@ -16,8 +16,8 @@ from node.association.admission import EVERY_VERB, Admission, Rights, add_peer
 from node.association.request import ProposedContext, ReceivedRequest
 from node.association.tls import PeerCertificate
 from node.cli.run.config import table_of
-from node.index.engine.scope import Scope
-from node.index.nouns.records import Refused
+from node.index.rows.records import Refused
+from node.index.rows.scope import Scope
 from node.runtime.metrics import Metrics
 from node.settings.peers import RESTRICTIONS, Dicom, Peer, contradictions
 

@@ -13,8 +13,8 @@ import pytest
 from pydicom import Dataset
 
 from node.cli.look.info import _print, plane_of
-from node.index.database.index import Index
-from node.index.database.reading import reading
+from node.index.database import Index
+from node.index.reading import reading
 from node.runtime.metrics import Metrics
 from tests import make
 from tests.converting import convert_series
@@ -114,7 +114,7 @@ def test_the_index_is_opened_once_for_all_conflicts_that_are_compared(
     for folder, versions in {"first": series, "then": map(make.corrected, series)}.items():
         make.saved(versions, tmp_path / folder)
         run("import", folder, "--root", "here")
-    monkeypatch.setattr("node.index.database.reading.reading", opened := Mock(wraps=reading))
+    monkeypatch.setattr("node.index.reading.reading", opened := Mock(wraps=reading))
     text = run("conflicts", "--root", "here")[1]
     assert (text.count(": A, now corrected"), text.count(": nothing, now corrected"), opened.call_count) == (1, 1, 1)
 

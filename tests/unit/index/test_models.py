@@ -2,7 +2,7 @@
 
 from sqlalchemy import JSON
 
-from node.index.engine.extension_tables import every_table
+from node.index.rows.extension_tables import every_table
 
 
 def test_none_is_null_in_each_column_of_json_that_may_be_null() -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from node.index.engine import sqlite, sqlite_file
-from node.index.engine.sqlite_file import FileVersion, connect, held_back, wal_bytes
+from node.index.rows import sqlite, sqlite_file
+from node.index.rows.sqlite_file import FileVersion, connect, held_back, wal_bytes
 
 
 def test_a_reader_that_holds_a_transaction_is_reported_and_the_log_is_cut_once_it_has_ended(

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, create_engine, insert
 
-from node.index.database.work_loop import CANCEL_SECONDS, stop_loops
-from node.index.models.levels import Base
-from node.index.models.work import ResultRow, WorkRow
-from node.index.work.jobs import ReadJobs
+from node.index.look.work import ReadJobs
+from node.index.rows.models.levels import Base
+from node.index.rows.models.work import ResultRow, WorkRow
+from node.index.work_loop import CANCEL_SECONDS, stop_loops
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 

@@ -4,8 +4,8 @@ import datetime as dt
 
 import pytest
 
-from node.index.engine.about_keys import ClockLook, Uptime
-from node.index.nouns.retention import Receipts
+from node.index.rows.about_keys import ClockLook, Uptime
+from node.index.rules.custody.leaving import Receipts
 from node.lifecycle.retention import contradiction, uptime
 
 NOW = dt.datetime(2026, 6, 1, tzinfo=dt.UTC)

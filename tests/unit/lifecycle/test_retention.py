@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from node.index.nouns.records import StoredStudy
+from node.index.rows.records import StoredStudy
 from node.lifecycle.expired import expired_studies
 from node.settings.core import RetentionSettings
 

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from node.index.work.messages import PendingEvent
-from node.index.work.routes import DueInstance
+from node.index.rules.work.messages import PendingEvent
+from node.index.rules.work.routes import DueInstance
 from node.routing.destination import NotTaken
 from node.routing.step import RETURN, Asked, Done, Failed, RouteStep, outcome_of
 

@@ -9,12 +9,12 @@ from sqlalchemy.schema import CreateTable
 
 from node.completeness import State
 from node.extensions.bids.rules import VOLUME_FIELDS, volume_facts
-from node.index.engine.extension_tables import every_table
-from node.index.engine.view_rows import queries_of_file
-from node.index.engine.views import views
-from node.index.models.history import VolumeRow
-from node.index.models.levels import SERIES_STATES
-from node.index.nouns.facts import SeriesFacts
+from node.index.look.facts import SeriesFacts
+from node.index.rows.extension_tables import every_table
+from node.index.rows.models.history import VolumeRow
+from node.index.rows.models.levels import SERIES_STATES
+from node.index.rows.view_rows import queries_of_file
+from node.index.rows.views import views
 from node.selector import FIELDS
 from node.volume.describe.scan_parameters import WEIGHTINGS
 from node.volume.model import Geometry

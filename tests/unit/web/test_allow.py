@@ -6,7 +6,7 @@ import pytest
 from fastapi import Depends
 from fastapi.routing import APIRoute
 
-from node.index.nouns.accounts import Role
+from node.index.rules.people.accounts import Role
 from node.web.access import Allow, declared
 from node.web.errors import Forbidden
 from node.web.principal import Principal

@@ -13,7 +13,7 @@ from node.extensions.bids.subjects import Pseudonyms
 from node.extensions.deidentify.deidentification import Deidentification
 from node.extensions.deidentify.instance import deidentified
 from node.extensions.deidentify.profile import Profile
-from node.index.nouns.identifiers import identity_of
+from node.index.rules.people.identifiers import identity_of
 from node.writers.options import WriteOptions
 from node.writers.write import write_volume
 from tests import make

@@ -1,1 +1,0 @@
-"""The index of one root as a whole: `Index` writes and reads, `ReadIndex` reads."""

@@ -1,0 +1,389 @@
+"""What commands and programs look at: the documented views (docs/data.md), by queries that are written out.
+
+`node.index.looking` runs them without SQLAlchemy; what reads by SQLAlchemy inherits them.
+"""
+
+import datetime as dt
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
+
+from node.errors import counted, with_last_line
+from node.index.rows.about_keys import (
+    APPLIED,
+    COMPARED,
+    RETENTION,
+    REVISION,
+    SCRUB,
+    STORE,
+    STORE_CHECKSUMS,
+    STORE_SPOOLED,
+    AppliedPosition,
+    RetentionState,
+    retention_state,
+)
+from node.index.rows.records import ListedAccount, ListedToken, Role
+from node.index.rows.view_rows import Newest, Queries, Row, ViewRows, moment, timed
+
+Added = TypeVar("Added")
+
+MAX_CONFLICTS = 100
+"""Conflicts that are shown of a study, a series or an instance; one more is read."""
+
+
+MAX_STRANGERS = 1000
+"""Conflicts, the newest, among which a patient is looked for."""
+
+_WITH_SERIES = "LEFT JOIN v_series se USING (study_instance_uid, series_instance_uid)"
+
+
+MAX_TO_COME = 1000
+"""Studies that are not quiet yet, of which the first are shown."""
+
+_TO_COME: Row = dict.fromkeys(
+    ("message_id", "series_instance_uid", "series_number", "modality", "series_description", "due_at", "output")
+) | {"event": "study-quiet", "state": "waiting", "attempts": 0, "reason": "its series are received or converted"}
+
+
+class ToCome(Newest):
+    """The messages that hooks or routes will have once studies are quiet."""
+
+    def next_of(self, rows: Iterable[Row]) -> list[Row]:
+        """Return the rows of hooks or destinations, each with ``study_quiet_at``: when its first message is due."""
+        due = {_lane(one): one["due_at"] for one in reversed(self) if one["due_at"]}
+        return [{**row, "study_quiet_at": due.get(_lane(row))} for row in rows]
+
+
+def _lane(row: Row) -> tuple[str | None, str | None, str]:
+    return row.get("hook"), row.get("route"), row.get("destination", "")
+
+
+class Snapshot(ViewRows):
+    """One snapshot of an index: facts about it, and what is read of all of it."""
+
+    def views(self, kind: Callable[[Queries], Added]) -> Added:
+        """Return what reads views of an extension, in this snapshot."""
+        return kind(self._queries)
+
+    @property
+    def has_newest_schema(self) -> bool:
+        """Whether the last migration of the core is that of this version."""
+        return self._row("SELECT 1 FROM alembic_version WHERE version_num = :newest", newest=REVISION) is not None
+
+    def count_levels(self) -> dict[str, int]:
+        """Count patients, studies, series and instances."""
+        tables = {"patients": "patients", "studies": "studies", "series": "series", "instances": "images"}
+        return {level: self._number(f"SELECT count(*) FROM {table}") for level, table in tables.items()}
+
+    def quiet_to_come(self, kind: str, quiet_seconds: float, study: str | None = None, **named: str | None) -> ToCome:
+        """Return the messages that hooks or routes will have once studies are quiet, the next one first.
+
+        They are as rows of ``v_deliveries`` or ``v_route_messages`` will be. Without ``due_at``, series are received or
+        converted: the time begins when they end. `kind`: ``hook`` or ``route``. `study`, `named`: of these alone.
+        """
+        is_open = "st.id IN (SELECT study_id FROM series WHERE state IN ('receiving', 'converting'))"
+        rows = self._rows(
+            f"SELECT h.name AS {kind}, h.destination, st.study_instance_uid, p.patient_name, p.patient_id, "
+            f"st.study_date, st.study_description, st.closed_at AS happened_at, {is_open} AS is_open FROM studies st "
+            "JOIN patients p ON p.id = st.patient_id JOIN subscribers h ON h.kind = :kind "
+            "AND h.wanted_kinds LIKE '% study-quiet %' WHERE (st.study_instance_uid = :study OR :study IS NULL) "
+            f"AND (st.closed_at IS NOT NULL OR {is_open}) ORDER BY is_open, st.closed_at LIMIT {MAX_TO_COME}",
+            kind=kind,
+            study=study,
+        )
+        found = [_TO_COME | row for row in rows if all(its in (None, row[name]) for name, its in named.items())]
+        for row in found:
+            if not row.pop("is_open"):
+                due = moment(row["happened_at"]) + dt.timedelta(seconds=quiet_seconds)
+                row |= {"due_at": due.replace(tzinfo=None).isoformat(" "), "reason": "when the study is quiet"}
+        return ToCome(found, len(found))
+
+    def applied(self, journal: str) -> AppliedPosition:
+        """Return the last record of a journal that is in the index."""
+        return AppliedPosition.of(self._about(f"{APPLIED}/{journal}"))
+
+    @property
+    def scrub(self) -> str | None:
+        """How far the background comparison of the archive is; see `node.lifecycle.scrub.scrub_state`."""
+        return self._about(SCRUB)
+
+    @property
+    def compared(self) -> str | None:
+        """The last comparison of all that rows name, in words; see `node.receive.generation`."""
+        return self._about(COMPARED)
+
+    @property
+    def retention(self) -> RetentionState:
+        """What retention has seen, and what it waits for."""
+        return retention_state(self._about(RETENTION))
+
+    @property
+    def archive_in_store(self) -> str | None:
+        """The identity of the archive in its object store; None if it has none."""
+        return self._about(STORE) or None
+
+    @property
+    def has_used_store(self) -> bool:
+        """Whether the archive has made an object store its own: an empty one is then another one, or was emptied."""
+        return self._about(STORE_SPOOLED) == "yes"
+
+    @property
+    def store_checksums(self) -> str | None:
+        """How the object store takes an object whose checksum is wrong; None if it refuses it, or there is none."""
+        return self._about(STORE_CHECKSUMS) or None
+
+
+class AccountViews(ViewRows):
+    """Accounts for HTTP."""
+
+    def listed(self) -> list[ListedAccount]:
+        """Return all accounts, sorted by name."""
+        tokens: dict[int, list[ListedToken]] = {}
+        of_project = "SELECT t.*, p.name AS project FROM tokens t LEFT JOIN projects p ON p.id = t.project_id"
+        for row in map(timed, self._rows(f"{of_project} ORDER BY t.id")):
+            row["role"] = Role[row["role"].upper()] if row["role"] else None
+            row["routes"] = tuple((row["routes"] or "").split())
+            listed = ListedToken(*(row[name] for name in ListedToken.__match_args__))
+            tokens.setdefault(row["account_id"], []).append(listed)
+        return [
+            ListedAccount(
+                row["name"], Role[row["role"].upper()], row["password_hash"] is not None, row["totp_step"] is not None,
+                moment(row["created_at"]), tuple(tokens.get(row["id"], ())),
+            )
+            for row in self._rows("SELECT * FROM accounts ORDER BY name")
+        ]  # fmt: skip
+
+
+class EventViews(ViewRows):
+    """Rows of ``v_events``."""
+
+    def of_series(self, study_instance_uid: str, series_instance_uid: str, limit: int) -> list[Row]:
+        """Return the last events of a series, newest first."""
+        source, rest = "SELECT kind, revision, detail, happened_at FROM v_events", "ORDER BY id DESC LIMIT :limit"
+        return self._rows_of_study(source, study_instance_uid, series_instance_uid, rest, limit=limit)
+
+    def set_aside(self) -> list[Row]:
+        """Return kind and detail of the events whose detail ends with the key of a file in quarantine."""
+        return self._rows("SELECT kind, detail FROM v_events WHERE kind IN ('instance-set-aside', 'journal-damaged')")
+
+
+class ConflictViews(ViewRows):
+    """Rows of ``v_conflicts``."""
+
+    def all(self, *, decided: bool) -> list[Row]:
+        """Return rows of ``v_conflicts`` with what people know their series by, by kind and then oldest first.
+
+        Those that are decided only if asked for.
+        """
+        which = "" if decided else "WHERE c.decision IS NULL"
+        return self._rows(
+            "SELECT c.*, p.patient_id, p.patient_name, st.study_date, se.series_number, se.series_description, "
+            "se.modality FROM v_conflicts c LEFT JOIN studies st ON st.study_instance_uid = c.study_instance_uid "
+            "LEFT JOIN patients p ON p.id = st.patient_id LEFT JOIN series se ON se.study_id = st.id "
+            f"AND se.series_instance_uid = c.series_instance_uid {which} ORDER BY c.kind, c.found_at, c.id"
+        )
+
+    def of_strangers(self) -> list[Row]:
+        """Return conflicts whose instances may name another patient, decided or not, newest first.
+
+        One of each kind, study and series.
+        """
+        return self._rows(
+            "SELECT c.* FROM v_conflicts c JOIN (SELECT max(id) AS id FROM conflicts WHERE kind = "
+            "'study-of-two-patients' OR \"key\" IS NOT NULL GROUP BY kind, study_instance_uid, series_instance_uid) n "
+            f"ON n.id = c.id ORDER BY c.id DESC LIMIT {MAX_STRANGERS}"
+        )
+
+    def count_open(self) -> dict[str, int]:
+        """Count the conflicts that nobody has decided, by kind."""
+        return self._counts("SELECT kind, count(*) AS count FROM v_conflicts WHERE decision IS NULL GROUP BY kind")
+
+    def count_undecided(self) -> int:
+        """Count what is to be decided: all such conflicts of one kind, study and sender at once."""
+        return self._number(
+            "SELECT count(*) FROM (SELECT 1 FROM conflicts WHERE decision IS NULL "
+            "GROUP BY kind, study_instance_uid, calling_ae_title) grouped"
+        )
+
+    def about(self, study_instance_uid: str, series_instance_uid: str | None = None) -> list[Row]:
+        """Return undecided conflicts of a study or a series, and of instances that are current in it, oldest first.
+
+        Those of another patient come before the others.
+        """
+        of_series = "" if series_instance_uid is None else "AND series_instance_uid = :series"
+        return self._rows(
+            "SELECT * FROM v_conflicts WHERE decision IS NULL AND ("
+            f"(study_instance_uid = :study {of_series}) OR sop_instance_uid IN ("
+            f"SELECT sop_instance_uid FROM v_images WHERE study_instance_uid = :study {of_series})) "
+            f"ORDER BY kind <> 'study-of-two-patients', id LIMIT {MAX_CONFLICTS + 1}",
+            study=study_instance_uid,
+            series=series_instance_uid,
+        )
+
+    def in_quarantine(self) -> list[Row]:
+        """Return the conflicts whose file is in quarantine: ``key``, ``reason``, ``detail``, UIDs and ``sha256``."""
+        return self._rows(
+            'SELECT "key", kind AS reason, detail, study_instance_uid, series_instance_uid, sop_instance_uid, sha256 '
+            "FROM conflicts WHERE \"key\" > 'quarantine/' AND \"key\" < 'quarantine0'"  # "0" follows "/"
+        )
+
+    def of_uid(self, uid: str) -> list[Row]:
+        """Return undecided conflicts that name a study, a series or an instance, oldest first."""
+        is_named = "decision IS NULL AND :uid IN (study_instance_uid, series_instance_uid, sop_instance_uid)"
+        return self._rows(f"SELECT * FROM v_conflicts WHERE {is_named} ORDER BY id LIMIT {MAX_CONFLICTS + 1}", uid=uid)
+
+
+class HookViews(ViewRows):
+    """Rows of ``v_hooks`` and ``v_deliveries``."""
+
+    def progress(self) -> dict[str, Row]:
+        """Return the rows of ``v_hooks``, by name of the hook.
+
+        ``trouble`` is why the last attempt failed of what waits, with the last line that a program printed.
+        """
+        tried = "state = 'waiting' AND reason IS NOT NULL"
+        waiting = self._rows(f"SELECT hook, reason, output FROM v_deliveries WHERE {tried} ORDER BY last_at")
+        troubles = {row["hook"]: with_last_line(row["reason"], row["output"]) for row in waiting}
+        rows = self._rows("SELECT * FROM v_hooks ORDER BY hook")
+        return {row["hook"]: {**row, "trouble": troubles.get(row["hook"])} for row in rows}
+
+    def deliveries(self, limit: int, *, hook: str | None = None, state: str | None = None) -> Newest:
+        """Return the last `limit` rows of ``v_deliveries`` with the names of their series, oldest first.
+
+        `hook`, `state`: filters; None matches all.
+        """
+        around = (
+            "SELECT d.*, se.series_number, se.modality, se.series_description FROM ({0}) d "
+            f"{_WITH_SERIES} ORDER BY d.happened_at"
+        )
+        return self._newest(limit, "happened_at DESC", "v_deliveries", around, hook=hook, state=state)
+
+
+class RejectionViews(ViewRows):
+    """Rows of ``v_rejections``."""
+
+    def newest(self, limit: int, skip: int = 0) -> Newest:
+        """Return at most `limit` rows of ``v_rejections``, last refusal first."""
+        query = "SELECT * FROM v_rejections"
+        rows = self._rows(f"{query} ORDER BY last_at DESC LIMIT :limit OFFSET :skip", limit=limit, skip=skip)
+        return self._with_total(rows, 0 if skip else limit, query)  # what was skipped counts, too
+
+
+class RouteViews(ViewRows):
+    """Rows of ``v_routes`` and ``v_route_messages``."""
+
+    def destinations(self) -> list[Row]:
+        """Return the rows of ``v_routes``."""
+        return self._rows("SELECT * FROM v_routes ORDER BY route, destination")
+
+    def sent_of_study(self, study_instance_uid: str) -> list[Row]:
+        """Return how many instances of a study each destination has taken and confirmed, as whose, and what is left.
+
+        ``reason`` is why the last message of the study failed, or why the destination cannot be reached. Who may be
+        sent to by hand is left out while it has nothing.
+        """
+        return self._rows(
+            """
+            SELECT h.name AS route, h.destination, coalesce(s.sent, 0) AS sent, coalesce(s.confirmed, 0) AS confirmed,
+                   s.patient_id, s.last_at, coalesce(m.waiting, 0) AS waiting, coalesce(m.given_up, 0) AS given_up,
+                   CASE WHEN m.waiting > 0 OR m.given_up > 0 THEN coalesce(h.trouble, m.reason) END AS reason
+            FROM subscribers h
+            LEFT JOIN (
+                SELECT route, destination, patient_id, count(*) AS sent, max(sent_at) AS last_at,
+                       sum(CASE WHEN state = 'confirmed' THEN 1 ELSE 0 END) AS confirmed
+                FROM v_sent_instances WHERE study_instance_uid = :study AND state <> 'lost'
+                GROUP BY route, destination, patient_id) s ON s.route = h.name AND s.destination = h.destination
+            LEFT JOIN (
+                SELECT route, destination, max(reason) AS reason,
+                       sum(CASE WHEN state = 'waiting' THEN 1 ELSE 0 END) AS waiting,
+                       sum(CASE WHEN state = 'given-up' THEN 1 ELSE 0 END) AS given_up
+                FROM v_route_messages WHERE study_instance_uid = :study AND state IN ('waiting', 'given-up')
+                GROUP BY route, destination) m ON m.route = h.name AND m.destination = h.destination
+            WHERE h.kind = 'route' AND (h.name <> '' OR s.sent > 0 OR m.waiting > 0 OR m.given_up > 0)
+            ORDER BY h.name, h.destination
+            """,
+            study=study_instance_uid,
+        )
+
+    def messages(
+        self, limit: int, *, route: str | None = None, destination: str | None = None, state: str | None = None
+    ) -> Newest:
+        """Return the last `limit` rows of ``v_route_messages``, newest first, with the names of series and patients.
+
+        One that waits for a destination that is paused or held has the reason of that, and when it goes on.
+
+        `route`, `destination`, `state`: filters; None matches all.
+        """
+        around = (
+            "SELECT m.*, h.paused, h.trouble, h.retry_at, se.series_number, se.modality, se.series_description, "
+            "st.patient_name, st.patient_id, st.study_date, st.study_description "
+            f"FROM ({{0}}) m {_WITH_SERIES} LEFT JOIN v_studies st USING (study_instance_uid) "
+            "LEFT JOIN subscribers h ON h.kind = 'route' AND h.name = m.route AND h.destination = m.destination "
+            "ORDER BY m.happened_at DESC"
+        )
+        filters = {"route": route, "destination": destination, "state": state}
+        rows = self._newest(limit, "happened_at DESC, message_id", "v_route_messages", around, **filters)
+        return Newest(map(_with_what_holds_it, rows), rows.total)
+
+    def unseen(self, route: str, destination: str, limit: int) -> list[Row]:
+        """Return at most `limit` series that a destination may want, as nobody has looked at them yet."""
+        return self._rows(
+            "SELECT DISTINCT e.series_instance_uid, se.series_number, se.modality, se.series_description, "
+            "st.patient_name, st.patient_id FROM subscribers h JOIN owed_events o ON o.subscriber_id = h.id "
+            f"JOIN events e ON e.id = o.event_id {_WITH_SERIES} "
+            "LEFT JOIN v_studies st USING (study_instance_uid) WHERE h.kind = 'route' AND h.name = :route "
+            "AND h.destination = :destination AND e.series_instance_uid <> '' LIMIT :limit",
+            route=route,
+            destination=destination,
+            limit=limit,
+        )
+
+
+def _with_what_holds_it(row: Row) -> Row:
+    """Return a message with the state of its destination as its reason, if it waits for that."""
+    paused, trouble, retry_at = (row.pop(name) for name in ("paused", "trouble", "retry_at"))
+    if row["state"] == "waiting" and paused:
+        row |= {"reason": "the route is paused", "due_at": None}
+    elif row["state"] == "waiting" and trouble:
+        row |= {"reason": trouble, "due_at": max(filter(None, (row["due_at"], retry_at)), default=None)}
+    return row
+
+
+class SenderViews(ViewRows):
+    """Rows of ``v_senders``."""
+
+    def all(self) -> list[Row]:
+        """Return all rows of ``v_senders``, by AE title."""
+        return self._rows("SELECT * FROM v_senders ORDER BY calling_ae_title")
+
+
+def outstanding(row: Mapping[str, Any]) -> int:
+    """Return how many messages of a row of ``v_routes`` or ``v_hooks`` wait, and how much has no message yet."""
+    return sum(int(row.get(key) or 0) for key in ("waiting", "instances_behind", "series_behind", "events_behind"))
+
+
+def unseen(*rows: Mapping[str, Any]) -> str:
+    """Return how much no rule has been applied to yet, in words, of rows of ``v_routes`` or ``v_hooks``; empty if none.
+
+    What is looked at becomes a message, or is left out by the rules of its route or hook.
+    """
+    series, instances, events = (
+        sum(int(row.get(key) or 0) for row in rows) for key in ("series_behind", "instances_behind", "events_behind")
+    )
+    found = [counted(series, "series", "series")] * (series > 0) + [counted(instances, "instance")] * (instances > 0)
+    found += [counted(events, "event")] * (events > 0)
+    return f"{' and '.join(found)} not looked at yet" if found else ""
+
+
+def awaited(*rows: Mapping[str, Any]) -> str:
+    """Return how many messages of rows of ``v_routes`` or ``v_hooks`` wait or were given up, and `unseen`, in words."""
+    waiting, given_up = (sum(int(row.get(key) or 0) for row in rows) for key in ("waiting", "given_up"))
+    others = [f"{given_up} given up"] * (given_up > 0) + list(filter(None, [unseen(*rows)]))
+    return ", ".join([f"{waiting} waiting"] * (waiting > 0 or not others) + others)
+
+
+def is_held(row: Mapping[str, Any]) -> bool:
+    """Return whether messages of a row of ``v_routes`` or ``v_hooks`` go on only once somebody does something.
+
+    They wait for what cannot be reached, fails or is paused, or were given up.
+    """
+    return bool((row["trouble"] or row["paused"]) and outstanding(row)) or bool(row["given_up"])

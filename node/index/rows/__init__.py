@@ -1,0 +1,1 @@
+"""How rows are kept, written and migrated, in SQLite and in PostgreSQL."""

@@ -1,0 +1,1 @@
+"""What is lost, damaged, deleted, restored or kept."""

@@ -1,0 +1,201 @@
+"""What leaves: volumes and series with an instance, and what is old enough to go."""
+
+import datetime as dt
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from sqlalchemy import Connection, Select, delete, func, or_, select, update
+
+from node.index.rows.about_keys import RETENTION, RETENTION_CONFIRMED, RetentionState, look_of, retention_state
+from node.index.rows.files import folders_of
+from node.index.rows.models.history import (
+    ConversionRow,
+    ExclusionRow,
+    FailureRow,
+    RevisionFileRow,
+    TombstoneRow,
+    VolumeRow,
+    VolumeSourceRow,
+)
+from node.index.rows.models.levels import ImageRow, SeriesRow, StudyRow
+from node.index.rows.repositories import IndexRepository, about, on_reader, on_writer, reads, set_about
+from node.index.rows.sql import insert
+from node.index.rules.intake.levels import delete_empty_levels
+from node.index.rules.series.reopening import delete_references, reopen
+from node.index.rules.series.verdicts import judge_doubted
+from node.index.rules.work.events import forget_images, owe_files, owe_host_removals, owe_removals
+from node.index.rules.work.jobs import after_deletion
+
+LIVE = ConversionRow.files_removed_at.is_(None)
+
+
+def leave_series(connection: Connection, series_id: int, sop_instance_uid: str, now: dt.datetime, detail: str) -> None:
+    """Let an instance leave a series, after its row names another one.
+
+    The volumes that contain the instance are deleted, and the series is converted without it. A series that is empty
+    then is deleted with its study and patient, if these are empty. A tombstone names the files.
+    """
+    series = connection.execute(
+        select(SeriesRow.study_id, SeriesRow.series_instance_uid, StudyRow.study_instance_uid)
+        .join(StudyRow)
+        .where(SeriesRow.id == series_id)
+        .with_for_update(of=SeriesRow)  # no other writer adds an instance to one that may be deleted
+    ).one()
+    if connection.execute(select(ImageRow.id).where(ImageRow.series_id == series_id).limit(1)).first() is None:
+        folders = delete_series_rows(connection, [series_id], now)
+        delete_empty_levels(connection, series.study_id)
+        after_deletion(connection, series.study_instance_uid, now)
+    else:
+        folders = drop_volumes_of(connection, series_id, sop_instance_uid, now)
+        reopen(connection, series_id, series.study_instance_uid, sop_instance_uid, now, detail)
+    if folders:
+        add_tombstone(connection, "instance", sop_instance_uid, detail, folders, now)
+
+
+def conversions_holding(series_id: int, sop_instance_uid: str) -> Select[int]:
+    """Select the conversions of a series whose files contain an instance, and exist."""
+    sources = select(VolumeSourceRow.conversion_id).where(VolumeSourceRow.sop_instance_uid == sop_instance_uid)
+    return select(ConversionRow.id).where(ConversionRow.series_id == series_id, ConversionRow.id.in_(sources), LIVE)
+
+
+def drop_volumes_of(
+    connection: Connection, series_id: int, sop_instance_uid: str, now: dt.datetime, *, keeps_files: bool = False
+) -> list[str]:
+    """Supersede the conversions of a series that contain an instance; return the folders that are to be deleted.
+
+    `keeps_files`: they are in the trash.
+    """
+    holding = list(connection.scalars(conversions_holding(series_id, sop_instance_uid)))
+    folders = folders_of(connection.scalars(select(VolumeRow.path).where(VolumeRow.conversion_id.in_(holding))))
+    of_files = RevisionFileRow.conversion_id.in_(holding)
+    if keeps_files:
+        connection.execute(delete(RevisionFileRow).where(of_files))
+    else:
+        owe_files(connection, of_files, now)
+    gone = {"superseded": True, "owes_sidecars": 0, "files_removed_at": now}
+    connection.execute(update(ConversionRow).where(ConversionRow.id.in_(holding)).values(gone))
+    return [] if keeps_files else sorted(folders)
+
+
+def delete_series_rows(
+    connection: Connection, series: Sequence[int], now: dt.datetime, *, keeps_files: bool = False
+) -> list[str]:
+    """Delete series with their instances, conversions and failures; return the folders of their volumes.
+
+    What is left of their studies is judged again.
+
+    `keeps_files`: they are in the trash, and no folder is to be deleted.
+    """
+    delete_references(connection, series, now)
+    conversions = list(connection.scalars(select(ConversionRow.id).where(ConversionRow.series_id.in_(series))))
+    folders = folders_of(connection.scalars(select(VolumeRow.path).where(VolumeRow.conversion_id.in_(conversions))))
+    if not keeps_files:
+        owe_files(connection, RevisionFileRow.conversion_id.in_(conversions), now)
+        owe_removals(connection, ImageRow.series_id.in_(series), now)
+    for table in (VolumeRow, VolumeSourceRow, ExclusionRow, RevisionFileRow):
+        connection.execute(delete(table).where(table.conversion_id.in_(conversions)))
+    forget_images(connection, ImageRow.series_id.in_(series))
+    for owned in (ConversionRow, FailureRow, ImageRow):
+        connection.execute(delete(owned).where(owned.series_id.in_(series)))
+    gone = delete(SeriesRow).where(SeriesRow.id.in_(series)).returning(SeriesRow.study_id)
+    judge_doubted(connection, set(connection.scalars(gone)), now)
+    return [] if keeps_files else sorted(folders)
+
+
+def add_tombstone(
+    connection: Connection, level: str, uid: str, reason: str, paths: Sequence[str], now: dt.datetime
+) -> int:
+    """Record that files are to be deleted; return the number of the tombstone."""
+    owe_host_removals(connection, paths, now)
+    tombstone = insert(TombstoneRow).values(level=level, uid=uid, reason=reason, paths=list(paths), ordered_at=now)
+    return int(connection.execute(tombstone.returning(TombstoneRow.id)).scalar_one())
+
+
+MAX_STALENESS = dt.timedelta(hours=1)
+"""How far the clock may be from the newest look at it: somebody looks every few seconds while a node runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Receipts:
+    """Of the instances behind one: the number of the newest, and the first and the last time of reception.
+
+    What was found as a file, and not received, does not count: its time is that of the file.
+    """
+
+    image: int
+    oldest: dt.datetime | None
+    newest: dt.datetime | None
+
+
+def newest_look(connection: Connection) -> dt.datetime | None:
+    """Return the newest time that the clock showed and that nothing contradicted; None: nobody has looked."""
+    last = retention_state(about(connection, RETENTION)).last
+    return last.at if last is not None else None
+
+
+def old_before(connection: Connection, now: dt.datetime, keep_time: dt.timedelta) -> dt.datetime | None:
+    """Return when what is kept for a time, and may go now, is from; None: nothing goes while the clock is in doubt.
+
+    For its time after a person has confirmed the clock, nothing goes either: nobody knows how old it is.
+    """
+    state, before = retention_state(about(connection, RETENTION)), now - keep_time
+    if not state.is_free or (state.last is not None and abs(now - state.last.at) > MAX_STALENESS):
+        return None
+    confirmed = json.loads(about(connection, RETENTION_CONFIRMED) or "null")
+    return None if confirmed and look_of(confirmed["look"]).at > before else before
+
+
+class RetentionRepository(IndexRepository):
+    """Receipts, and confirmations of a person."""
+
+    old_before = reads(old_before)
+
+    @on_reader
+    def state(self, connection: Connection) -> RetentionState:
+        """Return what retention has seen, and what it waits for."""
+        return retention_state(about(connection, RETENTION))
+
+    @on_reader
+    def receipts(self, connection: Connection, after: int) -> Receipts:
+        """Return what was received behind the instance with the number `after`."""
+        times = select(func.min(ImageRow.received_at), func.max(ImageRow.received_at)).where(
+            ImageRow.id > after, ImageRow.source != "recovered"
+        )
+        oldest, newest = connection.execute(times).one()
+        image = connection.scalar(select(func.max(ImageRow.id)).where(ImageRow.id >= after))
+        return Receipts(image or after, oldest, newest)
+
+    @on_writer
+    def hold(self, connection: Connection, reason: str, now: dt.datetime) -> None:
+        """Let nothing be deleted by its age until a person has confirmed, for another reason than the clock."""
+        state = retention_state(about(connection, RETENTION))
+        reasons = dict.fromkeys([*([state.held] if state.held else []), reason])
+        held = replace(state, held="; ".join(reasons), held_at=now, asked=None, approved=0)
+        set_about(connection, RETENTION, held.encoded())
+
+    @on_writer
+    def confirm(
+        self,
+        connection: Connection,
+        after: int | None,
+        now: dt.datetime,
+        confirmation: str,
+        trash_until: dt.datetime | None = None,
+    ) -> int:
+        """Store a confirmation that the clock is right; return how many series count as received at `now`.
+
+        These are the series that were received behind the instance with the number `after`, while the clock was in
+        doubt, and those with a receipt in the future: nobody knows when they came, only that it was before `now`. Nor
+        does anybody know for how long a deletion has been in the trash: each stays until `trash_until`, if that is
+        given.
+        """
+        doubtful = SeriesRow.last_received_at > now
+        if after is not None:
+            doubtful = or_(doubtful, SeriesRow.id.in_(select(ImageRow.series_id).where(ImageRow.id > after)))
+        changed = connection.execute(update(SeriesRow).where(doubtful).values(last_received_at=now))
+        if trash_until is not None:
+            in_trash = TombstoneRow.content.is_not(None)
+            connection.execute(update(TombstoneRow).where(in_trash).values(trash_until=trash_until))
+        set_about(connection, RETENTION_CONFIRMED, confirmation)
+        return changed.rowcount

@@ -1,0 +1,1 @@
+"""An instance comes: what becomes of it, and the rows above it."""

@@ -1,0 +1,1 @@
+"""A series grows, is due, is claimed and ends."""

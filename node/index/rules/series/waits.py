@@ -1,0 +1,406 @@
+"""What open series wait for: the rows of what `node.quiet` says, when a series is due, and the clock behind it.
+
+A series grows by the instances that are received, and waits until it is quiet again. One whose instances an ended
+performed procedure step lists is due as soon as all of them are stored (PS3.4 F.7.2).
+
+A series awaits senders (``awaited_senders``). One that awaits nobody is due for another reason than quiet, such as a
+count that is reached: no open association keeps it waiting. A closed series awaits nobody. Whoever changes these rows
+holds the row of the series, and reads them after that: a statement that waits for a row of PostgreSQL sees the newest
+state of that row alone.
+
+While an association is open, more of the series that it has brought last is to be expected: the series is not quiet
+until the association ends, brings another series, or is idle for `OPEN_SECONDS`. A row of ``open_associations`` stands
+for a series of which an open association has brought an instance. It is written with the instance, and removed by the
+record of the end (`node.index.rules.series.association_ends`), which is in the journal before the release is answered.
+A row that is left when a start has applied the journal is therefore of an association that the end of the process cut
+off.
+
+A moment in a row means a wait that began when the row was written. If the clock is stepped, every such moment is moved
+by the step, so that no wait changes its length: of series and studies, and of what the ledger owes. Several hosts
+follow the clock of their database instead: none of them moves the timers of all.
+"""
+
+import datetime as dt
+import json
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from sqlalchemy import (
+    JSON,
+    ColumnElement,
+    Connection,
+    Row,
+    and_,
+    bindparam,
+    case,
+    delete,
+    exists,
+    func,
+    or_,
+    select,
+    true,
+    update,
+)
+from sqlalchemy.orm import aliased
+
+from node.completeness import Performed, performed
+from node.index.rows.backend import Overtaken
+from node.index.rows.hot_statements import PreparedStatement
+from node.index.rows.models.history import PerformedSeriesRow
+from node.index.rows.models.levels import OPEN_STATES, ImageRow, SeriesRow, StudyRow
+from node.index.rows.models.work import AwaitedSenderRow, OpenAssociationRow, WorkRow
+from node.index.rows.records import Received
+from node.index.rows.repositories import IndexRepository, on_writer
+from node.index.rows.sql import insert, looked_up_in
+from node.index.rules.work.events import NEWEST_EVENT
+from node.quiet import Awaited, Waits, after_received, due_at, last_sign, shifted
+from node.runtime.background import MAX_WAIT_SECONDS
+
+OPEN_SECONDS = 60.0
+"""How long an open association that sends nothing keeps its last series waiting."""
+
+_KEY = "series_id", "calling_ae_title"
+_ROWS = PreparedStatement(
+    select(*(getattr(AwaitedSenderRow, name) for name in (*_KEY, *Awaited._fields))).where(
+        looked_up_in(AwaitedSenderRow.series_id, bindparam("ids", type_=JSON))
+    )
+)
+_NEW = insert(AwaitedSenderRow)
+_AWAIT = PreparedStatement(
+    _NEW.on_conflict_do_update(index_elements=_KEY, set_={name: _NEW.excluded[name] for name in Awaited._fields}),
+    (*_KEY, *Awaited._fields),
+)
+_AWAIT_NO_MORE = PreparedStatement(
+    delete(AwaitedSenderRow).where(
+        AwaitedSenderRow.series_id == bindparam("series"), AwaitedSenderRow.calling_ae_title == bindparam("sender")
+    )
+)
+
+
+def waits_of(connection: Connection, series: Collection[int]) -> Mapping[int, Waits]:
+    """Return what each of some series awaits; nothing of those that await nobody."""
+    waits: dict[int, dict[str, Awaited]] = defaultdict(dict)
+    for series_id, sender, *moments, aborted in _ROWS.execute(connection, {"ids": list(series)}):
+        waits[series_id][sender] = Awaited._make([*map(_moment, moments), aborted])
+    return waits
+
+
+def _moment(text: str | None) -> dt.datetime | None:
+    return None if text is None else dt.datetime.fromisoformat(text).replace(tzinfo=dt.UTC)
+
+
+def replace_waits(connection: Connection, changes: Mapping[int, tuple[Waits, Waits]]) -> None:
+    """Let series await something else: before and after, by series."""
+    over = [
+        {"series": series_id, "sender": sender}
+        for series_id, (before, after) in changes.items()
+        for sender in before.keys() - after.keys()
+    ]
+    now = [
+        {"series_id": series_id, "calling_ae_title": sender, **its._asdict()}
+        for series_id, (before, after) in changes.items()
+        for sender, its in after.items()
+        if before.get(sender) != its
+    ]
+    _AWAIT_NO_MORE.execute_each(connection, over)
+    _AWAIT.execute_each(connection, now)
+
+
+def await_nobody(connection: Connection, series_id: int) -> None:
+    """Let a series await nobody any more."""
+    connection.execute(delete(AwaitedSenderRow).where(AwaitedSenderRow.series_id == series_id))
+
+
+def is_awaiting() -> ColumnElement[bool]:
+    """Return the condition that a series awaits a sender."""
+    return exists().where(AwaitedSenderRow.series_id == SeriesRow.id)
+
+
+class Seen(NamedTuple):
+    """An instance that a series has seen; `counts` unless it was there already."""
+
+    series_id: int
+    received: Received
+    counts: bool = False
+    replaces: bool = False
+
+
+def note_open(connection: Connection, host: str, seen: Sequence[Seen]) -> None:
+    """Note what open associations have just brought, in its order."""
+    brought = {
+        (one.received.association, one.series_id): {
+            "host": host,
+            "association": one.received.association,
+            "series_id": one.series_id,
+            "calling_ae_title": one.received.file.calling_ae_title,
+            "begun": one.received.begun,
+            "place": place,
+            "open_until": one.received.file.received_at + dt.timedelta(seconds=OPEN_SECONDS),
+        }
+        for place, one in enumerate(seen, 1)
+        if one.received.association
+    }
+    _NOTE_OPEN.execute_each(connection, [*brought.values()])
+
+
+_LAST_NUMBER = select(func.coalesce(func.max(OpenAssociationRow.number), 0)).scalar_subquery()
+_OPEN = insert(OpenAssociationRow).values(number=_LAST_NUMBER + bindparam("place"))
+_CHANGED = {name: _OPEN.excluded[name] for name in ("open_until", "number")}
+_NOTE_OPEN = PreparedStatement(
+    _OPEN.on_conflict_do_update(index_elements=["host", "association", "series_id"], set_=_CHANGED),
+    (one.name for one in OpenAssociationRow.__table__.columns if one.name not in ("id", "number")),
+)
+
+
+def is_being_brought(now: dt.datetime) -> ColumnElement[bool]:
+    """Return the condition that an open association is bringing instances of a series."""
+    row, later = OpenAssociationRow, aliased(OpenAssociationRow)
+    others = select(later.id).where(
+        later.host == row.host, later.association == row.association, later.number > row.number
+    )
+    return select(row.id).where(row.series_id == SeriesRow.id, row.open_until > now, ~others.exists()).exists()
+
+
+REVOKED = -1
+"""In `claimed_receptions`: the series is still under conversion, but its outcome will not count."""
+
+
+def revoke_claim(connection: Connection, series_id: int) -> None:
+    """Revoke the claim of a series after an instance has left it: its conversion may not be recorded."""
+    claimed = update(SeriesRow).where(SeriesRow.id == series_id, SeriesRow.state == "converting")
+    connection.execute(claimed.values(claimed_receptions=REVOKED))
+
+
+_LISTS = PreparedStatement(
+    select(PerformedSeriesRow.sop_instance_uids).where(
+        PerformedSeriesRow.series_instance_uid == bindparam("series"),
+        or_(
+            PerformedSeriesRow.study_instance_uid == bindparam("study"), PerformedSeriesRow.study_instance_uid.is_(None)
+        ),
+    )
+)
+_LISTED = PreparedStatement(
+    select(PerformedSeriesRow.series_instance_uid).where(
+        looked_up_in(PerformedSeriesRow.series_instance_uid, bindparam("uids", type_=JSON))
+    )
+)
+_COUNT = PreparedStatement(select(func.count()).where(ImageRow.series_id == bindparam("id")))
+_STORED = PreparedStatement(select(ImageRow.sop_instance_uid).where(ImageRow.series_id == bindparam("id")))
+
+
+def performed_of(
+    connection: Connection, series_id: int, study_instance_uid: str, series_instance_uid: str
+) -> Performed | None:
+    """Compare what is listed of a series with what is stored; None if no ended step lists it."""
+    listed = _listed(connection, study_instance_uid, series_instance_uid)
+    return performed(listed, _stored(connection, series_id)) if listed else None
+
+
+def listed_series(connection: Connection, series_instance_uids: Collection[str]) -> set[str]:
+    """Return which of some Series Instance UIDs steps list; asked for each batch that is received.
+
+    The rows of the series are locked before: a step that ends at the same time is seen here, or sees what is received.
+    """
+    return {uid for (uid,) in _LISTED.execute(connection, {"uids": list(series_instance_uids)})}
+
+
+def is_all_here(connection: Connection, series_id: int, study_instance_uid: str, series_instance_uid: str) -> bool:
+    """Return whether a step lists a series, and every listed instance is stored."""
+    listed = _listed(connection, study_instance_uid, series_instance_uid)
+    if not listed or _COUNT.execute(connection, {"id": series_id}).fetchone()[0] < len(listed):
+        return False
+    return listed <= _stored(connection, series_id)
+
+
+def _listed(connection: Connection, study_instance_uid: str, series_instance_uid: str) -> set[str]:
+    """Return the SOP Instance UIDs of all lists: two steps may make one series."""
+    rows = _LISTS.execute(connection, {"study": study_instance_uid, "series": series_instance_uid})
+    return {uid for (uids,) in rows for uid in json.loads(uids)}
+
+
+def _stored(connection: Connection, series_id: int) -> set[str]:
+    return {uid for (uid,) in _STORED.execute(connection, {"id": series_id})}
+
+
+@dataclass(slots=True)
+class _Growth:
+    """The instances of a batch that belong to one series, by their reception: a host may be late.
+
+    `first`, `last` and `count` are without those that were there already.
+    """
+
+    senders: dict[str, Received] = field(default_factory=dict)  # the last instance of each
+    begun: dict[str, set[str]] = field(default_factory=dict)  # the begins of the associations of each
+    first: Received | None = None
+    last: Received | None = None
+    count: int = 0
+    replaced: bool = False
+
+    def add(self, one: Seen) -> None:
+        """Note an instance."""
+        received, sender, moment = one.received, one.received.file.calling_ae_title, one.received.file.received_at
+        self.senders[sender] = _later(self.senders.get(sender), received)
+        self.begun.setdefault(sender, set()).add(received.begun)
+        if one.counts:
+            self.last = _later(self.last, received)
+            if self.first is None or moment < self.first.file.received_at:
+                self.first = received
+            self.count += 1
+            self.replaced |= one.replaces
+
+    def waits_after(self, waits: Waits) -> Waits:
+        """Return for whom the series waits, and until when."""
+        for sender, received in self.senders.items():
+            moment = received.file.received_at
+            quiet_at = moment + dt.timedelta(seconds=received.quiet_seconds)
+            waits = after_received(waits, sender, quiet_at, self.begun[sender], moment)
+        return waits
+
+
+def _later(before: Received | None, received: Received) -> Received:
+    return received if before is None or received.file.received_at >= before.file.received_at else before
+
+
+_FIRST = bindparam("first", type_=SeriesRow.open_since.type)
+_LAST = bindparam("last", type_=SeriesRow.last_received_at.type)
+_SERIES_GREW = PreparedStatement(
+    update(SeriesRow)
+    .where(SeriesRow.id == bindparam("series"))
+    .values(
+        receptions=SeriesRow.receptions + bindparam("count"),
+        open_since=case((SeriesRow.open_since < _FIRST, SeriesRow.open_since), else_=_FIRST),
+        last_received_at=case((SeriesRow.last_received_at > _LAST, SeriesRow.last_received_at), else_=_LAST),
+        last_event=NEWEST_EVENT,
+        due_at=bindparam("due"),
+        attempts=0,
+        error=None,
+        # A series under conversion stays claimed; its outcome finds that `receptions` has grown and makes it due again.
+        state=case((SeriesRow.state == "converting", "converting"), else_="receiving"),
+    )
+)
+
+_HOLD = PreparedStatement(
+    select(SeriesRow.id, SeriesRow.state, SeriesRow.stated)
+    .where(looked_up_in(SeriesRow.id, bindparam("ids", type_=JSON)))
+    .order_by(SeriesRow.id)
+    .with_for_update(key_share=True)  # others insert images of the series meanwhile
+)
+_SERIES_ALIVE = PreparedStatement(
+    update(SeriesRow).where(SeriesRow.id == bindparam("series")).values(due_at=bindparam("due"))
+)
+
+
+def record_growth(connection: Connection, seen: Sequence[Seen], host: str = "") -> Mapping[int, int | None]:
+    """Let series wait for what follows the instances that they have seen; those that have grown are open again.
+
+    `host`: the one that has received them, if several share the index. Returns `stated` of each; no other writer
+    changes it now.
+
+    Raises Overtaken if another writer has deleted one of them meanwhile.
+    """
+    grown: dict[int, _Growth] = {}
+    for one in seen:
+        grown.setdefault(one.series_id, _Growth()).add(one)
+    if not grown:
+        return {}
+    held = {series: of for series, *of in _HOLD.execute(connection, {"ids": list(grown)})}
+    if len(held) < len(grown):
+        raise Overtaken("another writer has deleted the series of an instance meanwhile")
+    waits = waits_of(connection, grown)
+    uids = {growth.last.attributes.series_instance_uid for growth in grown.values() if growth.last}
+    listed = listed_series(connection, uids) if uids else set()
+    alive, grew = [], []
+    changes: dict[int, tuple[Waits, Waits]] = {}
+    for series_id in sorted(grown):
+        growth = grown[series_id]
+        if growth.last is None and held[series_id][0] not in OPEN_STATES:
+            continue
+        before = waits.get(series_id, {})
+        after = growth.waits_after(before)
+        changes[series_id] = before, after
+        values = {"series": series_id, "due": due_at(after)}
+        if growth.first is None or growth.last is None:
+            alive.append(values)
+            continue
+        attributes, last = growth.last.attributes, growth.last.file.received_at
+        study, series = attributes.study_instance_uid, attributes.series_instance_uid
+        if series in listed and is_all_here(connection, series_id, study, series):
+            values["due"], changes[series_id] = last, (before, {})
+        grew.append(values | {"count": growth.count, "first": growth.first.file.received_at, "last": last})
+    replace_waits(connection, changes)
+    _SERIES_ALIVE.execute_each(connection, alive)
+    _SERIES_GREW.execute_each(connection, grew)
+    note_open(connection, host, seen)
+    for series_id, growth in grown.items():
+        if growth.replaced:
+            revoke_claim(connection, series_id)
+    return {series: stated for series, (_, stated) in held.items()}
+
+
+def is_due(now: dt.datetime, longest_wait: dt.timedelta | None) -> ColumnElement[bool]:
+    """Return the condition that a series is due: it is quiet, or for another reason, such as a count that is reached.
+
+    A series that an open association is bringing is not quiet.
+    """
+    due = and_(SeriesRow.due_at <= now, or_(~is_awaiting(), ~is_being_brought(now)))
+    if longest_wait is not None:
+        due = or_(due, and_(SeriesRow.open_since <= now - longest_wait, SeriesRow.attempts == 0))
+    return and_(SeriesRow.state == "receiving", due)
+
+
+class TimerRepository(IndexRepository):
+    """All timers of an index."""
+
+    def shift(self, step: dt.timedelta) -> None:
+        """Move all timers by a step of the system clock."""
+        if self._sharing.host is None:
+            self._shift(step)
+
+    def correct(self, now: dt.datetime) -> None:
+        """Move timers that are too far in the future, because the clock was set back while no node was running.
+
+        Series wait from `now` on. What is tried again is due at once if it would have to wait longer than it ever does.
+        """
+        if self._sharing.host is None:
+            self._correct(now)
+
+    @on_writer
+    def _shift(self, connection: Connection, step: dt.timedelta) -> None:
+        open_series = connection.execute(select(SeriesRow).where(SeriesRow.state.in_(OPEN_STATES))).all()
+        waits = waits_of(connection, [row.id for row in open_series])
+        for row in open_series:
+            _shift_series(connection, row, waits.get(row.id, {}), step)
+        others: Any = (
+            (WorkRow, WorkRow.due_at, WorkRow.outcome.is_(None)),
+            (StudyRow, StudyRow.closed_at, true()),
+            (OpenAssociationRow, OpenAssociationRow.open_until, true()),
+        )
+        for table, moved, waits_on in others:
+            for id, moment in connection.execute(select(table.id, moved).where(waits_on, moved.is_not(None))).all():
+                connection.execute(update(table).where(table.id == id).values({moved.key: moment + step}))
+
+    @on_writer
+    def _correct(self, connection: Connection, now: dt.datetime) -> None:
+        is_waiting = SeriesRow.state.in_(OPEN_STATES), SeriesRow.due_at > now
+        waiting = connection.execute(select(SeriesRow).where(*is_waiting)).all()
+        waits = waits_of(connection, [row.id for row in waiting])
+        for row in waiting:
+            its = waits.get(row.id, {})
+            begun = last_sign(its) or row.last_received_at  # which `shift` does not move
+            if begun > now:
+                _shift_series(connection, row, its, now - begun)
+        # No work ever waits longer; a job waits for others, as long as it takes.
+        longest = now + dt.timedelta(seconds=MAX_WAIT_SECONDS)
+        late = WorkRow.state == "waiting", WorkRow.kind != "job", WorkRow.due_at > longest
+        connection.execute(update(WorkRow).where(*late).values(due_at=now))
+        connection.execute(update(StudyRow).where(StudyRow.closed_at > now).values(closed_at=now))
+
+
+def _shift_series(connection: Connection, row: Row[Any], waits: Waits, step: dt.timedelta) -> None:
+    moments = {name: getattr(row, name) for name in ("due_at", "open_since")}
+    values: dict[str, Any] = {name: moment + step for name, moment in moments.items() if moment is not None}
+    replace_waits(connection, {row.id: (waits, shifted(waits, step))})
+    if values:
+        connection.execute(update(SeriesRow).where(SeriesRow.id == row.id).values(values))

@@ -1,1 +1,0 @@
-"""Searches: queries of DICOM, and selections of instances."""

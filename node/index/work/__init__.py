@@ -1,1 +1,0 @@
-"""What the node owes to others: messages, sends, jobs, retrievals and commitments."""
