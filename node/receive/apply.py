@@ -26,8 +26,8 @@ from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import partial
-from math import inf
 from time import monotonic
+from typing import Any
 
 import structlog
 
@@ -47,6 +47,7 @@ from node.journal.journal import Journal, JournalFull
 from node.journal.segment import Record, SegmentGone
 from node.receive.checkpoint import Checkpoint, Replayed, acknowledged
 from node.receive.data_set import content
+from node.receive.pace import MAX_BATCH_BYTES, Waiting, due_at
 from node.receive.record import Known, Receipt, receipt
 from node.receive.stored_files import compared
 from node.runtime.background import BackgroundService
@@ -57,22 +58,6 @@ log = structlog.get_logger()
 
 MAX_BATCH = 512
 """Records of one transaction: other work for the index waits until it is committed."""
-
-MAX_GATHERED = 2048
-"""Records that wait for senders at most; then all of them are applied, in several transactions."""
-
-MAX_BATCH_BYTES = 32 << 20
-GATHER_SECONDS = 0.05
-"""Time between the last append and the batch that applies it, while nobody waits for it: others join it meanwhile.
-Where senders wait, a batch waits for those that were answered last, as long as the last batch took and at most this
-long."""
-
-YIELD_SECONDS = 4.0
-"""How long a record waits at most while others follow it: until then, senders have the interpreter."""
-
-READ_SECONDS = 10.0
-"""After somebody has waited for the index, no record waits longer than `GATHER_SECONDS` for so long: of several who
-read, only the first waits for as many records as `MAX_GATHERED`."""
 
 CATCH_UP_SECONDS = 10.0
 """Longest wait of a query for the instances that were acknowledged before it."""
@@ -105,16 +90,13 @@ class Applier(BackgroundService, Ahead):
         is_awaited: bool = False,
     ) -> None:
         super().__init__("apply")
-        self._is_awaited = is_awaited
-        self._gathered, self._gathers_since = 0, 0.0  # bytes, and since when, for the next batch
-        self._wanted, self._read_at = 0, -inf  # the last record that somebody waits for, and when somebody read
-        self._gathered_until = 0  # the last record of those that are applied without a further wait
-        self._batch_seconds = 0.0  # of the last one
-        self._company = 1  # senders that wait at the same time
+        self._waiting = Waiting(company=int(is_awaited))
+        self._wanted = 0  # the last record that somebody waits for
+        self._begun = 0  # the last record of those that are applied without a further wait
         self._audit = audit
         self._journal, self._archive, self._index, self._metrics = journal, archive, index, metrics
         self._applying = threading.Lock()
-        self._changed = threading.Condition()
+        self._changed = threading.Condition()  # guards what is above and `_applied`
         self._applied = 0  # the number of the last record that is applied
         self._caught_up_at = monotonic()  # everything that was durable by then is applied
         self._seen, self._seen_at = 0, self._caught_up_at  # the last record at a moment since
@@ -166,37 +148,28 @@ class Applier(BackgroundService, Ahead):
             raise OutOfResources(f"intake has stopped: {self._archive.intake.stopped or error}") from error
         except (JournalFull, JournalUnusable) as error:
             raise OutOfResources(str(error)) from error
-        if not self._is_awaited:
-            self._gather(sum(map(len, payload)))
-            return
-        self.wake()
-        if self.lag >= self._company:
-            with self._changed:
-                self._changed.notify_all()
+        with self._changed:
+            self._waiting = self._waiting.with_another(sum(map(len, payload)), monotonic())
+            self.wake_not_before(self._batch_due_at())
 
-    def _gather(self, size: int) -> None:
-        """Let the batch of a record wait for those that follow, until it is full or one has waited `YIELD_SECONDS`."""
-        now = monotonic()
-        if not self._gathered:
-            self._gathers_since = now
-        self._gathered += 1 + size
-        is_due = max(self._wanted, self._gathered_until) > self._applied
-        if is_due or self.lag >= MAX_GATHERED or self._gathered >= MAX_BATCH_BYTES:
-            self.wake()
-        else:
-            longest = YIELD_SECONDS if now > self._read_at + READ_SECONDS else GATHER_SECONDS
-            self.wake_not_before(min(now + GATHER_SECONDS, self._gathers_since + longest))
+    def _batch_due_at(self) -> float:
+        is_wanted = max(self._wanted, self._begun) > self._applied
+        return due_at(self._waiting._replace(is_wanted=is_wanted))
 
     def may_bring(self, sop_instance_uid: str) -> bool:
         """Return whether an instance with this UID may be ahead of the index.
 
         Each call looks at all that is ahead. Records therefore wait no longer than while somebody reads.
         """
-        self._read_at = monotonic()
+        self._note(read_at=monotonic())
         ahead = self._journal.known(self._applied)
         return self.lag >= MAX_KNOWN or any(
             isinstance(its, Known) and its.attributes.sop_instance_uid == sop_instance_uid for its in ahead
         )
+
+    def _note(self, **facts: Any) -> None:
+        with self._changed:
+            self._waiting = self._waiting._replace(**facts)
 
     def journal_problem(self) -> str | None:
         """Return why the journal accepts nothing more, or None. Its instances are made durable elsewhere then."""
@@ -210,7 +183,8 @@ class Applier(BackgroundService, Ahead):
         wanted = self._journal.last
         if self._applied >= wanted:
             return True
-        self._wanted = max(self._wanted, wanted)
+        with self._changed:
+            self._wanted = max(self._wanted, wanted)
         self.wake()
         return self._wait_until(lambda: self._applied >= wanted, seconds)
 
@@ -228,12 +202,12 @@ class Applier(BackgroundService, Ahead):
             self._seen_at, self._seen = monotonic(), self._journal.last
 
     def require_caught_up(self, *, reads: bool = True) -> None:
-        """As `catch_up`. `reads`: the caller will probably ask again: see `READ_SECONDS`.
+        """As `catch_up`. `reads`: the caller will probably ask again: see `node.receive.pace`.
 
         Raises QueryRefused if the index is behind what was acknowledged.
         """
         if reads:
-            self._read_at = monotonic()
+            self._note(read_at=monotonic())
         if not self.catch_up():
             why = f" ({self.last_failure})" if self.last_failure else ""
             behind = f"the index is {counted(self.waiting, 'instance')} behind what was received: ask again later"
@@ -245,19 +219,19 @@ class Applier(BackgroundService, Ahead):
             return self._step()
 
     def _step(self) -> float | None:
-        if self._is_awaited:
-            self._await_company()
         self._archive.intake.require_here()  # what a record is compared with
         last = self._journal.last
-        if self._applied >= self._gathered_until:
-            self._gathered_until, self._gathered = last, 0
+        with self._changed:
+            if self._applied >= self._begun:
+                self._begun, self._waiting = last, self._waiting._replace(records=0, size=0)
         records, cursor = self._journal.read(self._cursor, MAX_BATCH, MAX_BATCH_BYTES)
         if records:
             began = monotonic()
             with self._applying:
                 self.apply(records)
-            self._batch_seconds = monotonic() - began
-            self._company = len(records) + self.lag if records[-1].sequence >= last else 1  # a batch is there already
+            if self._waiting.company:
+                company = len(records) + self.lag if records[-1].sequence >= last else 1  # a batch is there already
+                self._note(company=company, took=monotonic() - began)
             self._cursor = cursor
             if self._journal.has_whole_segment(self._applied):
                 self.checkpoint()
@@ -265,19 +239,8 @@ class Applier(BackgroundService, Ahead):
             self._journal.prepare()
         elif not self.lag:
             self.checkpoint()  # the last chance
-        if not self.lag:
-            return None
-        return 0.0 if self._is_awaited or self._applied < self._gathered_until else GATHER_SECONDS
-
-    def _await_company(self) -> None:
-        """Let as many senders share a commit as have waited for the last one or during it.
-
-        Each sends its next instance once the last one is acknowledged: without this, some of them would always wait for
-        the commit of the others.
-        """
-        self._wait_until(
-            lambda: self.lag >= self._company or self._stopping.is_set(), min(self._batch_seconds, GATHER_SECONDS)
-        )
+        with self._changed:
+            return max(0.0, self._batch_due_at() - monotonic()) if self.lag else None
 
     def replay(self) -> Replayed:
         """Apply the records that earlier processes left in the journal; before `start`.

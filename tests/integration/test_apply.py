@@ -25,7 +25,7 @@ from node.index.rows.records import Deletion, DeletionPlan, Outcome
 from node.index.rules.intake import instances
 from node.journal.journal import Journal
 from node.lifecycle.deletion import Order, delete, resume_deletions
-from node.receive import apply
+from node.receive import apply, pace
 from node.receive.accounting import note_lost, unaccounted, write_off
 from node.receive.apply import Applier
 from node.receive.ingest import Ingest, Origin
@@ -468,37 +468,28 @@ def test_a_record_that_cannot_be_applied_is_set_aside_and_nothing_stops_behind_i
 
 
 def test_senders_that_wait_for_the_index_share_commits(started: Started, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(apply, "GATHER_SECONDS", 60.0)
-    first, second, third, fourth, fifth, one = make.ct_series(6)
-    parts = started(is_awaited=True)
-
-    def is_done_after(step: Future[float | None], *outcomes: Future[Outcome]) -> bool:
-        step.result(30)
-        return all(outcome.done() for outcome in outcomes)
-
-    with ThreadPoolExecutor(1) as thread:
-        outcome = parts.receive(first)
-        assert is_done_after(thread.submit(parts.applier.step), outcome)  # alone, it waits for nobody
-        together = [parts.receive(second), parts.receive(third)]
-        assert is_done_after(thread.submit(parts.applier.step), *together)
-        parts.applier._batch_seconds = 60.0
-        step = thread.submit(parts.applier.step)
-        assert is_done_after(step, parts.receive(fourth), parts.receive(fifth))
-        parts.applier._batch_seconds = 0.0
-        outcome = parts.receive(one)
-        assert is_done_after(thread.submit(parts.applier.step), outcome)  # the other has nothing more to send
+    parts, committed = started(is_awaited=True), Mock()
+    monkeypatch.setattr(parts.applier._metrics.commit_instances, "observe", committed)
+    parts.applier.start()
+    first, second, third, fourth = make.ct_series(4)
+    assert parts.receive(first).result(30) is Outcome.STORED  # alone, it waits for nobody
+    monkeypatch.setattr(pace, "GATHER_SECONDS", 60.0)
+    parts.applier._note(company=2, took=60.0)
+    outcome = parts.receive(second)
+    assert parts.receive(third).result(30) is outcome.result(30) is Outcome.STORED
+    parts.applier._note(took=0.0)
+    assert parts.receive(fourth).result(30) is Outcome.STORED  # the other has nothing more to send
+    assert [batch.args for batch in committed.call_args_list] == [(1,), (2,), (1,)]
 
 
 def test_what_a_batch_has_left_waits_for_nobody(started: Started, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(apply, "GATHER_SECONDS", 60.0)
+    monkeypatch.setattr(pace, "GATHER_SECONDS", 60.0)
     monkeypatch.setattr(apply, "MAX_BATCH", 2)
     parts = started(is_awaited=True)
     outcomes = parts.receive_all(make.ct_series(4))
-    with ThreadPoolExecutor(1) as thread:
-        for _ in range(2):
-            thread.submit(parts.applier.step).result(30)
-            parts.applier._batch_seconds = 60.0
-    assert all(outcome.done() for outcome in outcomes)
+    parts.applier._note(took=60.0)
+    parts.applier.start()
+    assert all(outcome.result(30) is Outcome.STORED for outcome in outcomes)
 
 
 def test_an_instance_that_an_index_refuses_goes_aside_alone(started: Started, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -666,7 +657,7 @@ def test_a_query_waits_for_what_was_acknowledged_before_it(started: Started, mon
 
 
 def test_a_lone_record_does_not_wait_for_others_for_a_query(started: Started, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(apply, "GATHER_SECONDS", 1000.0)
+    monkeypatch.setattr(pace, "GATHER_SECONDS", 1000.0)
     parts = started()
     parts.index.ahead = parts.applier
     parts.applier.start()
@@ -678,9 +669,9 @@ def test_a_lone_record_does_not_wait_for_others_for_a_query(started: Started, mo
 def test_a_batch_waits_while_senders_send_until_it_is_full_or_late(
     started: Started, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(apply, "GATHER_SECONDS", 1000.0)
-    monkeypatch.setattr(apply, "YIELD_SECONDS", 1000.0)
-    monkeypatch.setattr(apply, "MAX_GATHERED", 3)
+    monkeypatch.setattr(pace, "GATHER_SECONDS", 1000.0)
+    monkeypatch.setattr(pace, "YIELD_SECONDS", 1000.0)
+    monkeypatch.setattr(pace, "MAX_GATHERED", 3)
     monkeypatch.setattr(apply, "MAX_BATCH", 2)
     parts, committed = started(), Mock()
     monkeypatch.setattr(parts.applier._metrics.commit_instances, "observe", committed)
@@ -691,7 +682,7 @@ def test_a_batch_waits_while_senders_send_until_it_is_full_or_late(
         if ds is first:
             assert parts.applier.catch_up()
     assert parts.applier._wait_until(lambda: not parts.applier.lag, 30)
-    monkeypatch.setattr(apply, "YIELD_SECONDS", 0.0)
+    monkeypatch.setattr(pace, "YIELD_SECONDS", 0.0)
     parts.receive(last)
     assert parts.applier._wait_until(lambda: not parts.applier.lag, 30)
     assert [batch.args for batch in committed.call_args_list] == [(1,), (2,), (1,), (1,)]
