@@ -36,7 +36,7 @@ from node.control.control_socket import ControlServer
 from node.control.repository import Repository
 from node.control.root import require_root
 from node.conversion.scheduler import Worker
-from node.conversion.series import sweep
+from node.conversion.volume_files import sweep
 from node.errors import UsageError, VoxelnodeError, is_out_of_memory
 from node.index.database import Index
 from node.index.rows.place import IndexUnusable

@@ -10,7 +10,6 @@ import datetime as dt
 import errno
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -28,17 +27,9 @@ from node.children.messages import ChildCancelled
 from node.completeness import lost_instances
 from node.conversion.job import ConversionJob, Converted, ReferencedSeries, absent, run_with_references
 from node.conversion.pool import ConverterDied, ShortOfResources
-from node.conversion.volume_files import (
-    LostSources,
-    move_folder,
-    remove_folder,
-    revision_folder,
-    series_folder,
-    stored_files,
-    sync_all,
-)
+from node.conversion.volume_files import LostSources, publish, revision_folder, series_folder, settle, stored_files
 from node.errors import OutOfResources, VoxelnodeError, is_out_of_memory
-from node.files.durable import NO_ROOM, write_durably
+from node.files.durable import NO_ROOM
 from node.index.database import Index
 from node.index.rows.converted import ClaimedInstance, SeriesKey
 from node.index.rows.place import IndexUnusable
@@ -68,9 +59,6 @@ REFERENCE_WAIT = dt.timedelta(seconds=60)
 """Longest time between checks whether a referenced series is still open; usually its end is noticed at once."""
 
 CONVERTER = f"voxelnode {__version__}"
-
-NOTE = "publishing-"
-"""What the names of notes in the work folder begin with."""
 
 
 class Unchanged:
@@ -420,27 +408,6 @@ def _state(converted: Converted) -> str:
     return "refused"
 
 
-def publish(folder: Path, claimed: ClaimedSeries, archive: Archive) -> None:
-    """Move a finished folder to the `revision_folder` of a conversion by one durable rename; never replace other files.
-
-    Files and folders are synced before the rename: after a power failure, the destination is absent or complete. A note
-    in the work folder names the destination until rows do. If the process dies before, `sweep` finds the folder by it,
-    and removes it: a start looks only at the folders that the last process was publishing.
-
-    Raises OutOfResources: the folder of volumes is away.
-    """
-    archive.intake.require_here()
-    destination = revision_folder(claimed)
-    sync_all(folder, archive.sync_folder)
-    write_durably(_note(archive, claimed), json.dumps([claimed.id, str(destination)]).encode())
-    move_folder(folder, archive.root / destination, archive)
-    archive.intake.require_here()  # it may lie below a mount
-
-
-def _note(archive: Archive, claimed: ClaimedSeries) -> Path:
-    return archive.work / f"{NOTE}{claimed.claim}"
-
-
 def record_outcome(
     claimed: ClaimedSeries, outcome: SeriesOutcome, archive: Archive, index: Index, now: Callable[[], dt.datetime]
 ) -> bool:
@@ -452,35 +419,5 @@ def record_outcome(
     """
     recorded = index.series.record_outcome(claimed, outcome, now())
     reached("outcome-recorded")
-    if outcome.files:  # a commit reported as failed may have succeeded: rows tell
-        with suppress(OSError):  # the next start does it
-            _settle(_note(archive, claimed), claimed.id, str(revision_folder(claimed)), archive, index)
+    settle(claimed.claim, archive, index)  # a commit reported as failed may have succeeded: rows tell
     return recorded
-
-
-def _settle(note: Path, series: int, folder: str, archive: Archive, index: Index) -> None:
-    """Remove a folder of a series, by its id, unless rows name it, and then its note.
-
-    Raises OSError.
-    """
-    if not index.conversions.is_recorded(series, folder):
-        remove_folder(archive.root / folder, archive.sync_folder)
-    note.unlink(missing_ok=True)
-
-
-def sweep(archive: Archive, index: Index) -> None:
-    """Remove what conversions of the last process left: work folders, and published folders that no row names.
-
-    Runs before any conversion of this host.
-    """
-    for path in archive.work.glob("*"):
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        elif path.name.startswith(NOTE):
-            with suppress(OSError):  # the folder stays, and the next start removes it
-                try:
-                    series, folder = json.loads(path.read_bytes())
-                except ValueError:  # the process died while it wrote the note: nothing was published
-                    path.unlink()
-                else:
-                    _settle(path, series, folder, archive, index)

@@ -37,7 +37,7 @@ import structlog
 from node.archive.base import VOLUMES
 from node.archive.root import mark_folders
 from node.conversion.naming import folder_name
-from node.files.durable import sync_file
+from node.files.durable import sync_file, write_durably
 from node.index.rows.records import OWED_SIDECARS, RevisionFile
 from node.runtime.failpoints import reached
 
@@ -54,6 +54,9 @@ LocalPath = Callable[[str], Path]
 
 CLAIM_LETTERS = 8
 """Of a claim in the name of its folder."""
+
+NOTE = "publishing-"
+"""What the names of notes in the work folder begin with; then comes the claim."""
 
 _parents = threading.Lock()
 """Held while parents of a folder are made for it, or removed because they are empty."""
@@ -127,6 +130,53 @@ def by_path(root: Path, index: ReadIndex, local: LocalFile) -> LocalPath:
         return root / path if file is None else local(file)
 
     return path_of
+
+
+def publish(folder: Path, claimed: ClaimedSeries, archive: Archive) -> None:
+    """Move a finished folder to the `revision_folder` of a conversion by one durable rename; never replace other files.
+
+    Files and folders are synced before the rename: after a power failure, the destination is absent or complete. A note
+    in the work folder names the destination until rows do. If the process dies before, `sweep` finds the folder by it,
+    and removes it: a start looks only at the folders that the last process was publishing.
+
+    Raises OutOfResources: the folder of volumes is away.
+    """
+    archive.intake.require_here()
+    destination = revision_folder(claimed)
+    sync_all(folder, archive.sync_folder)
+    note = json.dumps([claimed.id, str(destination)]).encode()
+    write_durably(archive.work / f"{NOTE}{claimed.claim}", note)
+    move_folder(folder, archive.root / destination, archive)
+    archive.intake.require_here()  # it may lie below a mount
+
+
+def settle(claim: str, archive: Archive, index: Index) -> None:
+    """Remove the folder that a claim has published, unless rows name it, and then its note.
+
+    What fails is done by the next start.
+    """
+    note = archive.work / f"{NOTE}{claim}"
+    with suppress(OSError):  # without a note, nothing was published
+        try:
+            series, folder = json.loads(note.read_bytes())
+        except ValueError:  # the process died while it wrote the note: nothing was published
+            pass
+        else:
+            if not index.conversions.is_recorded(series, folder):
+                remove_folder(archive.root / folder, archive.sync_folder)
+        note.unlink()
+
+
+def sweep(archive: Archive, index: Index) -> None:
+    """Remove what conversions of the last process left: work folders, and published folders that no row names.
+
+    Runs before any conversion of this host.
+    """
+    for path in archive.work.glob("*"):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.name.startswith(NOTE):
+            settle(path.name.removeprefix(NOTE), archive, index)
 
 
 def move_folder(folder: Path, destination: Path, archive: Archive) -> None:

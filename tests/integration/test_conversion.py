@@ -35,8 +35,8 @@ from node.conversion.out_folder import Layout
 from node.conversion.pipeline import convert
 from node.conversion.pool import ConverterDied, Converters, ShortOfResources
 from node.conversion.scheduler import Worker
-from node.conversion.series import is_unchanged, record_outcome, sweep, write_volumes
-from node.conversion.volume_files import revision_folder, sweep_unknown
+from node.conversion.series import is_unchanged, record_outcome, write_volumes
+from node.conversion.volume_files import revision_folder, sweep, sweep_unknown
 from node.settings.section import Convert
 from node.writers.options import write_options
 from tests import make, volumes

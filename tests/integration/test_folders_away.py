@@ -17,8 +17,7 @@ from node.archive.root import MARKER, FolderAway
 from node.control.care import check_repository, drain_journal, rebuild_index
 from node.control.repository import Repository, open_for_import, perform_action
 from node.control.root import is_held, locked_root
-from node.conversion.series import publish
-from node.conversion.volume_files import Housekeeping, revision_folder
+from node.conversion.volume_files import Housekeeping, publish, revision_folder
 from node.index.looking import looking
 from node.index.rows.place import IndexUnusable
 from node.lifecycle.scrub import Scrub, ScrubPass

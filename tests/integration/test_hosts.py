@@ -20,8 +20,7 @@ from structlog.testing import capture_logs
 from node.api import Audit, Index, OutOfResources, Settings, UsageError
 from node.archive.filesystem import Archive
 from node.conversion.scheduler import Worker
-from node.conversion.series import sweep
-from node.conversion.volume_files import revision_folder, sweep_unknown
+from node.conversion.volume_files import revision_folder, sweep, sweep_unknown
 from node.dicom.attributes import instance_attributes
 from node.errors import VoxelnodeError
 from node.extensions.channels.settings import WebhookSettings

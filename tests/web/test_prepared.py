@@ -15,7 +15,7 @@ import pytest
 
 from node.api import Call, OutOfResources, Role
 from node.archive.filesystem import DOWNLOAD_KEPT_SECONDS
-from node.conversion.series import sweep
+from node.conversion.volume_files import sweep
 from node.index.rows.states import Download
 from node.index.rules.work.ledger import MAX_DOWNLOADS, Work
 from node.web.downloads import MAX_MADE, Downloads, Making, makes
