@@ -65,11 +65,8 @@ class Ahead:
         Raises QueryRefused if that takes too long.
         """
 
-    def checkpoint(self) -> None:
-        """Make what is indexed durable without what was ahead: it is never applied again."""
-
     def standing(self) -> AbstractContextManager[None]:
-        """Keep what is ahead from being indexed until this is left."""
+        """Keep what is ahead from being indexed until this is left; what is indexed is never applied again."""
         return nullcontext()
 
 

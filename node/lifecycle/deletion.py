@@ -79,8 +79,9 @@ def delete(archive: Archive, index: Index, audit: Audit, plan: DeletionPlan, ord
     audit.require(_message(plan, order, Result.SUCCESS, f"ordered: {what}"))
     try:
         index.ahead.require_caught_up()  # the terms are about what was acknowledged
-        with index.ahead.standing():  # an instance that was indexed now would be deleted, and the ledger would miss it
-            index.ahead.checkpoint()  # or a new index would take the instances up again from the journal
+        # An instance that was indexed now would be deleted, and the ledger would miss it; what the journal still has, a
+        # new index would take up again.
+        with index.ahead.standing():
             listed = archive.acknowledged.position.entries
             terms = order.terms, order.trash_until
             ordered = index.deletions.order(plan, order.reason, now, *terms, forgets=order.forgets)

@@ -297,7 +297,8 @@ class Applier(BackgroundService, Ahead):
         ends = [one for _, one in batch if isinstance(one, AssociationEnd)]
         sequence = batch[-1][0].sequence
         applied = AppliedPosition(self._journal.identity, sequence)
-        indexed = add_compared(self._archive, self._index, received, applied, ends)
+        compare = partial(compared, self._archive, self._index, received)
+        indexed = self._index.instances.add(received, applied, ends, compare)
         self._checkpoint.owe((acknowledged(one), done.superseded) for one, done in zip(received, indexed, strict=True))
         self._committed = sequence
         if received:
@@ -383,8 +384,9 @@ class Applier(BackgroundService, Ahead):
 
     @contextmanager
     def standing(self) -> Iterator[None]:
-        """Apply nothing until this is left: after a `checkpoint`, the ledger has all that the index has."""
+        """Apply nothing until this is left: the ledger has all that the index has."""
         with self._applying:
+            self.checkpoint()
             yield
 
     def overwrite_applied(self) -> None:
@@ -434,25 +436,6 @@ def _pass_on(outcome: Future[Outcome], result: Outcome, upload: Future[None]) ->
         outcome.set_result(result)
     else:
         outcome.set_exception(error)
-
-
-def add_compared(
-    archive: Archive,
-    index: Index,
-    batch: Sequence[Received],
-    applied: AppliedPosition | None = None,
-    ends: Sequence[AssociationEnd] = (),
-) -> list[Indexed]:
-    """Index instances; where the index has them already, after a look at the files that are kept.
-
-    `ends`: of associations that came with them, and count after all of them.
-
-    Errors are those of `compared` and `InstanceRepository.add`.
-    """
-    indexed = index.instances.add_new(batch, applied, ends)
-    if indexed is None:
-        indexed = index.instances.add(batch, applied, ends, compared(archive, index, batch))
-    return indexed
 
 
 def clear(archive: Archive, indexed: Indexed) -> None:

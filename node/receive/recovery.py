@@ -37,8 +37,8 @@ from node.index.rows.about_keys import SWEPT_FOLDER
 from node.index.rows.models.levels import STORE
 from node.index.rows.records import Indexed, InstanceFile, Outcome, Received, StoredFile
 from node.index.rules.intake.instances import NotIndexable
-from node.receive.apply import MAX_BATCH, add_compared, clear
-from node.receive.stored_files import report_damage
+from node.receive.apply import MAX_BATCH, clear
+from node.receive.stored_files import compared, report_damage
 from node.runtime.failpoints import reached
 
 log = structlog.get_logger()
@@ -176,7 +176,7 @@ def without_deleted(archive: Archive, index: Index, keys: Sequence[str]) -> list
 def _indexed(archive: Archive, index: Index, batch: Sequence[Received]) -> dict[str, str]:
     """Index files; quarantine those whose rows cannot be written."""
     try:
-        indexed = add_compared(archive, index, batch)
+        indexed = index.instances.add(batch, compare=partial(compared, archive, index, batch))
     except NotIndexable as error:
         if len(batch) > 1:
             return {key: fate for one in batch for key, fate in _indexed(archive, index, [one]).items()}

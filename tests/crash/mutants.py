@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Engine, event
 from node.archive import filesystem
 from node.archive.filesystem import Archive
 from node.control import repository
-from node.conversion import series, volume_files
+from node.conversion import volume_files
 from node.files.acknowledged import Acknowledged
 from node.index.rows.about_keys import LEDGER, AppliedPosition
 from node.index.rows.records import Indexed, Received
@@ -181,19 +181,23 @@ def no_comparison() -> None:
 
 def applied_before_rows() -> None:
     """That records are applied is committed before their rows."""
-    real = InstanceRepository.add_new
+    real = InstanceRepository.add
 
-    def add_new(
-        self: InstanceRepository, batch: Sequence[Received], applied: AppliedPosition | None = None, *more: Any
-    ) -> list[Indexed] | None:
+    def add(
+        self: InstanceRepository,
+        batch: Sequence[Received],
+        applied: AppliedPosition | None = None,
+        *more: Any,
+        **options: Any,
+    ) -> list[Indexed]:
         def write(connection: Connection) -> None:
             if applied is not None:
                 set_applied(connection, applied)
 
         self._writer.run(write)
-        return real(self, batch, applied, *more)
+        return real(self, batch, applied, *more, **options)
 
-    InstanceRepository.add_new = add_new  # type: ignore[method-assign]
+    InstanceRepository.add = add  # type: ignore[method-assign]
 
 
 def no_volume_sync() -> None:
@@ -232,7 +236,7 @@ def claims_stay() -> None:
 
 def published_stay() -> None:
     """What a dead worker published and did not record stays."""
-    series.write_durably = lambda path, content: None
+    volume_files.write_durably = lambda path, content: None
 
 
 def parts_stay() -> None:

@@ -308,7 +308,7 @@ def test_a_file_that_cannot_be_read_now_stays_in_the_trash_until_it_can(
 
 def owed(root: Root) -> set[str]:
     """What the ledger says that should be here and is not."""
-    root.index.ahead.checkpoint()
+    root.ingest.applier.checkpoint()
     found = unaccounted(root.folder, root.index.lost.absent)
     return {one.sop_instance_uid for some in found for one in some}
 

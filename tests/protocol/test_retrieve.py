@@ -332,8 +332,6 @@ def test_while_the_index_is_behind_a_retrieve_is_refused_and_says_so(
         def require_caught_up(self) -> None:
             raise QueryRefused("the index is 3 instances behind what was received: ask again later")
 
-        def checkpoint(self) -> None: ...
-
     node.ingest.index.ahead = Behind()
     [(status, _)] = move(node, identifier("STUDY", StudyInstanceUID=ds.StudyInstanceUID))
     assert status.Status == 0xA701

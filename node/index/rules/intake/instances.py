@@ -1,7 +1,7 @@
 """Instances: how they get into the index, their rows, and totals."""
 
 import datetime as dt
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from math import inf
 from time import monotonic
 from typing import Any, Literal
@@ -67,34 +67,35 @@ class InstanceRepository(IndexRepository):
         batch: Sequence[Received],
         applied: AppliedPosition | None = None,
         ends: Sequence[AssociationEnd] = (),
-        compared: Compared = WHOLE,
+        compare: Callable[[], Compared] = lambda: WHOLE,
     ) -> list[Indexed]:
         """Index instances in one transaction; see `add_instances`.
 
         `applied`: the last record of the journal that they came from, noted in the same transaction: the commit is not
             synced then, because the journal still has them. Without it, the commit is durable when this returns.
         `ends`: the ends of associations that came with them, which count after all of `batch`.
-        `compared`: what `node.receive.stored_files.compared` says of them.
+        `compare`: looks at the files that are kept, outside of a transaction, if the index has an instance already.
 
         The answers are in the order of `batch`.
 
         Raises NotIndexable: the rows of an instance cannot be written; nothing of the batch was.
         Raises OutOfResources: the commit failed or may have failed: try again.
         """
-        indexed = self.add_new(batch, applied, ends, compared)
+        self.received_at = monotonic()
+        indexed = self._add(batch, applied, ends, None)
+        if indexed is None:
+            indexed = self._add(batch, applied, ends, compare())
         assert indexed is not None
+        reached("rows-committed")
         return indexed
 
-    def add_new(
+    def _add(
         self,
         batch: Sequence[Received],
-        applied: AppliedPosition | None = None,
-        ends: Sequence[AssociationEnd] = (),
-        compared: Compared | None = None,
+        applied: AppliedPosition | None,
+        ends: Sequence[AssociationEnd],
+        compared: Compared | None,
     ) -> list[Indexed] | None:
-        """As `add`; None: the index has one of them already, nobody has compared the files, and nothing was written."""
-        self.received_at = monotonic()
-
         def write(connection: Connection) -> list[Indexed] | None:
             host, is_acknowledged = self._sharing.host or "", applied is not None
             holder = self._sharing.holder
@@ -109,15 +110,12 @@ class InstanceRepository(IndexRepository):
             return indexed
 
         try:
-            indexed = self._writer.run(write, durable=applied is None, takes_many_locks=True)
+            return self._writer.run(write, durable=applied is None, takes_many_locks=True)
         except (SQLAlchemyError, self._writer.database.Error, ValueError, TypeError, OverflowError) as error:
             if Failure.ROWS not in self._writer.database.failure(error):
                 raise  # no room, or the disk, or the server
             cause = getattr(error, "orig", error)
             raise NotIndexable(f"the index does not take it: {type(cause).__name__}") from error
-        if indexed is not None:
-            reached("rows-committed")
-        return indexed
 
     @on_writer
     def set_aside(self, connection: Connection, detail: str, applied: AppliedPosition | None, now: dt.datetime) -> None:
