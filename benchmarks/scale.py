@@ -438,10 +438,9 @@ COMMANDS = (
 
 
 def run_commands(root: Path, url: str | None) -> None:
-    """Print how long whole commands take, with their starts, and a backup; and of a processor, without a server."""
+    """Print how long whole commands take, with their starts; and of a processor, without a server."""
     environment = os.environ | {"PYTHONPATH": str(ROOT)} | ({"VOXELNODE_INDEX__URL": url} if url else {})
-    copy = root.parent / "copy.sqlite"
-    for command in (*COMMANDS, *([("db", "backup", str(copy))] if url is None else [])):
+    for command in COMMANDS:
         began, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
         done = subprocess.run(
             [sys.executable, "-m", "node", *command, "--root", str(root)],
@@ -451,7 +450,6 @@ def run_commands(root: Path, url: str | None) -> None:
         used = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
         said = f", exit {done.returncode}: {done.stderr.strip()[-60:]}" if done.returncode else ""
         print(f"{' '.join(command[:3]):42} {seconds:9.1f} s, processor {used:7.1f} s{said}", flush=True)
-    copy.unlink(missing_ok=True)
 
 
 def measure(root: Path, node: Served, web: str, url: str | None, parts: set[str]) -> None:

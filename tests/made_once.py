@@ -30,7 +30,8 @@ from node.index.rows import place as engine
 from node.index.rows.about_keys import REVISION
 from node.index.rows.backend import Place, ServerPlace
 from node.index.rows.extension_tables import every_table
-from node.index.rows.place import FILE_NAME, backup, exists, upgrade
+from node.index.rows.place import FILE_NAME, exists, upgrade
+from node.index.rows.sqlite import backup
 from node.writers.options import WriteOptions
 from tests.compiled_once import compile_once
 from tests.postgresql import Server, programs, shared
@@ -190,10 +191,16 @@ def _empty(root: Path) -> None:
     shared().run("DROP SCHEMA public CASCADE; CREATE SCHEMA public", _name(root))
 
 
+def dump(url: str, copy: Path) -> None:
+    """Copy an index in PostgreSQL to a file, as docs/cluster.md says."""
+    url = url.replace("+psycopg", "")
+    subprocess.run(["pg_dump", "--format=custom", f"--file={copy}", url], check=True)
+
+
 def save_index(root: Path, copy: Path) -> None:
-    """Copy the index of a root to a file, as `voxelnode db backup` does."""
+    """Copy the index of a root to a file, as docs/backup.md and docs/cluster.md say."""
     if IN_POSTGRESQL:
-        backup(ServerPlace(shared().url(_name(root)), root), copy)
+        dump(shared().url(_name(root)), copy)
     else:
         backup(root / FILE_NAME, copy)
 

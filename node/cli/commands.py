@@ -59,7 +59,7 @@ COMMANDS = (
     _command("audit", "Look", "look.audit:audit", "", "--verify"),
     _command("help", "Look", "look.help:help_", "", "select"),
     _command("fsck", "Maintain", "maintain.db:fsck", "", "--hash"),
-    _command("db", "Maintain", "maintain.db:db_app", "path", "backup index-copy.sqlite", "export shared --group users"),
+    _command("db", "Maintain", "maintain.db:db_app", "path", "export shared --group users"),
     _command("journal", "Maintain", "maintain.db:journal_app", "status"),
     _command("quarantine", "Maintain", "maintain.custody:quarantine_app", "list"),
     _command(

@@ -329,8 +329,7 @@ class Housekeeping:
         has_more = has_room and self.write_verdicts()
         studies_wait = self._studies_at - moment
         if studies_wait <= 0:
-            if count := self._index.studies.mark_quiet(self._study_quiet, self._now()):
-                log.info("studies_quiet", count=count)
+            self._index.studies.mark_quiet(self._study_quiet, self._now())
             self._studies_at = moment + STUDIES_SECONDS
             quiet_at = self._index.studies.next_quiet_at(self._study_quiet)
             seconds = (quiet_at - self._now()).total_seconds() if quiet_at is not None else inf

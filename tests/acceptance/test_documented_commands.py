@@ -46,7 +46,7 @@ PROGRAMS = (
         "uv",
         "echo",
     ),
-    *("pip-audit", "aws", "kubectl", "helm", "pg_basebackup", "pg_restore", "pytest", "run"),
+    *("pip-audit", "aws", "kubectl", "helm", "pg_basebackup", "pg_dump", "pg_restore", "pytest", "run"),
 )
 
 NOT_RUN = {
@@ -65,7 +65,7 @@ NOT_RUN = {
     r"(docker|systemctl|useradd|install|chgrp|sudo|/opt/voxelnode|rm -f /var)": "changes the system it runs on",
     r"chown|export|kubectl|helm": "changes the system it runs on; tests/acceptance/test_cluster_deployment.py",
     r"pip-audit|uv |echo .*uv ": "needs a package registry",
-    r"pg_basebackup|pg_restore": "needs two servers of PostgreSQL; tests/integration/test_postgresql.py",
+    r"pg_basebackup|pg_dump|pg_restore": "needs two servers of PostgreSQL; tests/integration/test_postgresql.py",
     r"aws ": "needs a bucket; tests/test_docs.py has the rules",
     r"\.venv/bin/pytest|\.ci/run": "is what runs this",
     r"rsync|sqlite3": "tests/acceptance, with rsync's steps in tests/rsync.py; tests/test_docs.py has the SQL",

@@ -19,7 +19,7 @@ from tests import make
 from tests.acceptance.served import Served, until
 from tests.acceptance.test_kill import Sender
 from tests.integration.conftest import data_set_bytes
-from tests.made_once import lose_index, put_index_back
+from tests.made_once import lose_index, put_index_back, save_index
 from tests.rows import index_locked, read_rows
 from tests.rsync import Rsync
 
@@ -270,7 +270,7 @@ def test_a_backup_in_the_documented_order_has_what_waits_in_the_journal(root: Pa
     with Served(root) as node:
         with index_locked(root):
             send(node, *make.ct_series(3), large_instance())
-            assert run("db", "backup", str(tmp_path / "index")).status == 0
+            save_index(root, tmp_path / "index")
             rsync([str(root / "journal"), str(root / "incoming"), str(copy)])  # files may vanish meanwhile
         until(lambda: node.rows("SELECT count(*) AS n FROM v_images") == [{"n": 4}], 60, "all applied")
         rsync([str(root / "objects"), str(root / "quarantine"), str(copy)])

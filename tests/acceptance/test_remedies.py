@@ -22,15 +22,7 @@ from tests.made_once import empty_folder
 from tests.preloaded import Process, run
 from tests.rows import view_rows, write_rows
 
-LOOKING = (
-    ("status",),
-    ("journal", "drain"),
-    ("series",),
-    ("account", "list"),
-    ("db", "backup", "copy"),
-    ("reconvert", "--all"),
-    ("fsck",),
-)
+LOOKING = (("status",), ("journal", "drain"), ("series",), ("account", "list"), ("reconvert", "--all"), ("fsck",))
 PASSWORD_FREE = ("--role", "admin", "--no-password")
 
 

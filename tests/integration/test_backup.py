@@ -3,22 +3,19 @@
 import re
 import shlex
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from node.control.care import check_repository
-from node.control.control_socket import ControlServer
 from node.control.repository import Repository
 from node.settings.core import OverwritePolicy, Storage
 from node.settings.model import Settings
 from tests.crash.journal import Sent, new_series
 from tests.ingest import served, take
-from tests.made_once import IN_POSTGRESQL, copy_root, put_index_back
+from tests.made_once import IN_POSTGRESQL, copy_root, put_index_back, save_index
 from tests.preloaded import run
 from tests.rsync import Rsync
-from tests.waiting import running
 
 pytestmark = pytest.mark.slow
 
@@ -35,19 +32,6 @@ def documented(document: str, title: str) -> list[list[str]]:
     """The commands of a section, in their order; a line that ends with a backslash goes on."""
     section = (DOCS / document).read_text(encoding="utf-8").split(f"## {title}\n")[1].split("\n## ")[0]
     return [shlex.split(line) for line in re.findall(r"^ {4}(\S.*)$", section.replace("\\\n", ""), flags=re.MULTILINE)]
-
-
-@contextmanager
-def audited(root: Path) -> Iterator[list[str]]:
-    """Answer commands that ask the holder of the root for lines of its audit log."""
-    lines: list[str] = []
-
-    def note(detail: str, **_: object) -> dict[str, object]:
-        lines.append(detail)
-        return {}
-
-    with running(ControlServer(root, {"note-export": note})):
-        yield lines
 
 
 class Senders:
@@ -96,21 +80,20 @@ def test_a_copy_that_is_made_while_the_node_receives_has_all_that_was_acknowledg
     root, copy = tmp_path / "voxelnode-data", tmp_path / "backup"
     copy.mkdir()
     commands = documented("backup.md", "With other programs")
-    assert [words[0] for words in commands] == ["voxelnode", "rsync", "rsync"]
-    with Repository(settings_of(root, policy)) as repository, audited(root) as lines:
+    assert [words[0] for words in commands] == ["sqlite3", "rsync", "rsync"]
+    with Repository(settings_of(root, policy)) as repository:
         senders = Senders(repository)
         senders.take(*new_series(25))
         senders.go_on()
         before = {uid: list(versions) for uid, versions in senders.versions.items()}
         for command, *words in commands:
             here = [word.replace("/backup", str(copy)) for word in words]
-            if command == "voxelnode":
-                run(*here, "--root", root, check=True)
+            if command == "sqlite3":
+                save_index(root, copy / "index.sqlite")
                 senders.go_on()
             else:
                 Rsync(senders.go_on)(here)
             repository.applier.checkpoint()
-    assert [line.split(": ")[1].split(",")[0] for line in lines] == ["begun", "done"]
     if IN_POSTGRESQL:
         put_index_back(copy, copy / "index.sqlite")
     settings = settings_of(copy, policy)
@@ -122,10 +105,10 @@ def test_a_copy_that_is_made_while_the_node_receives_has_all_that_was_acknowledg
 @pytest.mark.parametrize("policy", POLICIES)
 def test_the_way_back_after_an_upgrade_keeps_what_was_received_since(tmp_path: Path, policy: OverwritePolicy) -> None:
     root, copy = tmp_path / "root", tmp_path / "index.sqlite"
-    with Repository(settings_of(root, policy)) as repository, audited(root):
+    with Repository(settings_of(root, policy)) as repository:
         senders = Senders(repository)
         senders.take(*new_series(5))
-        run("db", "backup", copy, "--root", root, check=True)
+        save_index(root, copy)
     with Repository(settings_of(root, policy)) as repository:  # the new version
         senders._repository = repository
         for _ in range(4):

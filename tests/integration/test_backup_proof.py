@@ -23,6 +23,7 @@ from tests.crash.journal import Sent, new_series
 from tests.ingest import received
 from tests.integration.conftest import flip
 from tests.integration.test_acknowledged import convert_all
+from tests.made_once import save_index
 from tests.preloaded import run
 
 pytestmark = [pytest.mark.slow, pytest.mark.sqlite("a proof restores an index in SQLite only, and says so")]
@@ -39,7 +40,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, list[Sen
     convert_all(quick)
     copy = folder / "backup"
     copy.mkdir()
-    run("db", "backup", copy / "index.sqlite", "--root", root, check=True)
+    save_index(root, copy / "index.sqlite")
     shutil.copytree(root, copy, dirs_exist_ok=True, ignore=shutil.ignore_patterns("index.sqlite*", "work", "*.sock"))
     return root, copy, sent
 

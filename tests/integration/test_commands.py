@@ -280,11 +280,9 @@ def _completed(command: Any, words: list[str], parameter: str) -> list[str]:
 
 
 @pytest.mark.sqlite("a database of a server is created by its administrator")
-def test_a_new_index_and_its_copy_are_reported_as_json(run) -> None:
+def test_a_new_index_is_reported_as_json(run) -> None:
     done = json.loads(run("db", "upgrade", "--root", "here", "--json").out)
     assert (done["before"], done["after"] is None) == (None, False)
-    copied = json.loads(run("db", "backup", "copy.sqlite", "--root", "here", "--json").out)
-    assert copied == {"path": "copy.sqlite", "bytes": Path("copy.sqlite").stat().st_size}
 
 
 def help_pages(command: Any, path: str, parent: Any = None) -> Iterator[tuple[str, str, list[str]]]:

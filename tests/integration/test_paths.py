@@ -14,7 +14,8 @@ from node.api import Settings, reading, send_files
 from node.control.care import check_repository
 from node.control.repository import Repository
 from node.index.rows import place as engine
-from node.index.rows.place import FILE_NAME, backup, check, open_engine
+from node.index.rows.place import FILE_NAME, check, open_engine
+from node.index.rows.sqlite import backup
 from node.index.rows.sqlite_file import connect
 from node.settings.core import Storage
 from tests import make

@@ -40,7 +40,7 @@ from node.index.rows.about_keys import REVISION
 from node.index.rows.backend import IndexUnusable, ServerPlace, backend_of
 from node.index.rows.extension_tables import every_table
 from node.index.rows.grams import NAME
-from node.index.rows.place import FILE_NAME, backup, check, open_engine, upgrade
+from node.index.rows.place import FILE_NAME, check, open_engine, upgrade
 from node.index.rows.records import AssociationEnd, Indexed, Outcome, Received
 from node.index.rows.repositories import set_about
 from node.index.rows.sql import listed_in
@@ -59,6 +59,7 @@ from tests.acceptance.served import until
 from tests.acceptance.test_cluster_deployment import CHART
 from tests.helm import template
 from tests.integration.conftest import Root, doctor_finds
+from tests.made_once import dump
 from tests.postgresql import Server, programs, start
 from tests.rows import view_rows
 from tests.several_writers import INSTANCES, SERIES, received
@@ -404,13 +405,6 @@ def test_of_several_servers_one_that_waits_for_no_standby_is_taken_for_a_former_
             index.about.set("scrub", "1")
             with index.reading() as view:  # a session of a reader is read-only itself
                 assert view.scrub == "1"
-            (program := tmp_path / "pg_dump").write_text(
-                '#!/bin/sh\nfor last; do :; done; echo "$last" > "${2#--file=}"\n'
-            )
-            program.chmod(0o755)
-            monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-            backup(index.place, tmp_path / "index.dump")
-            assert str(nowhere) not in (tmp_path / "index.dump").read_text()  # pg_dump might take a former server
 
             class Ended(psycopg.Connection[Any]):
                 """The server ends it before its first statement."""
@@ -987,7 +981,7 @@ def test_a_backup_is_restored_by_pg_restore(
     bin_ = programs()
     assert bin_ is not None
     monkeypatch.setenv("PATH", f"{bin_}:{os.environ['PATH']}")
-    assert backup(moved, tmp_path / "index.dump") == (tmp_path / "index.dump").stat().st_size > 0
+    dump(moved.url, tmp_path / "index.dump")
     restored = ServerPlace(server.create("restored"), moved.root)
     url = restored.url.replace("+psycopg", "")
     subprocess.run(
@@ -996,9 +990,6 @@ def test_a_backup_is_restored_by_pg_restore(
     assert rows_of(restored) == rows_of(moved)
     assert check(restored) == []
     assert last_project(restored) == 7
-    monkeypatch.setenv("PATH", "/nowhere")
-    with pytest.raises(IndexUnusable, match="install PostgreSQL's client programs"):
-        backup(moved, tmp_path / "other.dump")
 
 
 @pytest.mark.slow

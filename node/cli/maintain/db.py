@@ -65,26 +65,6 @@ def check(root: Root) -> Listing:
 
 
 @db_app.command()
-def backup(
-    target: Annotated[Path, typer.Argument(metavar="FILE", help="File to write; an existing file is replaced.")],
-    root: Root,
-) -> Answer:
-    """Copy the database to a file, even while a node writes to it.
-
-    Copy the journal and then the archive afterwards, never before, so that each row of the copy has its file, and each
-    instance that is not in the index yet is in the copy of the journal.
-    """
-    from node.control.audited_export import audited_export
-    from node.index.rows.place import backup as copy_database
-
-    with audited_export(root.settings, f"voxelnode db backup to {target.absolute()}") as outcome:
-        size = copy_database(_place(root.settings), target.absolute())
-        outcome.counts = f"{size} bytes"
-    remark = f"now copy the folders of {root.settings.storage.root}, the journal first"
-    return Answer({"path": target, "bytes": size}, f"{target}: {sized(size)} written; {remark}")
-
-
-@db_app.command()
 def copy(
     to: Annotated[str, typer.Option(metavar="URL", help='Database of PostgreSQL, or "sqlite" for a file in the root.')],
     root: ChangedRoot,

@@ -36,8 +36,8 @@ from node.files.acknowledged import read_segment, segments
 from node.files.durable import DISK_FULL, NO_LINKS, locked, make_folder, move_file, sync_file_system, sync_folder
 from node.index.reading import reading
 from node.index.rows.files import HeldFile, VolumeFile
-from node.index.rows.place import FILE_NAME, IndexUnusable, place_of, require_not_newer
-from node.index.rows.place import backup as copy_database
+from node.index.rows.place import FILE_NAME, IndexUnusable, require_not_newer
+from node.index.rows.sqlite import backup as copy_index
 from node.journal.inspection import inspect
 from node.lifecycle.journal import JOURNAL_FOLDER
 from node.receive.readiness import LIVE_FILE
@@ -179,7 +179,7 @@ def _require_makeable(settings: Settings, root: Path, folder: Path) -> None:
     if settings.index.url is not None or settings.storage.url is not None:
         raise UsageError(
             "a backup of this root needs its database or its bucket as well, by [index] url or [storage] url: copy the "
-            "index with `voxelnode db backup`, then the folders of the root, the journal first (docs/backup.md)"
+            "index, then the folders of the root, the journal first, with other programs (docs/backup.md)"
         )
     require_root(root, f"voxelnode serve --create --root {root}")
     require_folders(root)
@@ -216,7 +216,7 @@ def identity_of(root: Path) -> str:
 
 def _copy_all(root: Path, folder: Path, copying: Path) -> Made:
     copying.mkdir(mode=0o700, exist_ok=True)
-    copy_database(place_of(root, None), copying / FILE_NAME)
+    copy_index(root / FILE_NAME, copying / FILE_NAME)
     (copying / FILE_NAME).chmod(0o600)
     reached("backup-index-copied")
     with (copying / GONE).open("w", encoding="utf-8") as gone:

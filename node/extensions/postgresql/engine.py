@@ -1,18 +1,13 @@
 """The index in a database of a PostgreSQL server: how it is written to, checked, copied and set aside."""
 
 import datetime as dt
-import os
-import shutil
-import subprocess
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
-from pathlib import Path
 from typing import Any
 
 import psycopg
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.errors import (
     DataError,
     DeadlockDetected,
@@ -154,31 +149,6 @@ def problems(connection: Connection, *, after_crash: bool = False) -> list[str]:
 def overwrite_deleted(engine: Engine) -> bool:
     """The server keeps deleted rows until it vacuums, and its log until it recycles that."""
     return False
-
-
-def backup(place: ServerPlace, target: Path) -> int:
-    """An archive of `pg_dump` in its custom format, for `pg_restore`."""
-    program = shutil.which("pg_dump")
-    if program is None:
-        raise IndexUnusable("pg_dump is not installed: install PostgreSQL's client programs")
-    part = target.with_name(f"{target.name}.part")
-    with reading(place) as connection:  # it finds the right one of several servers, which the program would not
-        driver: Any = connection.connection.dbapi_connection
-        server: dict[str, Any] = conninfo_to_dict(driver.info.dsn)
-        del server["options"]
-    done = subprocess.run(
-        [program, "--format=custom", f"--file={part}", f"--dbname={make_conninfo(**server)}"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode != 0:
-        part.unlink(missing_ok=True)
-        raise IndexUnusable(f"{place} cannot be copied: {done.stderr.strip()}")
-    with part.open("rb") as file:
-        os.fsync(file.fileno())
-    os.rename(part, target)
-    return target.stat().st_size
 
 
 def allow_temporary(connection: Connection) -> str:

@@ -25,9 +25,10 @@ from node.index.reading import ReadIndex, reading
 from node.index.rows.backend import IndexUnusable
 from node.index.rows.copying import copy_tables
 from node.index.rows.grams import NAME as GRAMS
-from node.index.rows.place import FILE_NAME, Place, backup, place_of
+from node.index.rows.place import FILE_NAME, Place, place_of
 from node.index.rows.records import RevisionFile
 from node.index.rows.scope import Scope
+from node.index.rows.sqlite import backup
 from node.index.rules.people.accounts import KnownProjects
 
 _WORK = "export.part"

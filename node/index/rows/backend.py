@@ -217,9 +217,6 @@ class Backend(Protocol):
         `after_crash`: only what a crash may have damaged, and what a node does not notice while it works.
         """
 
-    def backup(self, place: Any, target: Path) -> int:
-        """Copy a database to a file, also while a node writes to it; return the bytes of the copy."""
-
     def overwrite_deleted(self, engine: Engine) -> bool:
         """Leave no deleted row in a file of the index; return False if it has to be done later, or by the server."""
 

@@ -365,15 +365,6 @@ def require_sound(place: Place) -> None:
         raise IndexUnusable(f"{place} is damaged ({damage[0].removeprefix('integrity: ')}): {REMEDY}")
 
 
-def backup(place: Place, target: Path) -> int:
-    """Copy a database to a file, also while a node writes to it; return the bytes of the copy.
-
-    Raises IndexUnusable if there is no database, or it cannot be read.
-    """
-    require_there(place)
-    return backend_at(place).backup(place, target)
-
-
 def check(place: Place) -> list[str]:
     """Return the problems of a database as sentences; empty if there are none."""
     if (message := backend_at(place).missing(place)) is not None:

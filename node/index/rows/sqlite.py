@@ -71,8 +71,14 @@ def problems(connection: Connection, *, after_crash: bool = False) -> list[str]:
     return damage(lambda pragma: connection.execute(text(pragma)), after_crash=after_crash)
 
 
-def backup(path: Path, target: Path) -> int:
-    """The copy is a snapshot without a write-ahead log. It is synced, and gets its name by one rename."""
+def backup(path: Path, target: Path) -> None:
+    """Copy a database to a file, also while a node writes to it.
+
+    The copy is a snapshot without a write-ahead log. It is synced, and gets its name by one rename. Raises
+    IndexUnusable if there is no database, or it cannot be read.
+    """
+    if (message := missing(path)) is not None:
+        raise IndexUnusable(message)
     part = target.with_name(f"{target.name}.part")
     part.unlink(missing_ok=True)
     try:
@@ -84,7 +90,6 @@ def backup(path: Path, target: Path) -> int:
     with part.open("rb") as file:
         os.fsync(file.fileno())
     os.rename(part, target)
-    return target.stat().st_size
 
 
 MERGED_PAGES = 100
