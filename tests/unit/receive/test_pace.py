@@ -14,7 +14,7 @@ from node.receive.pace import (
     due_at,
 )
 
-LONG_AGO, NOW = 10.0, 100.0
+NOW = 100.0
 
 
 @pytest.mark.parametrize(
