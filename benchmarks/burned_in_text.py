@@ -33,8 +33,8 @@ use_one_thread()
 
 from node.dicom.values import text  # noqa: E402
 from node.errors import ConversionRefused  # noqa: E402
-from node.extensions.deidentify.burned_in import covered, has_pixels  # noqa: E402
 from node.extensions.deidentify.burned_in_text import is_examined, lines_in, load, pictures  # noqa: E402  # noqa: E402
+from node.extensions.deidentify.pixels import covered, has_pixels  # noqa: E402
 from node.files.reading import read_instance  # noqa: E402
 from node.volume.read.pixels import frame_reader  # noqa: E402
 from tests.conftest import corpus_folder  # noqa: E402

@@ -41,7 +41,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks import processor  # noqa: E402
 from benchmarks.scale import take  # noqa: E402
 from node.control.repository import open_for_import  # noqa: E402
-from node.extensions.object_store.copying import copy_archive  # noqa: E402
+from node.extensions.object_store.kind import copy_archive  # noqa: E402
 from node.index.rows.backend import ServerPlace  # noqa: E402
 from node.index.rows.place import upgrade  # noqa: E402
 from node.receive.ingest import Announced  # noqa: E402

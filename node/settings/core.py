@@ -16,7 +16,8 @@ from pydantic import BeforeValidator, Field, StringConstraints
 
 from node.errors import UsageError
 from node.runtime.network import is_loopback
-from node.selector import FIELDS, compile_selector
+from node.selector import compile_selector
+from node.selector.fields import FIELDS
 from node.settings.section import Days, HookName, Host, Hours, PeerTitle, Seconds, SettingsSection
 
 

@@ -19,8 +19,7 @@ from typer.main import get_command
 
 from node import __version__
 from node.api import Index, Settings
-from node.cli.application import application, commands
-from node.cli.commands import OF_PROGRAM
+from node.cli.application import OF_PROGRAM, application, commands
 from node.cli.look.series import PrintedState
 from node.control.root import locked_root
 from node.hookspecs import Panel

@@ -25,7 +25,7 @@ from node.conversion.scheduler import Worker
 from node.conversion.series import is_unchanged
 from node.conversion.volume_files import Housekeeping
 from node.extensions.object_store.bucket import configured_store
-from node.extensions.object_store.copying import Copied, copy_archive
+from node.extensions.object_store.kind import Copied, copy_archive
 from node.extensions.object_store.settings import StoreSettings
 from node.extensions.object_store.stores import try_store
 from node.extensions.object_store.uploads import ObjectUploads

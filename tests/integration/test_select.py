@@ -12,7 +12,8 @@ from node.api import Audit, Settings
 from node.lifecycle.retention import Retention
 from node.receive.ingest import Origin
 from node.runtime.metrics import Metrics
-from node.selector import FIELDS, compile_selector, grid_fields
+from node.selector import compile_selector
+from node.selector.fields import FIELDS, grid_fields
 from node.settings.core import RetentionSettings
 from node.settings.section import Convert
 from node.volume.reasons import REMEDIES

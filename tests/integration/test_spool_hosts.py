@@ -17,7 +17,7 @@ from node.cli import main
 from node.control.care import check_repository
 from node.control.repository import Repository
 from node.conversion.scheduler import Worker
-from node.extensions.object_store.copying import copy_archive
+from node.extensions.object_store.kind import copy_archive
 from node.extensions.object_store.settings import StoreSettings
 from node.extensions.object_store.uploads import ObjectUploads
 from node.extensions.postgresql.hosts import HostRepository, JoiningHost

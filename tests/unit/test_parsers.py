@@ -38,7 +38,6 @@ IN_CHILDREN = (
     "node.dicom.reading",
     "node.extensions.deidentify",
     "node.extensions.dicomweb.decoding",
-    "node.extensions.dicomweb.metadata",
     "node.extensions.dicomweb.pixel_element",
     "node.extensions.dicomweb.report",
     "node.extensions.media.medium.records_of_file",

@@ -55,7 +55,7 @@ ACCEPTED = {
     "dicom/values.py value": "absent and unreadable values are the same: who needs one refuses",
     "extensions/deidentify/attributes.py _private": "a private element that cannot be cleaned is removed",
     "extensions/dicomweb/bulk_data.py begun_frame": "the next accepted form is tried; the last one raises",
-    "extensions/dicomweb/metadata.py long_value": "it is answered 404, with the reason",
+    "extensions/dicomweb/decoding.py long_value": "it is answered 404, with the reason",
     "extensions/pages/files.py overlaid": "the thumbnail is shown without the image below it",
     "extensions/peers/search.py _read": "a note on the page counts the answers that are left out",
     "extensions/worklist/queries.py _has_value": "a key that cannot be read is reported as not supported",

@@ -177,8 +177,8 @@ def select(
     root: Root,
 ) -> Listing:
     """List the series that an expression selects, newest first."""
-    from node.selector import FIELDS as SELECTABLE
     from node.selector import compile_selector
+    from node.selector.fields import FIELDS as SELECTABLE
 
     selector = compile_selector(expression)
     shown = (*SELECTED, *sorted(selector.fields.difference(SELECTED, UIDS_OF_SERIES)))

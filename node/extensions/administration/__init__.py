@@ -18,7 +18,7 @@ class _Administration(Extension):
         ),
     )
     routers = (
-        *(Router("rest", f"{__name__}.rest:{router}") for router in ("account_router", "hooks_router")),
+        *(Router("rest", f"{__name__}.{place}") for place in ("accounts:account_router", "pages:hooks_router")),
         *(
             Router("pages", f"{__name__}.{place}")
             for place in ("accounts:others_router", "accounts:router", "pages:router")

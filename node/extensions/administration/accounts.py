@@ -1,4 +1,4 @@
-"""Accounts: the page of one's own, with its password, tokens and sessions, and the page of all for administrators."""
+"""Accounts: the page of one's own, with its password, tokens and sessions, that of all for administrators, and REST."""
 
 import datetime as dt
 from typing import Annotated, Any, Literal
@@ -10,8 +10,9 @@ from pydantic import BaseModel, Field, StringConstraints
 from node.errors import UsageError
 from node.index.rows.scope import within
 from node.index.rules.people.accounts import KnownAccount, KnownProjects, ListedAccount, Role
-from node.web.access import ADMINS, MEMBERS, Access, Call, CurrentCall
-from node.web.api.models import MAX_ID
+from node.web.access import ADMINS, MEMBERS, READERS, Access, Call, CurrentCall
+from node.web.api.models import MAX_ID, Resource
+from node.web.api.routing import api_router
 from node.web.credentials import (
     GROUPS,
     MAX_PASSWORD_LENGTH,
@@ -308,3 +309,20 @@ def _require_other(call: Call, name: str) -> None:
 
 def _back() -> Response:
     return RedirectResponse("/administration", SEE_OTHER)
+
+
+account_router = api_router(READERS, "account")
+
+
+class AccountResource(Resource):
+    """The account of the caller. `role` is that of the request, which a token may lower; `token` is its label."""
+
+    account: str
+    role: str
+    token: str
+
+
+@account_router.get("/account")
+def show_account(call: CurrentCall) -> AccountResource:
+    """The account of the caller, and what the request may do."""
+    return AccountResource(account=call.account.name, role=call.account.role.name.lower(), token=call.account.token)

@@ -1,7 +1,7 @@
 """Pages for administrators, beside accounts.
 
 Peers, routes, hooks and rules of retention, which they set here; the configuration with where each value comes from;
-the newest changes and log lines.
+the newest changes and log lines. Hooks are in REST as well.
 """
 
 import datetime as dt
@@ -9,6 +9,7 @@ import json
 import pathlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Annotated, Any, Literal, get_args
 
 from fastapi import APIRouter, Depends, Form, Path, Request, Response
@@ -19,13 +20,16 @@ from node.audit.audit_log import AuditAction, AuditEvent, EventType
 from node.control import checks
 from node.errors import VoxelnodeError
 from node.index.look.views import outstanding
+from node.index.reading import ReadIndex
 from node.lifecycle.expired import SPARED, due_now
 from node.runtime import logs
 from node.settings.example import as_toml
 from node.settings.load import values_of
 from node.settings.tables import LIMITS, keys_of, posted
 from node.web import actions
-from node.web.access import ADMINS, CurrentCall
+from node.web.access import ADMINS, Call, CurrentCall
+from node.web.api.models import Moment, Resource
+from node.web.api.routing import OF_CHANGES, Change, api_router, problems
 from node.web.audit_trail import of_study
 from node.web.errors import ResourceNotFound
 from node.web.pages.rendering import SEE_OTHER, fragment, page, require_session
@@ -131,7 +135,7 @@ def test_hook(call: CurrentCall, hook: Name) -> Response:
 
 
 @router.post("/administration/hooks/{hook}")
-def change_hook(
+def hook_action(
     call: CurrentCall, hook: Name, action: Annotated[Literal["pause", "resume", "retry"], Form()]
 ) -> Response:
     """Pause a hook, let it go on, or deliver again what was given up or waits for its next attempt."""
@@ -289,3 +293,66 @@ def _row(line: Mapping[str, Any]) -> dict[str, Any]:
             if "study_instance_uid" in one
         },
     }
+
+
+hooks_router = api_router(ADMINS, "hooks")
+
+
+class HookResource(Resource):
+    """A hook with what waits for it; `trouble`: why the last attempt of what waits failed.
+
+    `study_quiet_at`: when the first message is due that waits for a quiet study.
+    """
+
+    hook: str
+    paused: bool
+    waiting: int
+    given_up: int
+    delivered: int
+    trouble: str | None
+    study_quiet_at: Moment | None
+
+
+class Hooks(Resource):
+    """All hooks."""
+
+    items: list[HookResource]
+
+
+class HookChange(Resource):
+    """What an action on a hook changed: whether it was paused or let go on, or messages that are tried again."""
+
+    action: Literal["pause", "resume", "retry"]
+    changed: int
+
+
+@hooks_router.get("/hooks")
+def list_hooks(call: CurrentCall) -> Hooks:
+    """All hooks, with what waits for each."""
+    with call.node.index.reading(wait=False) as index:
+        return Hooks(items=[_hook(call, name, index) for name in call.node.settings.hooks])
+
+
+@hooks_router.post("/hooks/{hook}/{action}", responses=problems(*OF_CHANGES))
+def change_hook(
+    call: CurrentCall,
+    change: Change,
+    hook: Annotated[str, Path(min_length=1, max_length=64, description="name of the hook")],
+    action: Annotated[Literal["pause", "resume", "retry"], Path(description="what to do")],
+) -> HookChange:
+    """Pause a hook, let it go on, or try again what waits or was given up."""
+    return change.make(HookChange, partial(_hook, call, hook), lambda _: actions.change_hook(call, hook, action))
+
+
+def _hook(call: Call, name: str, index: ReadIndex) -> HookResource:
+    quiet = index.quiet_to_come("hook", call.node.settings.series.study_quiet_seconds, hook=name)
+    [row] = quiet.next_of([index.hooks.progress().get(name, {"hook": name})])
+    return HookResource(
+        hook=name,
+        paused=bool(row.get("paused")),
+        waiting=outstanding(row),
+        given_up=row.get("given_up") or 0,
+        delivered=row.get("delivered") or 0,
+        trouble=row.get("trouble"),
+        study_quiet_at=row["study_quiet_at"],
+    )

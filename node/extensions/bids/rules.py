@@ -14,8 +14,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from node.errors import UsageError, broken_rule, nearest
 from node.extensions.bids.names import ENTITIES, Named, SuffixKind, kind_of, label, problem_with, reproin
-from node.selector import FIELDS, Facts, Selector, compile_selector
-from node.selector import Field as FactField
+from node.selector import Facts, Selector, compile_selector
+from node.selector.fields import FIELDS
+from node.selector.fields import Field as FactField
 
 VOLUME_FIELDS: dict[str, FactField] = {
     "volume_suffix": FactField(

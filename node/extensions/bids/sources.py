@@ -18,7 +18,8 @@ from node.extensions.bids.rules import VOLUME_FIELDS, Rules
 from node.extensions.bids.subjects import SubjectPatient
 from node.index.reading import ReadIndex
 from node.index.rules.people.identifiers import identity_of, same_person
-from node.selector import FIELDS, Facts, Selector, grid_fields
+from node.selector import Facts, Selector
+from node.selector.fields import FIELDS, grid_fields
 from node.writers.options import WriteOptions
 
 STILL_OPEN = "it is still being received or converted"

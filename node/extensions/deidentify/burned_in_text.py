@@ -20,7 +20,6 @@ from pydicom.uid import ParametricMapStorage, RTDoseStorage, SegmentationStorage
 
 from node.dicom.values import text
 from node.errors import ConversionRefused, is_of_system, is_out_of_memory
-from node.extensions.deidentify.burned_in import covered, risks_of
 from node.extensions.deidentify.deidentification import (
     BurnedInText,
     Deidentification,
@@ -28,6 +27,7 @@ from node.extensions.deidentify.deidentification import (
     Rectangle,
     RefusalReason,
 )
+from node.extensions.deidentify.pixels import covered, risks_of
 from node.volume.display import rendered_frame
 from node.volume.read.pixels import FrameReader, frame_reader
 

@@ -25,11 +25,10 @@ from node.children.pseudonyms import NO_KEY
 from node.dicom.reading import with_elements
 from node.dicom.values import CONVERSION_ERRORS, held_elements, items, number, text, texts
 from node.extensions.deidentify.attributes import Cleaner
-from node.extensions.deidentify.burned_in import blank, has_pixels, regions, risks_of
 from node.extensions.deidentify.burned_in_text import is_examined, load, without_text
 from node.extensions.deidentify.deidentification import BurnedInText, Deidentification, NotDeidentified, RefusalReason
 from node.extensions.deidentify.elements import identities_of, patient_of
-from node.extensions.deidentify.hidden import drop_hidden, uses_spare_bits
+from node.extensions.deidentify.pixels import blank, drop_hidden, has_pixels, regions, risks_of, uses_spare_bits
 from node.extensions.deidentify.profile import BASIC_PROFILE, CODES, Option, edition, safe_private
 from node.extensions.deidentify.text import vocabulary
 from node.version import __version__

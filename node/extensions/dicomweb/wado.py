@@ -20,7 +20,7 @@ from node.dicom.encoding import file_head, is_as_announced
 from node.dicom.json_model import Json
 from node.dicom.uids import web_transfer_syntax
 from node.extensions.dicomweb.bulk_data import answer_bulk_data
-from node.extensions.dicomweb.decoding import PictureOrder
+from node.extensions.dicomweb.decoding import PictureOrder, metadata_of_each, split_metadata
 from node.extensions.dicomweb.media_types import (
     ANY,
     DICOM,
@@ -37,7 +37,6 @@ from node.extensions.dicomweb.media_types import (
     media_ranges,
     names,
 )
-from node.extensions.dicomweb.metadata import metadata_of_each, split_metadata
 from node.extensions.dicomweb.rendered import (
     FORMATS,
     MAX_SIDE,

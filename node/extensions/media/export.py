@@ -42,7 +42,8 @@ def export(
     from node.control.audited_export import audited_export
     from node.errors import UsageError
     from node.runtime import logs
-    from node.selector import NOT_CONVERTED, compile_selector
+    from node.selector import compile_selector
+    from node.selector.fields import NOT_CONVERTED
 
     logs.configure_command()  # pydicom logs values, which are patient data
     selector = compile_selector(where)

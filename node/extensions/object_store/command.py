@@ -61,7 +61,7 @@ def copy(
     The store is [storage] url. Stop the node first. Every file is compared with its SHA-256. If the command is
     interrupted, run it again. Exit 1 if files are left.
     """
-    from node.extensions.object_store.copying import copy_archive
+    from node.extensions.object_store.kind import copy_archive
 
     copied = copy_archive(root.settings, to)
     left = copied.left + copied.files_left

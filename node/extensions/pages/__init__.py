@@ -2,7 +2,7 @@
 
 from node.hookspecs import Extension, MenuEntry, Router
 
-PARTS = ("login", "studies", "series", "files", "actions", "operation", "problems", "work", "assets")
+PARTS = ("login", "studies", "series", "files", "actions", "operation", "problems", "assets")
 
 
 class _Pages(Extension):

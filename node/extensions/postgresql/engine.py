@@ -5,6 +5,8 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
+from itertools import chain, count
+from types import TracebackType
 from typing import Any
 
 import psycopg
@@ -19,8 +21,8 @@ from psycopg.errors import (
     UniqueViolation,
 )
 from sqlalchemy import Connection, Dialect, Engine, text
+from sqlalchemy.exc import DBAPIError
 
-from node.extensions.postgresql import aside
 from node.extensions.postgresql.dialect import IndexDialect, as_sqlite, next_number, rows_as_sqlite, to_json
 from node.extensions.postgresql.servers import (
     LOCK,
@@ -35,7 +37,17 @@ from node.extensions.postgresql.servers import (
     servers_of,
 )
 from node.extensions.postgresql.several import SeveralHosts
-from node.index.rows.backend import Failure, IndexUnusable, OldIndex, Overtaken, ServerPlace, Standbys, WriterServer
+from node.index.rows.backend import (
+    Failure,
+    IndexUnusable,
+    OldIndex,
+    Overtaken,
+    ServerPlace,
+    Standbys,
+    WriterServer,
+    column,
+    reason_of,
+)
 from node.index.rows.grams import EVERY, NAME, OF_PATIENT, OF_STUDY, SIZE, text_of
 from node.index.rows.place import has_schema
 
@@ -348,20 +360,24 @@ def server(place: ServerPlace) -> WriterServer:
 
 def aside_name(place: ServerPlace, now: dt.datetime) -> str | None:
     with reading(place) as connection:
-        return aside.aside_name(connection, now)
+        if not connection.execute(_RELATIONS).all():
+            return None
+        taken = set(connection.scalars(text("SELECT nspname FROM pg_namespace")))
+    names = (f"index_{now:%Y%m%dt%H%M%S}{ending}" for ending in chain([""], (f"_{n}" for n in count(2))))
+    return next(name for name in names if name not in taken)
 
 
 def make_room(place: ServerPlace, name: str | None) -> None:
     engine = open_engine(place, alone=True)
     try:
         with engine.connect() as connection, connection.begin():
-            aside.make_room(connection, name)
+            _make_room(connection, name)
     finally:
         engine.dispose()
 
 
 def read_aside(place: ServerPlace, name: str) -> OldIndex:
-    return aside.OldSchema(open_engine(place, read_only=True), name, plain)
+    return _OldSchema(open_engine(place, read_only=True), name)
 
 
 _FUNCTION = """
@@ -397,3 +413,80 @@ def drop_grams(connection: Connection) -> None:
     for row in "sp":
         connection.exec_driver_sql(f"DROP FUNCTION {NAME}_of_{row}() CASCADE")  # and its trigger
     connection.exec_driver_sql(f"DROP TABLE {NAME}")
+
+
+PAGES = 256
+"""Pages of a table that are read in one step."""
+
+_RELATIONS = text(
+    "SELECT relname, relkind = 'v' FROM pg_class c WHERE relnamespace = 'public'::regnamespace "
+    "AND relkind IN ('r', 'v') AND pg_get_userbyid(relowner) = current_user "
+    "AND NOT EXISTS (SELECT 1 FROM pg_depend d WHERE d.objid = c.oid AND d.deptype = 'e') ORDER BY 2 DESC, 1"
+)
+"""Tables and views of the role, the views first; not those of extensions."""
+
+
+def _make_room(connection: Connection, name: str | None) -> None:
+    """Move an index to the schema `name`. If that has one already, or without a name, drop what was built since."""
+    kinds: dict[str, list[str]] = {"VIEW": [], "TABLE": []}
+    for relation, is_view in connection.execute(_RELATIONS):
+        kinds["VIEW" if is_view else "TABLE"].append(f'public."{relation}"')
+    of_name = text("SELECT 1 FROM pg_namespace WHERE nspname = :name")
+    if name is not None and connection.execute(of_name, {"name": name}).first() is None:
+        connection.execute(text(f'CREATE SCHEMA "{name}"'))
+        for kind, some in kinds.items():
+            for relation in some:
+                connection.execute(text(f'ALTER {kind} {relation} SET SCHEMA "{name}"'))
+        return
+    for kind, some in kinds.items():
+        if some:
+            connection.execute(text(f"DROP {kind} {', '.join(some)}"))
+
+
+class _OldSchema(OldIndex):
+    """An index in a schema of a database. Of a table with damaged pages, the others are read."""
+
+    def __init__(self, engine: Engine, name: str) -> None:
+        super().__init__()
+        self._name, self._engine = name, engine
+        self._connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._connection.close()
+        self._engine.dispose()
+
+    def tables(self) -> list[str]:
+        query = "SELECT tablename FROM pg_tables WHERE schemaname = :schema ORDER BY tablename"
+        return list(self._connection.scalars(text(query), {"schema": self._name}))
+
+    def rows(self, table: str, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+        columns = (
+            "SELECT column_name FROM information_schema.columns WHERE table_schema = :schema AND table_name = :table"
+        )
+        there = set(self._connection.scalars(text(columns), {"schema": self._name, "table": table}))
+        if not there:  # of a schema that did not have it yet
+            return
+        relation = f'"{self._name}"."{table}"'
+        pages = f"SELECT pg_relation_size('{relation}'::regclass) / current_setting('block_size')::bigint"
+        wanted = ", ".join(column(name, there) for name in names)
+        query = f"SELECT {wanted} FROM {relation} WHERE ctid >= %(first)s::tid AND ctid < %(end)s::tid"
+        end = self._connection.exec_driver_sql(pages).scalar_one()
+        for first in range(0, end, PAGES):
+            for row in self._read(table, query, first, min(first + PAGES, end)):
+                yield dict(zip(names, row, strict=True))
+
+    def _read(self, table: str, query: str, first: int, end: int) -> list[Sequence[Any]]:
+        """Return the rows of the pages that can be read."""
+        try:
+            pages = {"first": f"({first},0)", "end": f"({end},0)"}
+            return list(plain(self._connection.exec_driver_sql(query, pages).all()))
+        except DBAPIError as error:
+            if error.connection_invalidated:
+                raise IndexUnusable(f"the previous index cannot be read: {reason_of(error)}") from error
+            if end - first == 1:
+                self.salvaged.unread[table] = reason_of(error)
+                return []
+        middle = (first + end) // 2
+        return self._read(table, query, first, middle) + self._read(table, query, middle, end)

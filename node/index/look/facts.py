@@ -19,7 +19,8 @@ from node.index.rows.view_rows import (
     moment,
     years_of,
 )
-from node.selector import FIELDS, Facts, Selector
+from node.selector import Facts, Selector
+from node.selector.fields import FIELDS
 
 CHUNK_ROWS = 500
 """Series of one query, which bounds the rows in memory."""

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.selector import FIELDS, MAX_LENGTH, WrongSelector, compile_selector, without
+from node.selector import MAX_LENGTH, WrongSelector, compile_selector, without
+from node.selector.fields import FIELDS
 
 FACTS: dict[str, Any] = {name: [] if field.several else None for name, field in FIELDS.items()} | {
     "modality": "CT",

@@ -15,7 +15,7 @@ from node.index.rows.models.history import VolumeRow
 from node.index.rows.models.levels import SERIES_STATES
 from node.index.rows.view_rows import queries_of_file
 from node.index.rows.views import views
-from node.selector import FIELDS
+from node.selector.fields import FIELDS
 from node.volume.describe.scan_parameters import WEIGHTINGS
 from node.volume.model import Geometry
 from tests.field_tables import DOCS, with_table

@@ -14,7 +14,7 @@ from isal import igzip
 from node.extensions.bids.planned import SeriesVolume, SubjectSeries
 from node.extensions.bids.rules import Rules, read_rules
 from node.extensions.bids.subjects import SubjectPatient
-from node.selector import FIELDS
+from node.selector.fields import FIELDS
 
 EPI = {"PulseSequenceType": "Gradient Echo EPI", "RepetitionTime": 2.0, "EchoTime": 0.03, "PhaseEncodingDirection": "j"}
 AXIAL = {"ImageOrientationPatientDICOM": [1.0, 0.0, 0.0, 0.0, 1.0, 0.0], "EffectiveEchoSpacing": 0.0005}
