@@ -14,7 +14,7 @@ from node.control import repository
 from node.conversion import volume_files
 from node.files.acknowledged import Acknowledged
 from node.index.rows.about_keys import LEDGER, AppliedPosition
-from node.index.rows.records import Indexed, Received
+from node.index.rows.records import Indexed
 from node.index.rows.repositories import AboutRepository, set_applied
 from node.index.rules.intake.instances import InstanceRepository
 from node.index.rules.series.claims import SeriesRepository
@@ -183,13 +183,7 @@ def applied_before_rows() -> None:
     """That records are applied is committed before their rows."""
     real = InstanceRepository.add
 
-    def add(
-        self: InstanceRepository,
-        batch: Sequence[Received],
-        applied: AppliedPosition | None = None,
-        *more: Any,
-        **options: Any,
-    ) -> list[Indexed]:
+    def add(self: Any, batch: Any, applied: AppliedPosition | None = None, *more: Any, **options: Any) -> list[Indexed]:
         def write(connection: Connection) -> None:
             if applied is not None:
                 set_applied(connection, applied)
