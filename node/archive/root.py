@@ -176,6 +176,7 @@ def mark_folders(
     root: Path,
     lacks: Callable[[str], str | None] = lambda name: None,
     is_new: Callable[[str], bool] = lambda name: False,
+    like: str = "",
 ) -> None:
     """Mark durably those folders of a root that were never marked, and anew those that were copied since.
 
@@ -183,8 +184,9 @@ def mark_folders(
 
     `lacks`: says what a folder lacks that it must have, so that it is no mount point that waits for its disk; or None.
     `is_new`: says whether a folder is to be marked later, and another disk may still be mounted for it.
+    `like`: the folder whose generation one that was never marked gets; without it none of these has one.
 
-    None of these has a generation. If the process dies here, the next start goes on.
+    If the process dies here, the next start goes on.
 
     Raises FolderAway if one lacks something, or is of another root.
     """
@@ -205,10 +207,13 @@ def mark_folders(
     for name in changed:
         make_folder(root / name)
         token = uuid.uuid4().hex
+        generation = None
         if name in notes:
             notes[name].append(token)
             _write_marks(root, identity, notes)
-        _write_marks(root / name, identity, {name: ["-", token]})
+        elif like:
+            generation = generation_of(root, like)
+        _write_marks(root / name, identity, {name: ["-", token, *filter(None, [generation])]})
         notes[name] = [_inode(root, name), token]
         _write_marks(root, identity, notes)
 

@@ -185,7 +185,8 @@ def move_folder(folder: Path, destination: Path, archive: Archive) -> None:
     Where volumes are on another disk, it is copied beside its destination first; `remove_folder` removes that part too.
     """
     with _parents:
-        mark_folders(archive.root, is_new=lambda name: name != VOLUMES)  # it is known from its first volume on
+        # It is known from its first volume on, as old as the instances: the next start need not compare it
+        mark_folders(archive.root, is_new=lambda name: name != VOLUMES, like="objects")
         destination.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         for changed in destination.parents[3::-1]:
             archive.sync_folder(changed)

@@ -17,10 +17,11 @@ from node.archive.root import MARKER, FolderAway
 from node.control.care import check_repository, drain_journal, rebuild_index
 from node.control.repository import Repository, open_for_import, perform_action
 from node.control.root import is_held, locked_root
-from node.conversion.volume_files import Housekeeping, publish, revision_folder
+from node.conversion.volume_files import Housekeeping, move_folder, publish, revision_folder
 from node.index.looking import looking
 from node.index.rows.place import IndexUnusable
 from node.lifecycle.scrub import Scrub, ScrubPass
+from node.receive.generation import odd_parts
 from node.receive.ingest import Origin
 from node.settings.core import Storage
 from tests import make
@@ -273,6 +274,13 @@ def test_yesterday_in_a_copy_by_hard_links_stays_of_yesterday(filled: Path, tmp_
     with Repository(settings_of(root)) as repository:
         assert list(repository._odd) == [f"{name}/"]
     assert yesterday.read_text() == marked
+
+
+def test_the_folder_of_volumes_is_from_the_first_one_on_as_old_as_the_rest(tmp_path: Path) -> None:
+    (made := tmp_path / "made").mkdir()
+    with Repository(settings_of(tmp_path / "root")) as repository:
+        move_folder(made, repository.archive.root / "volumes" / "1" / "2" / "3", repository.archive)
+        assert odd_parts(repository.archive, repository.index, repository.journal) == {}
 
 
 def test_a_marker_that_cannot_be_written_has_the_next_start_compare(
