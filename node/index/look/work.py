@@ -1,40 +1,32 @@
 """What is read of events, and of what is owed: messages, deliveries, jobs."""
 
 import datetime as dt
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, case, exists, func, or_, select
+from sqlalchemy import ColumnElement, Connection, and_, case, exists, func, or_, select, true
 from sqlalchemy.orm import aliased
 
-from node.index.look.views import EventViews, HookViews
+from node.index.look.views import EventViews, HookViews, RouteViews
 from node.index.rows.converted import SeriesKey
-from node.index.rows.models.history import EventRow
-from node.index.rows.models.levels import PatientRow, SeriesRow, StudyRow
-from node.index.rows.models.work import ResultRow, WorkRow
-from node.index.rows.repositories import PagedRepository, ReadRepository, Row, columns_but, distinct_values
-from node.index.rows.sharing import Watermarks, is_below
-
-if TYPE_CHECKING:
-    pass
-from collections.abc import Collection
-
-from sqlalchemy import true
-
-from node.index.look.views import RouteViews
-from node.index.rows.models.history import ConflictRow
-from node.index.rows.models.levels import OPEN_STATES, ImageRow
+from node.index.rows.models.history import ConflictRow, EventRow
+from node.index.rows.models.levels import OPEN_STATES, ImageRow, PatientRow, SeriesRow, StudyRow
 from node.index.rows.models.work import (
     IS_JOB,
     OwedEventRow,
     OwedImageRow,
+    ResultRow,
     SentInstanceRow,
     SubscriberRow,
+    WorkRow,
     has_taken,
     taken_by,
     wants,
 )
 from node.index.rows.records import Lane
+from node.index.rows.repositories import PagedRepository, ReadRepository, Row, columns_but, distinct_values
+from node.index.rows.sharing import Watermarks, is_below
 
 
 class ReadEvents(PagedRepository, EventViews):

@@ -1,4 +1,4 @@
-"""The files that rows name: stored instances, versions that lost, volumes; and whose a copy is that leaves."""
+"""The files of instances, versions that lost and volumes, by their rows; and the patient whom a leaving copy names."""
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass

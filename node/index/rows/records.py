@@ -57,9 +57,8 @@ class Received:
 class AssociationEnd:
     """How an association ended that has brought instances.
 
-    `outcome`: ``released``, or how else it ended; one of `node.index.rules.series.association_ends.BY_NODE` if the node
-    has
-        ended it.
+    `outcome`: ``released``, or how else it ended; one of `node.index.rules.series.association_ends.BY_NODE` if the
+        node has ended it.
     `brought`: how many instances of each series came, each UID once.
     `last`: the series of the last instance.
     `grace_seconds`: wait of a series after its last instance if the association was not released.
@@ -245,8 +244,8 @@ class ClaimedSeries:
 class RevisionFile:
     """A file of a revision, whose `key` is its path relative to the root.
 
-    `place` and `holder` are those of the file in `RevisionFileRow`. Without an object store there
-    are none, and no digest is known of what lies beside a volume: it is empty then.
+    `place` and `holder` are those of the file in `RevisionFileRow`. Without an object store there are none, and no
+    digest is known of what lies beside a volume: it is empty then.
     """
 
     key: str

@@ -312,7 +312,7 @@ def attributes_of(say: Words) -> str:
 
 
 def grid_of(volume: str, say: Words) -> dict[str, str]:
-    """Return the SQL of each field of the grid of a row of ``volumes``: see `node.selector.grid_fields`."""
+    """Return the SQL of each field of the grid of a row of ``volumes``: see `node.selector.fields.grid_fields`."""
     columns, rows, slices, times = (f"CAST({say(NUMBER, f'{volume}.shape', axis)} AS BIGINT)" for axis in range(4))
     across, down = (f"CAST({say(NUMBER, f'{volume}.spacing_mm', axis)} AS FLOAT)" for axis in range(2))
     through = say(ROUNDED, say(NUMBER, f"{volume}.spacing_mm", 2), POSITION_DIGITS)

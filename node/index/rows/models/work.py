@@ -1,7 +1,7 @@
 """The tables of the index itself: its accounts, projects and hosts, what they know of senders and owe to others."""
 
 import datetime as dt
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from sqlalchemy import (
     JSON,
@@ -14,19 +14,15 @@ from sqlalchemy import (
     String,
     Text,
     UniqueConstraint,
+    and_,
+    exists,
     false,
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
-from node.index.rows.models.levels import Base, Numbered, Utc
-from node.index.rows.sql import NO_ID_TWICE, partial_index
-
-if TYPE_CHECKING:
-    pass
-from sqlalchemy import and_, exists
-
-from node.index.rows.models.levels import ImageRow, SeriesRow, StudyRow
+from node.index.rows.models.levels import Base, ImageRow, Numbered, SeriesRow, StudyRow, Utc
 from node.index.rows.records import Lane
+from node.index.rows.sql import NO_ID_TWICE, partial_index
 
 
 class AboutRow(Base):

@@ -16,7 +16,7 @@ from collections.abc import Collection, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, delete, or_, select, true
+from sqlalchemy import ColumnElement, Connection, delete, func, or_, select, true
 from sqlalchemy.orm import join
 
 from node.completeness import lost_instances
@@ -159,7 +159,7 @@ class LostRepository(IndexRepository):
     @on_reader
     def count(self, connection: Connection) -> int:
         """Count the lost instances."""
-        return len(all_lost(connection))
+        return int(connection.execute(select(func.count()).select_from(LostInstanceRow)).scalar_one())
 
     @on_reader
     def by_series(self, connection: Connection) -> dict[SeriesKey, set[str]]:

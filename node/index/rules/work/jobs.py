@@ -20,7 +20,7 @@ from sqlalchemy import Connection, and_, delete, exists, func, or_, select, upda
 
 from node.errors import counted
 from node.index.rows.models.levels import ImageRow, SeriesRow, StudyRow
-from node.index.rows.models.work import ResultRow, WorkRow
+from node.index.rows.models.work import IS_JOB, IS_OPEN, OPEN, JobState, ResultRow, WorkRow
 from node.index.rows.records import Lane
 from node.index.rows.repositories import IndexRepository, on_reader, on_writer
 from node.index.rows.sql import listed_in
@@ -30,7 +30,6 @@ from node.index.rules.work.ledger import Ended, NoSuchWork, WorkEnded, add, end,
 
 if TYPE_CHECKING:
     from node.index.rules.work.messages import PendingEvent
-from node.index.rows.models.work import IS_JOB, IS_OPEN, OPEN, JobState
 
 REFUSED = "refused: "
 """Begin of the detail of an open job whose last results were refused."""
