@@ -84,7 +84,7 @@ class Archive:
     `incoming`, `work`: folders for files that are not finished; the next start of this host empties them.
     `suffix`: of the names of its folders among those of the hosts; empty if there are no others.
     `derived`: what was made of instances for requests.
-    `renew`: give the folders a generation (`node.receive.generation`).
+    `renew`: give the folders a generation (`node.receive.accounting`).
     `acknowledged`: of the instances that were acknowledged here.
     `remote`: the object store behind the local files; None: the local files are all there is.
     """

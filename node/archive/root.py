@@ -7,7 +7,7 @@ A folder of the root may be on another disk. An empty mount point, the folder of
 left below its mount must not be taken for it: what the index names would be missing, and what is acknowledged would lie
 below the mount. So each folder has a file `root-id`, as the root has: an identity, which all have, and a token of the
 folder, which the root has, too, with the inode of that file. Whoever locks the root compares them (`require_folders`).
-Behind the token it has the generation of what is in the folder (`node.receive.generation`).
+Behind the token it has the generation of what is in the folder (`node.receive.accounting`).
 A process that has the root keeps its folders open and writes through them (`HeldFolders`): whatever is unmounted or
 mounted meanwhile, nothing that it writes lies elsewhere.
 """

@@ -29,8 +29,7 @@ from node.index.rules.custody.deletions import NotThere
 from node.index.rules.work.ledger import Work, WorkEnded
 from node.index.rules.work.routes import lane_to
 from node.lifecycle.deletion import Order, delete, empty, restore, resume_deletions
-from node.lifecycle.erasure import Erasing, Object
-from node.lifecycle.holders import DECISIONS, GONE, decided_about, holders
+from node.lifecycle.erasure import DECISIONS, GONE, Erasing, Object, decided_about, holders
 from node.lifecycle.retention import confirm, trash_until, uptime
 from node.receive.accounting import write_off
 from node.receive.apply import Applier

@@ -20,9 +20,9 @@ from node.index.rows.backend import IndexUnusable, Salvaged, backend_at
 from node.index.rows.place import Place, exists, newer_schema, place_of, require_there
 from node.journal.inspection import MARK_FILE, inspect, segment_files
 from node.lifecycle.fsck import Finding, examine, require_mounted
-from node.lifecycle.journal import JOURNAL_FOLDER
 from node.lifecycle.repair import repair_all
 from node.receive.checkpoint import Replayed
+from node.receive.record import JOURNAL_FOLDER
 from node.receive.recovery import Recovered
 from node.registry import store_kind
 from node.settings.model import Settings

@@ -27,12 +27,11 @@ from node.index.rows.backend import IndexUnusable, OldIndex
 from node.journal.journal import SEGMENT_BYTES, Journal
 from node.lifecycle.deletion import resume_deletions, resume_restores
 from node.lifecycle.fsck import altered_volumes, has_volumes, lacks
-from node.lifecycle.journal import JOURNAL_FOLDER
-from node.receive.accounting import account_for, complete_ledger
+from node.receive.accounting import CLEAN, INDEX, LISTED, RECORDS, account_for, complete_ledger, odd_parts, renew
 from node.receive.apply import Applier
 from node.receive.custody import take_back
-from node.receive.generation import CLEAN, INDEX, LISTED, RECORDS, odd_parts, renew
 from node.receive.ingest import Ingest
+from node.receive.record import JOURNAL_FOLDER
 from node.receive.recovery import IN_PLACE, mark_all_missing, record_quarantined, recover
 from node.receive.results import Results
 from node.receive.senders import quiet_seconds_of

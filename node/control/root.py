@@ -16,7 +16,7 @@ from node.files.durable import locked, make_folder
 from node.index.rows.backend import FILE_NAME, IndexUnusable, place_of
 from node.index.rows.sqlite_file import has_schema
 from node.journal.inspection import inspect
-from node.lifecycle.journal import JOURNAL_FOLDER
+from node.receive.record import JOURNAL_FOLDER
 from node.settings.model import Settings
 
 LOCK_FILE = "lock"

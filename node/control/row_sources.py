@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from node.conversion.volume_files import stem_of
 from node.errors import UsageError
@@ -26,20 +26,6 @@ LISTING = "conversion.json"
 
 SUFFIXES = (".nii.gz", ".nii", ".mhd", ".mha", ".nrrd")
 """Volume files that are read here, the preferred first."""
-
-
-class RowSource(Protocol):
-    """Where rows come from; the names of columns are those of the views (docs/data.md)."""
-
-    def patients(self) -> list[Row]: ...
-    def studies(self, patient: Row | None = None) -> list[Row]: ...
-    def series(self, study_instance_uid: str | None = None, where: str | None = None) -> list[Row]: ...
-    def volumes(self, study_instance_uid: str, series_instance_uid: str) -> list[Row]: ...
-    def exclusions(self, series: Row) -> list[Row]: ...
-    def failures(self, study_instance_uid: str, series_instance_uid: str) -> list[Row]: ...
-    def sources(self, volume: Row) -> list[Row]: ...
-    def catalog(self, where: str | None = None) -> list[Row]: ...
-    def skipped(self) -> list[Row]: ...
 
 
 def name_of(row: Row) -> str:
@@ -210,3 +196,7 @@ class FolderRows:
 
     def skipped(self) -> list[Row]:
         return [*self._listing("not_dicom")]
+
+
+RowSource = RootRows | FolderRows
+"""Where rows come from; the names of columns are those of the views (docs/data.md)."""

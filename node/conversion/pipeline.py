@@ -1,6 +1,6 @@
 """The child's half of a conversion: instances of a series -> data sets -> volumes -> files.
 
-Only `convert` handles untrusted bytes; a node runs it in a child process (`node.conversion.converter`).
+Only `convert` handles untrusted bytes; a node runs it in a child process (`node.conversion.pool`).
 `node.conversion.series` is the other half, with access to the archive and the index. `node.conversion.offline` needs
 neither.
 """

@@ -27,11 +27,9 @@ from node.index.rows.models.levels import STORE
 from node.index.rows.place import check, place_of
 from node.index.rows.records import InstanceFile
 from node.journal.inspection import records, segment_files
-from node.lifecycle.journal import JOURNAL_FOLDER, damaged_records, journal_report, waiting_keys
-from node.receive.accounting import unaccounted
+from node.receive.accounting import mark_of, unaccounted
 from node.receive.aside import reasons_of
-from node.receive.generation import mark_of
-from node.receive.record import receipt
+from node.receive.record import JOURNAL_FOLDER, damaged_records, journal_report, receipt, waiting_keys
 from node.receive.recovery import not_named
 
 Kind = Literal[

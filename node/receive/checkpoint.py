@@ -26,8 +26,7 @@ from node.index.database import Index
 from node.index.rows.records import Received
 from node.journal.journal import Journal
 from node.journal.segment import Damage, Record
-from node.receive.accounting import listed
-from node.receive.generation import RENEW_SECONDS, mark_of, renew
+from node.receive.accounting import RENEW_SECONDS, listed, mark_of, renew
 from node.receive.record import Receipt, receipt
 
 log = structlog.get_logger()

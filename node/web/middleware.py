@@ -21,7 +21,7 @@ from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bound_contextvars
 
-from node.runtime.budget import Caller, Claim, Stage, calling
+from node.runtime.budget import Caller, Claim, Stage, calling, remember
 from node.runtime.metrics import Metrics
 from node.settings.core import Web
 from node.web.access import SAFE_METHODS, is_background
@@ -290,7 +290,7 @@ class AddressTurns:
             turn.end()
             turn.answered()
             if turn.is_refused:
-                self._remember(client)
+                remember(self._refused_until, client, monotonic() + REFUSED_SECONDS, MAX_REFUSED)
         while claim.stage is Stage.EVICTED and (await receive())["type"] != "http.disconnect":
             pass  # until the connection is closed
 
@@ -320,11 +320,6 @@ class AddressTurns:
         finally:
             if watching is not None:
                 watching.cancel()
-
-    def _remember(self, client: tuple[str, ...]) -> None:
-        if len(self._refused_until) >= MAX_REFUSED:
-            self._refused_until.clear()
-        self._refused_until[client] = monotonic() + REFUSED_SECONDS
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
         response = respond(HTTPConnection(scope), BUSY, "too many requests are open already", headers=RETRY | CLOSE)

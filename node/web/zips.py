@@ -17,7 +17,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 from zlib import crc32
 
 from fastapi import Request, Response
@@ -78,6 +78,9 @@ class TooManyFiles(UsageError):
         super().__init__(f"the ZIP file would have {files} files, and at most {MAX_FILES} are allowed: select less")
 
 
+Noted = TypeVar("Noted")
+
+
 class Known:
     """What was read of files of an archive, by their keys; no key ever stands for other bytes.
 
@@ -89,18 +92,12 @@ class Known:
         self.checksums: dict[str, int] = {}
         self.digests: dict[str, str] = {}
 
-    def note_checksum(self, key: str, checksum: int) -> None:
-        """Note the CRC-32 of a file; if there are too many, all others are forgotten."""
-        if len(self.checksums) >= MAX_KNOWN:
-            self.checksums.clear()
-        self.checksums[key] = checksum
-
-    def note_digest(self, key: str, sha256: str) -> str:
-        """Note and return the SHA-256 of a file; if there are too many, all others are forgotten."""
-        if len(self.digests) >= MAX_KNOWN:
-            self.digests.clear()
-        self.digests[key] = sha256
-        return sha256
+    def note(self, known: dict[str, Noted], key: str, value: Noted) -> Noted:
+        """Note and return what was read of a file; if there are too many, all others are forgotten."""
+        if len(known) >= MAX_KNOWN:
+            known.clear()
+        known[key] = value
+        return value
 
 
 def known_of(request: Request) -> Known:
@@ -197,7 +194,7 @@ class PlannedZip:
             info = self._infos[number]
             yield from _written(info, [content] if isinstance(content, bytes) else self._read(next(files)))
             if not isinstance(content, bytes):
-                self._known.note_checksum(content.key, info.CRC)
+                self._known.note(self._known.checksums, content.key, info.CRC)
 
 
 def require_few(files: int) -> None:

@@ -56,7 +56,7 @@ Path(sys.argv[1]).write_text("\\n".join(name for name, module in sys.modules.ite
 CONVERTER = """
 import atexit, pickle, sys
 from pathlib import Path
-from node.conversion.converter import _load_for, _loaded
+from node.conversion.pool import _load_for, _loaded
 
 def write_modules():
     Path(sys.argv[1]).write_text("\\n".join(name for name, module in sys.modules.items() if module is not None))

@@ -20,8 +20,7 @@ from node.index.rows.copying import copy_tables
 from node.index.rows.extension_tables import every_table
 from node.index.rows.place import FILE_NAME
 from node.journal.inspection import records
-from node.lifecycle.journal import JOURNAL_FOLDER
-from node.receive.record import association_end, receipt
+from node.receive.record import JOURNAL_FOLDER, association_end, receipt
 from node.settings.core import OverwritePolicy
 from tests.crash.journal import Delivery, Journal
 from tests.made_once import IN_POSTGRESQL

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from node.conversion.converter import read_answer, write_answer
 from node.conversion.job import ConversionJob, Converted
+from node.conversion.pool import read_answer, write_answer
 from node.dicom.attributes import instance_attributes
 from node.dicom.walker import HeaderCut
 from node.errors import VoxelnodeError

@@ -9,7 +9,7 @@ from node.control.care import check_repository, rebuild_index
 from node.control.repository import Repository
 from node.conversion.scheduler import Worker
 from node.files.acknowledged import FOLDER, entries, segments
-from node.lifecycle.journal import JOURNAL_FOLDER
+from node.receive.record import JOURNAL_FOLDER
 from node.settings.model import Settings
 from tests.crash.journal import Sent, new_series
 from tests.ingest import received, take

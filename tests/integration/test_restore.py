@@ -11,9 +11,9 @@ from node.control.care import check_repository, rebuild_index
 from node.control.repository import Repository
 from node.files.acknowledged import FOLDER, entries
 from node.lifecycle.fsck import Finding
-from node.lifecycle.journal import JOURNAL_FOLDER
 from node.lifecycle.retention import Retention
 from node.receive.apply import Applier
+from node.receive.record import JOURNAL_FOLDER
 from node.settings.core import OverwritePolicy, RetentionSettings
 from node.settings.model import Settings
 from tests import make

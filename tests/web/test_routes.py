@@ -10,7 +10,7 @@ from node.api import Audit, Role, Route
 from node.children.decoder import Decoder
 from node.extensions.destinations.settings import DicomwebSettings, FolderSettings
 from node.index.rules.work.routes import lane_to
-from node.lifecycle.holders import holders
+from node.lifecycle.erasure import holders
 from node.routing.router import RouteWorkers, lanes_of
 from tests import make
 from tests.web.conftest import Site, StartSite

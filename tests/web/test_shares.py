@@ -9,7 +9,7 @@ from io import BytesIO
 import pytest
 
 from node.index.rules.people.accounts import Role
-from node.lifecycle.holders import holders
+from node.lifecycle.erasure import holders
 from node.web.sessions import FREE_TRIES, FREE_TRIES_OF_ACCOUNT
 from tests import make
 from tests.preloaded import run

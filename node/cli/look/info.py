@@ -128,7 +128,7 @@ def info(
 def _why_missing(uid: str, root: Root) -> str:
     """Return what became of something that is not in the index, and what to do."""
     load_names()
-    from node.lifecycle.journal import journal_report
+    from node.receive.record import journal_report
     from node.receive.whereabouts import unknown, whereabouts
 
     until = monotonic() + SEARCH_SECONDS

@@ -85,8 +85,8 @@ def _facts(root: Root, index: Look | ReadIndex, live: Mapping[str, Any] | None) 
     from node.index.look.views import is_held
     from node.index.rows.backend import FILE_NAME
     from node.index.rows.sqlite_file import held_back
-    from node.lifecycle.journal import damaged_records, journal_report
     from node.receive.readiness import intake_of, readiness_of, running
+    from node.receive.record import damaged_records, journal_report
 
     folder, settings, now = root.folder, root.settings, running(live)
     proof = last_proof(folder)

@@ -15,7 +15,7 @@ from node.errors import counted, sized
 if TYPE_CHECKING:
     from node.control.care import Rebuilt
     from node.index.rows.backend import Place, Salvaged
-    from node.lifecycle.journal import JournalReport
+    from node.receive.record import JournalReport
     from node.settings.model import Settings
 
 db_app = Commands(help="Maintain the index database.", no_args_is_help=True)
@@ -239,7 +239,7 @@ def status(root: Root) -> Listing:
     """
     from node.index.rows.about_keys import AppliedPosition
     from node.index.rows.backend import IndexUnusable
-    from node.lifecycle.journal import JOURNAL_FOLDER, journal_report
+    from node.receive.record import JOURNAL_FOLDER, journal_report
 
     folder, maximum = root.existing(), root.settings.storage.journal_bytes
     try:
@@ -257,7 +257,7 @@ def status(root: Root) -> Listing:
 
 
 def _fields(report: JournalReport, maximum: int) -> dict[str, Any]:
-    from node.lifecycle.journal import damaged_records
+    from node.receive.record import damaged_records
 
     waiting = f"{counted(report.waiting, 'instance')}, for the index: the running node or the next start does it"
     damage = {f"damage {found.segment.name}": f"{damaged_records(found)}: {REMEDY}" for found in report.damage}

@@ -51,8 +51,10 @@ def delete(
     Rows, volumes and thumbnails are removed. DICOM files stay in the trash for [retention] trash_days, and
     `voxelnode trash restore` brings them back. If a node runs on this root, the node does it.
     """
-    from node.lifecycle.erasure import certificate_of  # here: a second of imports
-    from node.lifecycle.holders import holders
+    from node.lifecycle.erasure import (
+        certificate_of,  # here: a second of imports
+        holders,
+    )
 
     if certificate is not None and not (erase and certificate.suffix == ".json" and certificate.parent.is_dir()):
         raise UsageError("--certificate is for --erase, and names a .json file in a folder that exists")

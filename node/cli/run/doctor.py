@@ -378,7 +378,7 @@ def _objects(site: Site) -> Iterator[Said]:
 def _journal(site: Site) -> Iterator[Said]:
     from node.index.rows.about_keys import AppliedPosition
     from node.journal.inspection import JournalUnusable
-    from node.lifecycle.journal import JOURNAL_FOLDER, damaged_records, journal_report
+    from node.receive.record import JOURNAL_FOLDER, damaged_records, journal_report
 
     folder = site.root / JOURNAL_FOLDER
     try:

@@ -39,8 +39,8 @@ from node.index.rows.files import HeldFile, VolumeFile
 from node.index.rows.place import FILE_NAME, IndexUnusable, require_not_newer
 from node.index.rows.sqlite import backup as copy_index
 from node.journal.inspection import inspect
-from node.lifecycle.journal import JOURNAL_FOLDER
 from node.receive.readiness import LIVE_FILE
+from node.receive.record import JOURNAL_FOLDER
 from node.runtime.failpoints import reached
 from node.settings.model import Settings
 

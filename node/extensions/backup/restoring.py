@@ -31,9 +31,8 @@ from node.files.durable import locked, make_folder, sync_file_system
 from node.index.rows.place import FILE_NAME
 from node.journal.inspection import inspect, records, segment_files
 from node.lifecycle.fsck import Finding
-from node.lifecycle.journal import JOURNAL_FOLDER
 from node.receive.aside import FOLDER as ASIDE
-from node.receive.record import Receipt, receipt
+from node.receive.record import JOURNAL_FOLDER, Receipt, receipt
 from node.receive.recovery import stored_instance
 from node.runtime.failpoints import reached
 from node.settings.model import Settings

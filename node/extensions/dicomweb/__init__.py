@@ -21,14 +21,14 @@ class _DicomWeb(Extension):
     )
     statement = Statement(
         {
-            "URI Web Service": f"{__name__}.statement:URI_SERVICE",
-            "Studies Web Service": f"{__name__}.statement:STUDIES_SERVICE",
-            "Media Types of Web Services": f"{__name__}.statement:MEDIA_TYPES",
-            "Query Parameters and Header Fields of Web Services": f"{__name__}.statement:REQUESTS",
-            "Attributes of Searches": f"{__name__}.statement:ATTRIBUTES",
-            "Network and Media Communication Details/DICOM Web Services": f"{__name__}.statement:STATUSES",
+            "URI Web Service": f"{__name__}.transactions:URI_SERVICE",
+            "Studies Web Service": f"{__name__}.transactions:STUDIES_SERVICE",
+            "Media Types of Web Services": f"{__name__}.transactions:MEDIA_TYPES",
+            "Query Parameters and Header Fields of Web Services": f"{__name__}.transactions:REQUESTS",
+            "Attributes of Searches": f"{__name__}.transactions:ATTRIBUTES",
+            "Network and Media Communication Details/DICOM Web Services": f"{__name__}.transactions:STATUSES",
         },
-        f"{__name__}.statement:tables_of",
+        f"{__name__}.transactions:tables_of",
     )
 
 

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Form, Response
 from fastapi.responses import RedirectResponse
 
 from node.archive.filesystem import DOWNLOAD_KEPT_SECONDS
-from node.lifecycle.holders import holders
+from node.lifecycle.erasure import holders
 from node.web import actions
 from node.web.access import ADMINS, MEMBERS, WRITERS, WRITING_MEMBERS, Call, CurrentCall, background_request
 from node.web.api.models import RowId

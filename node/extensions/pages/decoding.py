@@ -12,7 +12,7 @@ def reduced_volume(path: Path, voxel_file: Path, sidecar: Path | None, max_voxel
 
 def overlaid_picture(is_ct: bool, pixels: int, image: Path, *masks: Path) -> bytes:
     """Return a picture of masks over an image; see `overlaid`. Empty: it does not lie below them."""
-    from node.extensions.pages.overlaid import overlaid
+    from node.extensions.pages.reduced import overlaid
 
     try:
         return overlaid(masks, image, is_ct=is_ct, pixels=pixels)

@@ -14,7 +14,7 @@ from node.index.reading import ReadIndex
 from node.index.rows.records import SeriesProblem
 from node.index.rules.people.person_plans import MAX_ISSUER_CHARACTERS, SHARED
 from node.index.rules.people.persons import PersonRepository
-from node.lifecycle.holders import holders
+from node.lifecycle.erasure import holders
 from node.receive.aside import quarantined, with_strangers
 from node.receive.custody import compared
 from node.web import actions

@@ -31,7 +31,7 @@ from node.extensions.worklist.settings import WorklistSettings
 from node.index.rows.records import Refused
 from node.index.rules.people.person_plans import PatientLink, Person
 from node.index.rules.people.persons import LEFT, PersonRepository
-from node.lifecycle.holders import holders
+from node.lifecycle.erasure import holders
 from node.runtime.background import SupervisedThread
 from node.runtime.budget import Budget, Claim, Limits, Stage
 from node.runtime.metrics import Metrics

@@ -108,7 +108,7 @@ class Snapshot(ViewRows):
 
     @property
     def compared(self) -> str | None:
-        """The last comparison of all that rows name, in words; see `node.receive.generation`."""
+        """The last comparison of all that rows name, in words; see `node.receive.accounting`."""
         return self._about(COMPARED)
 
     @property

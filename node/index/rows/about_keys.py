@@ -24,7 +24,7 @@ GAPS = "gaps"
 `node.index.rules.custody.lost`."""
 
 GENERATION = "generation"
-"""The generations that the parts of the root may have, separated by blanks (`node.receive.generation`); the name of a
+"""The generations that the parts of the root may have, separated by blanks (`node.receive.accounting`); the name of a
 host follows as for `SWEPT_FOLDER`."""
 
 COMPARED = "compared"

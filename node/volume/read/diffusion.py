@@ -13,7 +13,7 @@ from node.dicom.values import items, number, numbers, once_per_series, private_s
 from node.volume import vendors
 from node.volume.model import Diffusion, Frame
 from node.volume.vendors import ge
-from node.volume.vendors.gradients import Gradient, b_matrices, gradient_of_matrix
+from node.volume.vendors.fields import Gradient, b_matrices, gradient_of_matrix
 
 UNWEIGHTED_B_VALUE = 1e-6
 """b-value in s/mm2 below which an image is unweighted, even if it carries a direction."""

@@ -11,8 +11,7 @@ from pydicom.dataset import Dataset
 from node.dicom.values import has_private_elements, once_per_series, private_items, text, texts
 from node.volume.model import Tiling
 from node.volume.vendors import ge, philips, siemens, siemens_mosaic, uih
-from node.volume.vendors.fields import VendorField, stated_fields
-from node.volume.vendors.gradients import Gradient, gradient_of_comments
+from node.volume.vendors.fields import Gradient, VendorField, gradient_of_comments, stated_fields
 
 _COMPLEX_COMPONENTS = {"MAGNITUDE": "magnitude", "PHASE": "phase", "REAL": "real", "IMAGINARY": "imaginary"}
 _IMAGE_TYPES = {

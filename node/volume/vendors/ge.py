@@ -25,8 +25,17 @@ from node.dicom.values import (
     private_texts,
     text,
 )
-from node.volume.vendors.fields import VendorField, counted, notation, number_field, positive, rounded, text_field
-from node.volume.vendors.gradients import Gradient, along_encoding
+from node.volume.vendors.fields import (
+    Gradient,
+    VendorField,
+    along_encoding,
+    counted,
+    notation,
+    number_field,
+    positive,
+    rounded,
+    text_field,
+)
 
 _ACQUISITION = "GEMS_ACQU_01"
 _PARAMETERS = "GEMS_PARM_01"

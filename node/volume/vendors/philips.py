@@ -5,8 +5,7 @@ from __future__ import annotations
 from pydicom.dataset import Dataset
 
 from node.dicom.values import PrivateTag, number, private_items, private_numbers, private_text, text, texts
-from node.volume.vendors.fields import VendorField, notation, number_field, rounded
-from node.volume.vendors.gradients import Gradient
+from node.volume.vendors.fields import Gradient, VendorField, notation, number_field, rounded
 
 _IMAGING = "Philips Imaging DD 001"
 _MR_IMAGING = "Philips MR Imaging DD 001"

@@ -17,8 +17,7 @@ from typing import Any
 from pydicom.dataset import Dataset
 
 from node.dicom.values import PrivateTag, private_bytes, private_numbers, private_text, private_texts, text, texts
-from node.volume.vendors.fields import VendorField, notation, rounded, text_field
-from node.volume.vendors.gradients import Gradient, gradient_of_matrix
+from node.volume.vendors.fields import Gradient, VendorField, gradient_of_matrix, notation, rounded, text_field
 
 _MAX_ELEMENTS = 1000
 _MAX_ITEMS = 10000

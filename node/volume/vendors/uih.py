@@ -24,8 +24,7 @@ from node.errors import ConversionRefused
 from node.volume.elements import Instant, stated_instant
 from node.volume.model import Tiling
 from node.volume.reasons import Reason
-from node.volume.vendors.fields import VendorField, notation, rounded, text_field
-from node.volume.vendors.gradients import Gradient, along_image
+from node.volume.vendors.fields import Gradient, VendorField, along_image, notation, rounded, text_field
 
 _CREATOR = "Image Private Header"
 _PLANES = PrivateTag(0x0065, _CREATOR, 0x50, "DS")

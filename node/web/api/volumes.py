@@ -106,17 +106,13 @@ def _sent(call: Call, row: dict[str, Any], file: RevisionFile | None, sha256: st
     path = _path(call.node, row, file)
     if sha256 is not None and path.exists():
         length = row["bytes"] if file is None else file.bytes
-        if any(_is_whole(call.node, path, length, sha256) for _ in range(2)):  # one bad read is not a damage
-            return _with_digest(file_response(path, MEDIA_TYPES.get(path.suffix, OCTETS), path.name, sha256), sha256)
-        has_object = file is not None and file.place == STORE
-        _replace(call.node, row, row["path"] if file is None else file.key, has_object=has_object)
-        if not has_object:
-            raise HTTPException(410, DAMAGED_VOLUME)
-        path = _path(call.node, row, file)
-    return _with_digest(file_response(path, MEDIA_TYPES.get(path.suffix, OCTETS), path.name, sha256), sha256)
-
-
-def _with_digest(response: Response, sha256: str | None) -> Response:
+        if not any(_is_whole(call.node, path, length, sha256) for _ in range(2)):  # one bad read is not a damage
+            has_object = file is not None and file.place == STORE
+            _replace(call.node, row, row["path"] if file is None else file.key, has_object=has_object)
+            if not has_object:
+                raise HTTPException(410, DAMAGED_VOLUME)
+            path = _path(call.node, row, file)
+    response = file_response(path, MEDIA_TYPES.get(path.suffix, OCTETS), path.name, sha256)
     if sha256 is not None:
         add_digest(response, sha256)
     return response

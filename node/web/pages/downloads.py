@@ -207,7 +207,7 @@ def _content(node: Services, known: Known, file: RevisionFile, path: str) -> Con
             return renamed_header(local_file(node, file).read_bytes(), _name(path).removesuffix(".mhd"))
         digest = file.sha256 or known.digests.get(file.key)
         if digest is None:
-            digest = known.note_digest(file.key, digest_of(local_file(node, file)))
+            digest = known.note(known.digests, file.key, digest_of(local_file(node, file)))
     return PlannedFile(file.key, 0, file.bytes, digest)
 
 

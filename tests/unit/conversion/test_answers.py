@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from node.completeness import Completeness
-from node.conversion.converter import NoAnswer, read_answer, write_answer
 from node.conversion.job import ConversionJob, Converted
+from node.conversion.pool import NoAnswer, read_answer, write_answer
 from node.index.rows.converted import ConvertedFile
 from node.volume.reasons import Exclusion, Reason, Refusal
 from node.writers.options import WriteOptions

@@ -8,7 +8,7 @@ import pytest
 from node.journal import segment
 from node.journal.inspection import MARK_FILE, JournalUnusable, inspect
 from node.journal.segment import HEADER_BYTES, RECORD_HEAD_BYTES, Damage, Record, SegmentHead, segment_head
-from node.lifecycle.journal import damaged_records
+from node.receive.record import damaged_records
 from tests.unit.journal.conftest import PAYLOAD, PER_SEGMENT, Opened, fill
 
 RECORD_BYTES = RECORD_HEAD_BYTES + 1 + len(PAYLOAD)

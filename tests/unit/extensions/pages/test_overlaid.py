@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from node.extensions.pages.overlaid import overlaid
+from node.extensions.pages.reduced import overlaid
 from node.volume.model import Array, Float
 from node.writers.nifti import LPS_TO_RAS
 

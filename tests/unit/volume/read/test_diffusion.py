@@ -9,7 +9,7 @@ from pydicom import Dataset, FileDataset
 
 from node.volume.model import Diffusion
 from node.volume.read.diffusion import diffusion_of
-from node.volume.vendors.gradients import gradient_of_matrix
+from node.volume.vendors.fields import gradient_of_matrix
 from tests import make
 from tests.unit.volume.grids import weighted
 
