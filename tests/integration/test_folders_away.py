@@ -21,7 +21,7 @@ from node.conversion.volume_files import Housekeeping, move_folder, publish, rev
 from node.index.looking import looking
 from node.index.rows.place import IndexUnusable
 from node.lifecycle.scrub import Scrub, ScrubPass
-from node.receive.generation import odd_parts
+from node.receive.accounting import odd_parts
 from node.receive.ingest import Origin
 from node.settings.core import Storage
 from tests import make
