@@ -1,4 +1,4 @@
-"""The files of the audit log: `audit.jsonl` grows; full ones are `audit-000001.jsonl` and so on, in one hash chain.
+"""The files of the audit log: audit.jsonl grows; full ones are ``audit-000001.jsonl`` and so on, in one hash chain.
 
 The first line of a file contains the digest of the last line of the file before it.
 """

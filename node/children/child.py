@@ -299,7 +299,7 @@ class ChildPool:
     used last serves the next call: its memory is warm, and the others stay idle. Where there is already one for each
     processor, a call waits `PATIENCE_SECONDS` for it before it starts another.
 
-    `serve`, `arguments`, `name`, `max_answer_bytes`: see `Child`.
+    `serve`, `name`, `max_answer_bytes`: see `Child`.
     """
 
     def __init__(self, serve: Callable[..., None], *arguments: object, name: str, max_answer_bytes: int) -> None:

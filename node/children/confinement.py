@@ -322,7 +322,7 @@ _ALLOWED_WITH: dict[str, tuple[_Numbers, int, tuple[int, ...]]] = {
     "ioctl": ((16, 29), 1, (0x5401, 0x802C542A, 0x5450, 0x5451)),
     # PR_SET_NAME, PR_GET_NAME, PR_GET_NO_NEW_PRIVS, and PR_SET_VMA: names of threads and of memory
     "prctl": ((157, 167), 0, (15, 16, 39, 0x53564D41)),
-    # `abort` and `raise` signal the process itself; its own limits
+    # abort and raise signal the process itself; its own limits
     "kill": ((62, 129), 0, (_OWN_PROCESS,)),
     "tgkill": ((234, 131), 0, (_OWN_PROCESS,)),
     "prlimit64": ((302, 261), 0, (0, _OWN_PROCESS)),

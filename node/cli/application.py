@@ -121,7 +121,7 @@ _OF_OTHERS = {
 
 
 class _Panels(Group):
-    """Lists the commands under the titles of `PANELS`."""
+    """Lists the commands under their titles."""
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         widest = max(map(len, self.commands))

@@ -123,7 +123,7 @@ class OpenedVolume:
 
         Returns the path of the copy; raises as `array`.
 
-        Raises FileExistsError: another volume has its name there: many volumes of a node are called ``volume.nii.gz``.
+        Raises FileExistsError: another volume has its name there: many volumes of a node are called volume.nii.gz.
         """
         there = Path(folder, self.name)
         with suppress(FileNotFoundError), there.open("rb") as file:
@@ -169,7 +169,7 @@ class OpenedSeries:
 
     `verdict`: ``complete``, ``incomplete`` or ``suspect``; None while it is not converted, or if its conversion failed.
     `reason`: of the verdict, in words.
-    `row`: columns of ``v_series``; of a folder, what ``conversion.json`` has.
+    `row`: columns of ``v_series``; of a folder, what conversion.json has.
     """
 
     uid: str
@@ -307,7 +307,7 @@ def open(folder: str | PathLike[str], keys: Mapping[str, Any] | None = None) -> 
 
     Raises UsageError: the configuration is wrong.
     Raises FileNotFoundError: there is no such folder.
-    Raises IndexUnusable: it is neither a root nor has it a ``conversion.json``, or the index cannot be read.
+    Raises IndexUnusable: it is neither a root nor has it a conversion.json, or the index cannot be read.
     """
     root = Path(folder).absolute()
     if (root / LISTING).is_file():

@@ -139,7 +139,7 @@ def _value(name: str, value: Any) -> Any:
 
 
 class FolderRows:
-    """The rows of ``conversion.json``, with the names of the views."""
+    """The rows of conversion.json, with the names of the views."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

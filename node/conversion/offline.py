@@ -1,4 +1,4 @@
-"""Convert files without a node, by the same pipeline; ``conversion.json`` lists the results."""
+"""Convert files without a node, by the same pipeline; conversion.json lists the results."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ LISTING = "conversion.json"
 DESCRIBED = (
     "patient_id", "patient_name", "study_date", "series_description", "protocol_name", "series_number", "modality",
 )  # fmt: skip
-"""Attributes of a series in ``conversion.json``."""
+"""Attributes of a series in conversion.json."""
 
 WITHOUT_FILES = re.compile("(Waveform|Plan|Treatment Record|Presentation State|PDF|CDA|Selection Document) Storage$")
 """Names of SOP classes of which no file is ever made; others may turn out to have no image."""
@@ -68,7 +68,7 @@ Run = Callable[[ConversionJob, threading.Event], Converted]
 OnPeople = Callable[[Sequence[str | None]], None]
 
 Listing = dict[str, Any]
-"""The content of ``conversion.json``."""
+"""The content of conversion.json."""
 
 
 def convert_folder(
@@ -83,7 +83,7 @@ def convert_folder(
     shown: Callable[[Sequence[Any]], Iterable[Any]] = iter,
     on_people: OnPeople = lambda people: None,
 ) -> Listing:
-    """Convert the instances in `paths` (see `node.receive.dicom_files`); write and return ``conversion.json``.
+    """Convert the instances in `paths` (see `node.receive.dicom_files`); write and return conversion.json.
 
     `out`: created if missing. The files of a series replace those of an earlier conversion of it, and no others.
     `run`: the command line passes `node.conversion.pool.Converters`, so that a crash affects only one series.
@@ -101,7 +101,7 @@ def convert_folder(
     many (`node.conversion.found_series`). The result does not depend on `workers`.
 
     A run that is stopped lists what it has written, and the other series in ``not_chosen``; if it has written nothing,
-    the ``conversion.json`` of the last run stays.
+    the conversion.json of the last run stays.
 
     Raises VoxelnodeError: another run writes into `out`.
     """
@@ -327,7 +327,7 @@ def _ended(future: Future[Converted | Refusal | str] | None) -> Converted | Refu
 def _outcome(
     series: FolderSeries, converted: Converted | Refusal | str, layout: Layout
 ) -> tuple[Listing, Counter[str]]:
-    """Return the rows of one series for ``conversion.json``, and how many of its files have each fate.
+    """Return the rows of one series for conversion.json, and how many of its files have each fate.
 
     `converted`: from `_converted`.
     """

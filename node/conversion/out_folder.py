@@ -35,7 +35,7 @@ class Layout:
 
     `template`: None: the default one, which has folders of studies if a run has several, or an earlier run had them.
     `flat`: all files are in one folder, that of their study or OUT; otherwise each series has its own.
-    `anonymous`: neither names, sidecars nor ``conversion.json`` contain texts that people typed.
+    `anonymous`: neither names, sidecars nor conversion.json contain texts that people typed.
     """
 
     template: NameTemplate | None = None

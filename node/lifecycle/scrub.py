@@ -5,7 +5,7 @@ lowest priority. Files are read from the disk, not from the memory of the system
 goes on where a restart interrupted it.
 
 A version that came again in another lossless transfer syntax counts as kept at once, until both are decoded in a child
-(`node.receive.stored_files.recoded_among`). If they differ, or it cannot be said, the conflict is open again, and a
+(`node.children.decoding.recoded`). If they differ, or it cannot be said, the conflict is open again, and a
 person decides. What a crash leaves is compared after the next start.
 """
 

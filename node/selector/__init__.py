@@ -370,7 +370,7 @@ def _unknown(name: str, fields: Fields) -> str:
         for name, field in FIELDS.items()
         if re.search(r" \(00", field.meaning)
     }
-    known = keywords.get(_letters(name[:64]))  # `bodypartexamined`, by the standard, is `body_part`
+    known = keywords.get(_letters(name[:64]))  # "bodypartexamined", by the standard, is `body_part`
     meant = f', did you mean "{known}"?' if known in fields else nearest(name[:64], fields, HELP)
     return f'unknown field "{name[:64]}"{meant}'
 

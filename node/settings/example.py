@@ -62,7 +62,7 @@ SAMPLE_KINDS = {"hooks": "webhook", "destinations": "dicomweb"}
 
 
 def example_toml() -> str:
-    """Return the text of ``config.example.toml``: valid TOML with defaults only; all keys of other packages."""
+    """Return the text of config.example.toml: valid TOML with defaults only; all keys of other packages."""
     models, added = dict(sections()), _keys_of_others()
     parts = [INTRODUCTION]
     for task, tables in TASKS.items():

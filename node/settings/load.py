@@ -1,6 +1,6 @@
 """Read the configuration from TOML files, the environment and flags, and record the origin of each value.
 
-The first file is ``voxelnode.toml``. Then come the drop-ins ``conf.d/*.toml`` beside it and in the root, in order of
+The first file is voxelnode.toml. Then come the drop-ins ``conf.d/*.toml`` beside it and in the root, in order of
 name; a table stands in one file only. All mistakes are reported together, each with its location, its key, the rule and
 the nearest known name.
 """
@@ -45,7 +45,7 @@ def load(
 ) -> Settings:
     """Return the settings from other defaults, files, the environment and `flags`, in ascending precedence.
 
-    `file`: TOML file. None: the file named by ``VOXELNODE_CONFIG``, else ``voxelnode.toml`` in the working directory if
+    `file`: TOML file. None: the file named by ``VOXELNODE_CONFIG``, else voxelnode.toml in the working directory if
         it exists, else no file. Its drop-ins are read as well.
     `flags`: dotted keys to values, such as ``{"dicom.port": 0}``; a flag with the value None is ignored.
     `options`: the options of a command that gave flags, such as ``{"dicom.port": "--port"}``: origins of their values.

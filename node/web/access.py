@@ -1,7 +1,7 @@
 """Who may ask for what over HTTP: a router declares whom it allows, and a handler takes the call.
 
 A browser sends the cookie of its session, a script a token (``Authorization: Bearer``) or a name and a password
-(``Basic``). Credentials must be valid even if none are required::
+(Basic). Credentials must be valid even if none are required::
 
     router = APIRouter(dependencies=[allow("read")])
 

@@ -59,6 +59,6 @@ def accepts_gzip(headers: Headers) -> bool:
 
 
 def path_of(request: HTTPConnection) -> str:
-    """Return the path of a request as it was sent, to lead there again: `request.url` has it decoded."""
+    """Return the path of a request as it was sent, to lead there again: the URL of Starlette has it decoded."""
     raw: bytes = request.scope["raw_path"]
     return raw.decode("ascii", "replace")

@@ -379,7 +379,7 @@ class _Server(uvicorn.Server):
     def end_by_force(self) -> None:
         """Drop connections with unfinished requests. Thread-safe.
 
-        Since Python 3.12, uvicorn waits for them even if `force_exit` is set (`asyncio.Server.wait_closed`).
+        Since Python 3.12, uvicorn waits for them even if `force_exit` is set (``wait_closed`` of its servers).
         """
         self.force_exit = True
         self._call_in_loop(self._drop_connections)

@@ -33,9 +33,9 @@ def opened_nifti(path: Path) -> nifti1.Nifti1Image | nifti2.Nifti2Image:
 def read_voxels(path: Path) -> tuple[Array, Float]:
     """Return a volume file as it is: NIfTI as nibabel reads it, other formats as SimpleITK does.
 
-    `voxels`, (i, j, k) or (i, j, k, time) array: real values, first axis of the file first; in the type of the file
-        unless it has a slope and an intercept. Colours are a structured type of ``R``, ``G`` and ``B``.
-    `affine_lps`, (4, 4) float64, mm: from (i, j, k) to LPS+.
+    First its voxels, (i, j, k) or (i, j, k, time): real values, first axis of the file first; in the type of the file
+    unless it has a slope and an intercept. Colours are a structured type of ``R``, ``G`` and ``B``. Then the affine,
+    (4, 4) float64, from (i, j, k) to LPS+ in mm.
 
     Raises OSError: the file is missing.
     Raises ValueError: it is no volume that the libraries can read.

@@ -1,4 +1,4 @@
-"""The clock of a process, set by a file; see ``clock.c``."""
+"""The clock of a process, set by a file; see clock.c."""
 
 import os
 from pathlib import Path

@@ -30,7 +30,7 @@ def configurations() -> tuple[str, str]:
 
 
 class Configured(Served):
-    """A node in a folder with a `voxelnode.toml`. Its `environment` has what differs here: addresses, and senders."""
+    """A node in a folder with a voxelnode.toml. Its `environment` has what differs here: addresses, and senders."""
 
     def __init__(self, folder: Path, configuration: str, **environment: str) -> None:
         super().__init__(folder / "voxelnode-data", VOXELNODE_DICOM__HOST="127.0.0.1", **environment)

@@ -6,7 +6,7 @@ voxel. By hand, with as many cases as one has time for:
 
     python -m tests.reference.truth_machine --examples 20000 --seed 1
 
-It lists the kinds of lies that it found, each with the smallest case, to be kept in `test_truth_machine.py`.
+It lists the kinds of lies that it found, each with the smallest case, to be kept in test_truth_machine.py.
 """
 
 import argparse

@@ -62,7 +62,7 @@ class Case:
 
     `issues`: issues of dcm2niix that tell of this kind of mistake; none if other programs make it.
     `mistake`: what the result was.
-    `needs`: of `planes`, those that no volume may lack; by default all.
+    `may_lack`: of `planes`, those that no volume needs; by default none.
     """
 
     name: str

@@ -1,6 +1,6 @@
 """Plugins: Python packages that receive messages, each in a child process of its own.
 
-A plugin is an entry point in the group ``voxelnode.plugins``: a module or an object with functions from
+A plugin is an entry point in the group "voxelnode.plugins": a module or an object with functions from
 `Specifications`, marked by ``pluggy.HookimplMarker("voxelnode")``. It runs only if a hook of the configuration names
 it; installing it is not enough. `serve` runs in the child, `Plugin` in the node.
 """

@@ -1,4 +1,4 @@
-"""The DICOM Conformance Statement: ``template.md``, in the order of PS3.2 Annex N.
+"""The DICOM Conformance Statement: template.md, in the order of PS3.2 Annex N.
 
 The text is in the template; `statement` generates the tables from the data that control the node.
 """

@@ -3,7 +3,7 @@
 The tree is PATIENT, STUDY, SERIES, and a record for each instance. Values that a record must have and an instance lacks
 (PS3.3 F.5), or has against their VR, are invented in the record; the file of the instance stays as it is.
 
-A study of 10 000 instances forbids `pydicom.fileset.FileSet`: it writes each instance into a folder again, and its time
+A study of 10 000 instances forbids the file set of pydicom: it writes each instance into a folder again, and its time
 grows by the square (2 500 instances took 220 s on a busy machine). The functions of its records are used.
 """
 

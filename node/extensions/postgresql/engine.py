@@ -316,7 +316,7 @@ def moment(connection: Connection) -> dt.datetime:
 
 
 def standbys(connection: Connection) -> Standbys:
-    """By `sync_state`: ``sync``, ``quorum``, ``potential`` or ``async``; seen with the rights of ``pg_monitor``."""
+    """By ``sync_state``: ``sync``, ``quorum``, ``potential`` or ``async``; seen with the rights of ``pg_monitor``."""
     rows = connection.exec_driver_sql(
         "SELECT coalesce(sync_state, 'unknown'), count(*) FROM pg_stat_replication GROUP BY 1"
     )

@@ -387,12 +387,9 @@ class NotAMask(ValueError):
 
 
 def read_mask(path: Path, max_voxels: int) -> tuple[Array, Float]:
-    """Return a label volume.
+    """Return a label volume, as stored, first axis of the file first; and the affine from (i, j, k) to LPS+ in mm.
 
     `max_voxels`: number of voxels above which the file is not read.
-
-    `voxels`, (i, j, k) array of uint8 or uint16: as stored, first axis of the file first.
-    `affine_lps`, (4, 4) float64, mm: from (i, j, k) to LPS+.
 
     Raises NotAMask.
     """

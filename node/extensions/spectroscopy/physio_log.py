@@ -261,7 +261,7 @@ ROOT = "PhysioData"
 def read_xml(data: bytes) -> PhysioLog | None:
     """Return a recording; None if the element is no such document.
 
-    What the scanner detects (``PhysioTriggers``) is a bit mask whose bits are not documented: it is left out.
+    What the scanner detects (PhysioTriggers) is a bit mask whose bits are not documented: it is left out.
 
     Raises ConversionRefused.
     """

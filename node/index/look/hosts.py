@@ -46,11 +46,11 @@ class ReadHosts(ReadRepository):
     def all(self, now: dt.datetime) -> list[Row]:
         """Return every host by name, with what it alone does; empty if only one can write to the index.
 
-        `state`: alive, draining, stopped, or lost, if it has said nothing for as long as its lease. `not_ready`: why it
-        is not ready, as it said last, by role. `spooled_instances`: whose files it alone has, because they have not
-        been moved to the object store. `left_behind`: those that only its disk had when it stopped; None if it was not
-        counted. `problems`: what of it was not as the others have it, when it was seen, by ``clock_differs`` and
-        ``configuration_differs``.
+        Its ``state`` is alive, draining, stopped, or lost, if it has said nothing for as long as its lease;
+        ``not_ready`` why it is not ready, as it said last, by role; ``spooled_instances`` those whose files it alone
+        has, because they have not been moved to the object store; ``left_behind`` those that only its disk had when it
+        stopped, None if it was not counted; ``problems`` what of it was not as the others have it, when it was seen, by
+        ``clock_differs`` and ``configuration_differs``.
         """
         spooled = select(ImageRow.spool_host, func.count()).where(*is_only_at_host()).group_by(ImageRow.spool_host)
         counts = {host: count for host, count in self._connection.execute(spooled)}

@@ -74,7 +74,7 @@ def download_volume_by_name(
 ) -> Response:
     """Download a file by its `url`, or what lies beside it: its sidecar, gradients, the data of a header.
 
-    Their names differ from that of the volume after the stem: `volume.json` is beside `volume.nii.gz`.
+    Their names differ from that of the volume after the stem: volume.json is beside volume.nii.gz.
     """
     row = _volume(call.node, id)
     path = PurePath(row["path"])

@@ -187,7 +187,7 @@ def study_links(node: Services, study_instance_uid: str) -> list[tuple[str, str]
 
 
 def menu_of(settings: Settings) -> list[MenuEntry]:
-    """Return the pages of the menu in their order; `base.html` leaves out those with nothing to show."""
+    """Return the pages of the menu in their order; the template leaves out those with nothing to show."""
     entries: list[MenuEntry] = []
     for entry in (entry for extension in enabled(settings) for entry in extension.menu):
         at = [known.path for known in entries].index(entry.before) if entry.before else len(entries)
@@ -250,7 +250,7 @@ def intake_of(node: Services) -> dict[str, Any]:
     """Return why nothing new is accepted, or None as ``refusal``, and the bytes of the disk that a writer has.
 
     ``room`` is what there is to use, without what the file system keeps for the superuser; ``used`` and ``free`` add up
-    to it, as in `df`.
+    to it, as in ``df``.
     """
     try:
         disk = os.statvfs(node.archive.root)

@@ -2,8 +2,8 @@
 
 A value of a row is stated by an instance if any states one; one that images state counts before one that only other
 objects do, then the most frequent, then the least. So the rows follow from the instances, in whatever order these come,
-leave, and come back. Each instance has the number of its statement (`images.stated`), and `series.stated` is that of
-one with which the rows agree: who adds an instance that states the same changes nothing, and nothing is counted.
+leave, and come back. Each instance has the number of its statement (`ImageRow.stated`), and `SeriesRow.stated` is that
+of one with which the rows agree: who adds an instance that states the same changes nothing, and nothing is counted.
 
 A patient is a person (`node.index.rules.intake.levels`): a study is of the person whom its instances name. What no
 instance has stated of a person came from somebody else, such as an order, and stays.
@@ -122,10 +122,10 @@ def follow_stated(
     """Let rows follow what new instances state, of which `last` is the last.
 
     All instances of a study are counted again once those that came since then and state something else than its rows
-    are nearly an eighth of all, so that an instance costs the same however many there are. `studies.uncounted` owes the
-    rest to the next claim of one of its series.
+    are nearly an eighth of all, so that an instance costs the same however many there are. `StudyRow.uncounted` owes
+    the rest to the next claim of one of its series.
 
-    `agreed`: `series.stated` of their series. `left`: studies of which instances have been replaced.
+    `agreed`: `SeriesRow.stated` of their series. `left`: studies of which instances have been replaced.
     """
     new = {series: stated for series, stated in new.items() if [agreed.get(series)] != [*stated]}
     if not new and not left:

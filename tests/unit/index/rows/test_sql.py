@@ -150,7 +150,7 @@ def test_sqlite_knows_its_words(condition: Any, ids: list[int]) -> None:
     engine.dispose()
 
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 WORDS = ("json_each(", "json_array(", "json_extract(", "json_group_array(", "instr(", "strpos(", "julianday(", "GLOB ",
          "ILIKE ", " INDEXED BY ", " AS INTEGER)", "sqlalchemy.dialects")  # fmt: skip
 
