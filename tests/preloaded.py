@@ -161,7 +161,7 @@ def run(
 def main(descriptor: int) -> None:
     """Fork a node for each order until there can be no more."""
     from node.cli.application import commands
-    from node.conversion import converter
+    from node.conversion import pool
     from node.settings.model import Settings
     from node.web.application import routes_of
     from node.writers.options import WriteOptions
@@ -171,8 +171,8 @@ def main(descriptor: int) -> None:
     for module in (*modules, *served, "uvicorn.protocols.http.h11_impl", "tests.crash.mutants"):
         importlib.import_module(module)
     routes_of(Settings())  # more than half of a start: each route finds out what its requests may have
-    converter._loaded()
-    converter._load_writers(WriteOptions(), ())
+    pool._loaded()
+    pool._load_writers(WriteOptions(), ())
     if not os.environ["LD_PRELOAD"]:  # on a disk that fails, the index must have been synced
         share_indexes()
         migrated()
