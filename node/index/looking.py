@@ -5,7 +5,6 @@ With an index in PostgreSQL, a look is a `ReadIndex`.
 
 from __future__ import annotations
 
-import datetime as dt
 import re
 import sqlite3
 from collections.abc import Iterator
@@ -14,53 +13,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from node.errors import UsageError
-from node.index.look import kept, level_views, views
-from node.index.look.facts import SeriesFacts
-from node.index.look.views import Snapshot
+from node.index.look import level_views, views
 from node.index.rows.backend import IndexUnusable, Place, Standbys
 from node.index.rows.records import Level
 from node.index.rows.sqlite_file import connect, damage, missing
-from node.index.rows.view_rows import Row, queries_of_file
+from node.index.rows.view_rows import queries_of_file
 
 if TYPE_CHECKING:
     from node.index.reading import ReadIndex
 
 
-class _OneHost:
-    """The hosts of an index in a file: there is only one, which has no row."""
-
-    def now(self) -> dt.datetime:
-        return dt.datetime.now(dt.UTC)
-
-    def all(self, now: dt.datetime) -> list[Row]:
-        return []
-
-
-class Look(Snapshot):
+class Look(views.Snapshot):
     """A snapshot of an index in a file, as `node.index.reading.ReadIndex` has it of every index."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         queries = queries_of_file(connection)
         super().__init__(queries)
         self._file = connection
-        self.accounts = views.AccountViews(queries)
-        self.conflicts = views.ConflictViews(queries)
-        self.deletions = kept.DeletionViews(queries)
-        self.events = views.EventViews(queries)
-        self.exclusions = level_views.ExclusionViews(queries)
-        self.facts = SeriesFacts(queries)
-        self.failures = level_views.FailureViews(queries)
-        self.hooks = views.HookViews(queries)
-        self.hosts = _OneHost()
         self.instances = level_views.InstanceViews(queries)
-        self.lost = kept.LostViews(queries)
-        self.patients = level_views.PatientViews(queries)
-        self.rejections = views.RejectionViews(queries)
         self.routes = views.RouteViews(queries)
-        self.senders = views.SenderViews(queries)
         self.series = level_views.SeriesViews(queries)
         self.studies = level_views.StudyViews(queries)
-        self.trash = kept.TrashViews(queries)
         self.volumes = level_views.VolumeViews(queries)
 
     def standbys(self) -> Standbys:

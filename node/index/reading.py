@@ -19,14 +19,10 @@ from typing import TypeVar
 from sqlalchemy import Connection, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from node.index.look.facts import SeriesFacts
-from node.index.look.hosts import ReadAccounts, ReadAuditLines, ReadHosts, ReadSenders
-from node.index.look.instances import ReadExclusions, ReadInstances, ReadSources, ReadVolumes
-from node.index.look.kept import DeletionViews, TrashViews
-from node.index.look.problems import ReadConflicts, ReadFailures, ReadLost, ReadProblems, ReadRejections
-from node.index.look.studies import ReadExports, ReadPatients, ReadSeries, ReadStudies
+from node.index.look.instances import ReadInstances, ReadVolumes
+from node.index.look.studies import ExportViews, ReadSeries, ReadStudies
 from node.index.look.views import Snapshot
-from node.index.look.work import ReadEvents, ReadHooks, ReadJobs, ReadRoutes, ReadWork
+from node.index.look.work import ReadJobs, ReadRoutes, ReadWork
 from node.index.rows.backend import Standbys, backend_of, place_of
 from node.index.rows.models.levels import OPEN_STATES
 from node.index.rows.narrowed import Readers
@@ -48,31 +44,14 @@ class ReadIndex(Snapshot):
     """
 
     def __init__(self, connection: Connection, watermarks: Watermarks | None = None) -> None:
-        super().__init__(queries_of(connection))
+        super().__init__(queries_of(connection), watermarks)
         self._connection = connection
-        self.accounts = ReadAccounts(connection)
-        self.audit_lines = ReadAuditLines(connection)
-        self.conflicts = ReadConflicts(connection)
-        self.deletions = DeletionViews(self._queries)
-        self.events = ReadEvents(connection, watermarks)
-        self.exclusions = ReadExclusions(connection)
-        self.exports = ReadExports(connection)
-        self.facts = SeriesFacts(self._queries)
-        self.failures = ReadFailures(connection)
-        self.hooks = ReadHooks(connection)
-        self.hosts = ReadHosts(connection)
+        self.exports = ExportViews(self._queries)
         self.instances = ReadInstances(connection)
         self.jobs = ReadJobs(connection)
-        self.lost = ReadLost(connection)
-        self.patients = ReadPatients(connection)
-        self.problems = ReadProblems(connection)
-        self.rejections = ReadRejections(connection)
         self.routes = ReadRoutes(connection)
-        self.senders = ReadSenders(connection)
         self.series = ReadSeries(connection)
-        self.sources = ReadSources(connection)
         self.studies = ReadStudies(connection)
-        self.trash = TrashViews(self._queries)
         self.volumes = ReadVolumes(connection)
         self.work = ReadWork(connection)
 

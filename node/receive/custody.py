@@ -442,7 +442,8 @@ class Conflicts:
                 decided.append(row["id"])
                 continue
             if not self._has_file(row["key"]):
-                host = self._index.conflicts.host_of(row["id"])
+                with self._index.reading() as index:
+                    host = index.conflicts.host_of(row["id"])
                 if row["key"] is not None and self._index.sharing.is_away(host):
                     raise NotDecidable(f"the file of conflict {row['id']} is in the quarantine of {host}: decide there")
                 if row["key"] is not None:

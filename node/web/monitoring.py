@@ -22,8 +22,8 @@ from node.errors import type_and_location
 from node.index.look.views import outstanding
 from node.index.rows.about_keys import RETENTION, retention_state
 from node.index.rows.backend import Failure, Place, backend_at
-from node.index.rows.models.history import SET_ASIDE
 from node.index.rows.models.levels import SERIES_STATES
+from node.index.rows.records import SET_ASIDE
 from node.index.rows.scope import within
 from node.index.rows.sqlite_file import held_back, wal_bytes
 from node.index.rows.states import Kind

@@ -48,9 +48,9 @@ REASONS = {
     FOR_PEOPLE: """
         look/hosts:heard look/instances:summary look/kept:newest look/kept:naming look/level_views:last_received_at
         look/level_views:last_stored look/level_views:newest look/level_views:retried look/level_views:under_way
-        look/problems:alike look/problems:beyond_repair look/problems:causes look/problems:first_sender
-        look/studies:_summaries look/views:_with_what_holds_it look/views:all look/views:deliveries
-        look/views:messages look/views:newest look/views:progress look/views:quiet_to_come look/views:sent_of_study
+        look/problems:alike look/problems:all look/problems:beyond_repair look/problems:causes
+        look/problems:first_sender look/problems:newest look/studies:_summaries look/views:_with_what_holds_it
+        look/views:deliveries look/views:messages look/views:progress look/views:quiet_to_come look/views:sent_of_study
         look/work:_known look/work:delivered look/work:made rows/views:_of_core
         """,
     WAITS: """

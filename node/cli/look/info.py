@@ -116,7 +116,7 @@ def info(
         description = _Describer(index, local, root.settings.series.study_quiet_seconds).describe(uid)
     if not description:
         raise UsageError(_why_missing(uid, root))
-    from node.index.look.views import MAX_CONFLICTS
+    from node.index.look.problems import MAX_CONFLICTS
 
     bounds = {"patients": MAX_PATIENTS, "exclusions": MAX_EXCLUSIONS, "conflicts": MAX_CONFLICTS}
     cut = {name: bound for name, bound in bounds.items() if len(description.get(name, ())) > bound}

@@ -16,7 +16,7 @@ from sqlalchemy import ColumnElement, Connection, delete, exists, func, select, 
 
 from node.archive.base import StoreAway
 from node.errors import OutOfResources
-from node.index.look.hosts import only_host_of
+from node.index.look.hosts import HostViews
 from node.index.rows.about_keys import STORE as STORE_IDENTITY
 from node.index.rows.about_keys import STORE_CHECKSUMS, STORE_SPOOLED
 from node.index.rows.converted import SeriesKey
@@ -25,7 +25,7 @@ from node.index.rows.models.history import ConflictRow, ConversionRow, RevisionF
 from node.index.rows.models.levels import MARKED_IMAGES, SPOOL, STORE, ImageRow
 from node.index.rows.models.work import HostRemovalRow, ObjectRemovalRow
 from node.index.rows.records import InstanceFile, PlaceCount, RevisionFile
-from node.index.rows.repositories import on_reader, on_writer, reads, set_about
+from node.index.rows.repositories import on_reader, on_writer, queries_of, reads, set_about
 from node.index.rows.sql import in_partial_index, insert
 from node.index.rules.custody.hosts import (
     SPOOLED,
@@ -129,7 +129,7 @@ class PlaceRepository(ObjectRepository):
     @on_reader
     def host_of(self, connection: Connection, key: str) -> str | None:
         """Return which other host alone has a file; None if it is in the store, here, or lost."""
-        host = only_host_of(connection, key)
+        host = HostViews(queries_of(connection)).only_host_of(key)
         return host if host != self._sharing.holder else None
 
     @on_reader

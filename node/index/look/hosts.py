@@ -1,46 +1,54 @@
 """What is read of hosts and their audit logs, of accounts, and of who sends."""
 
 import datetime as dt
+import json
 from collections.abc import Iterator
-from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Subquery, func, select
-
-from node.index.look.views import AccountViews, SenderViews
-from node.index.rows.backend import backend_of
-from node.index.rows.models.history import RevisionFileRow
-from node.index.rows.models.levels import ImageRow, is_only_at_host
-from node.index.rows.models.work import AccountRow, AuditLineRow, HostRow, LeaseRow, WebSessionRow
-from node.index.rows.records import Client, ListedSession
-from node.index.rows.repositories import ReadRepository, Row, reads
+from node.index.rows.records import Client, ListedAccount, ListedSession, ListedToken, Role
+from node.index.rows.view_rows import MOMENT, NOW, Row, ViewRows, moment, timed, written
 
 
-class ReadAccounts(ReadRepository, AccountViews):
+class AccountViews(ViewRows):
     """Accounts for HTTP."""
+
+    def listed(self) -> list[ListedAccount]:
+        """Return all accounts, sorted by name."""
+        tokens: dict[int, list[ListedToken]] = {}
+        of_project = "SELECT t.*, p.name AS project FROM tokens t LEFT JOIN projects p ON p.id = t.project_id"
+        for row in map(timed, self._rows(f"{of_project} ORDER BY t.id")):
+            row["role"] = Role[row["role"].upper()] if row["role"] else None
+            row["routes"] = tuple((row["routes"] or "").split())
+            listed = ListedToken(*(row[name] for name in ListedToken.__match_args__))
+            tokens.setdefault(row["account_id"], []).append(listed)
+        return [
+            ListedAccount(
+                row["name"], Role[row["role"].upper()], row["password_hash"] is not None, row["totp_step"] is not None,
+                moment(row["created_at"]), tuple(tokens.get(row["id"], ())),
+            )
+            for row in self._rows("SELECT * FROM accounts ORDER BY name")
+        ]  # fmt: skip
 
     def sessions(self, name: str, now: dt.datetime) -> list[ListedSession]:
         """Return the open sessions of an account, newest first."""
-        query = select(*WebSessionRow.__table__.columns).join(AccountRow, AccountRow.id == WebSessionRow.account_id)
-        query = query.where(AccountRow.name == name, WebSessionRow.expires_at > now).order_by(WebSessionRow.id.desc())
-        found = ((row, Client(row.address or "", row.agent or "")) for row in self._connection.execute(query))
-        return [ListedSession(row.id, client, row.created_at, row.expires_at, row.used_at) for row, client in found]
-
-
-def only_host_of(connection: Connection, key: str) -> str | None:
-    """Return which host alone has a file, of several that share an object store."""
-    of_image = select(ImageRow.spool_host).where(ImageRow.key == key, *is_only_at_host())
-    of_revision = select(RevisionFileRow.spool_host).where(RevisionFileRow.key == key)
-    host: str | None = connection.scalar(of_image) or connection.scalar(of_revision)
-    return host
+        query = "SELECT s.* FROM web_sessions s JOIN accounts a ON a.id = s.account_id WHERE a.name = :name "
+        is_open = f"AND s.expires_at > {self._queries.say(MOMENT, ':now')} ORDER BY s.id DESC"
+        return [
+            ListedSession(
+                row["id"], Client(row["address"] or "", row["agent"] or ""), row["created_at"], row["expires_at"],
+                row["used_at"],
+            )
+            for row in map(timed, self._rows(f"{query}{is_open}", name=name, now=written(now)))
+        ]  # fmt: skip
 
 
 _SHOWN = (
     "name", "roles", "version", "started_at", "seen_at", "is_behind", "not_ready", "left_behind", "clock_ahead_seconds",
     "problems",
 )  # fmt: skip
+_IS_ONLY_AT_HOST = "spool_host IS NOT NULL AND NOT file_missing"
 
 
-class ReadHosts(ReadRepository):
+class HostViews(ViewRows):
     """Rows of ``hosts`` and ``leases``."""
 
     def all(self, now: dt.datetime) -> list[Row]:
@@ -52,20 +60,25 @@ class ReadHosts(ReadRepository):
         stopped, None if it was not counted; ``problems`` what of it was not as the others have it, when it was seen, by
         ``clock_differs`` and ``configuration_differs``.
         """
-        spooled = select(ImageRow.spool_host, func.count()).where(*is_only_at_host()).group_by(ImageRow.spool_host)
-        counts = {host: count for host, count in self._connection.execute(spooled)}
+        counts = self._counts(f"SELECT spool_host, count(*) FROM images WHERE {_IS_ONLY_AT_HOST} GROUP BY spool_host")
         leases: dict[str, list[str]] = {}
-        for row in self._connection.execute(select(LeaseRow).order_by(LeaseRow.name)):
-            leases.setdefault(row.host, []).append(row.name)
-        hosts = self._connection.execute(select(HostRow).order_by(HostRow.name))
+        for row in self._rows("SELECT * FROM leases ORDER BY name"):
+            leases.setdefault(row["host"], []).append(row["name"])
         return [
             {
-                **{name: getattr(row, name) for name in _SHOWN},
+                **{name: row[name] for name in _SHOWN},
                 "state": _state(row, now),
-                "leases": leases.get(row.name, []),
-                "spooled_instances": counts.get(row.name, 0),
+                "leases": leases.get(row["name"], []),
+                "spooled_instances": counts.get(row["name"], 0),
             }
-            for row in hosts
+            for row in self._hosts()
+        ]
+
+    def _hosts(self) -> list[Row]:
+        objects = "roles", "not_ready", "problems"
+        return [
+            timed(row) | {name: json.loads(row[name]) for name in objects} | {"is_behind": bool(row["is_behind"])}
+            for row in self._rows("SELECT * FROM hosts ORDER BY name")
         ]
 
     def living(self) -> list[Row]:
@@ -75,95 +88,98 @@ class ReadHosts(ReadRepository):
     def problems(self) -> dict[str, str]:
         """Return what hosts that live do not agree about, in words, by the names of the problems."""
         found: dict[str, str] = {}
-        living = select(HostRow.name, HostRow.problems).where(HostRow.lease_until > self.now())
-        for host, problems in self._connection.execute(living.order_by(HostRow.name)):
-            for problem, why in problems.items():
-                found[problem] = "; ".join(filter(None, [found.get(problem), f"host {host}: {why}"]))
+        now = self.now()
+        for host in self._hosts():
+            for problem, why in host["problems"].items() if _state(host, now) in ("alive", "draining") else ():
+                found[problem] = "; ".join(filter(None, [found.get(problem), f"host {host['name']}: {why}"]))
         return found
 
     def spooling(self) -> list[str]:
         """Return the hosts that alone have files, because these are not in the object store yet."""
-        images = select(ImageRow.spool_host).where(*is_only_at_host())
-        files = select(RevisionFileRow.spool_host).where(RevisionFileRow.spool_host.is_not(None))
-        return sorted({*self._connection.scalars(images), *self._connection.scalars(files)})
+        images = f"SELECT spool_host FROM images WHERE {_IS_ONLY_AT_HOST}"
+        rows = self._rows(f"{images} UNION SELECT spool_host FROM revision_files WHERE spool_host IS NOT NULL")
+        return sorted(row["spool_host"] for row in rows)
 
-    only_host_of = reads(only_host_of)
+    def only_host_of(self, key: str) -> str | None:
+        """Return which host alone has a file, of several that share an object store."""
+        images = f'SELECT spool_host FROM images WHERE "key" = :key AND {_IS_ONLY_AT_HOST}'
+        files = 'SELECT spool_host FROM revision_files WHERE "key" = :key AND spool_host IS NOT NULL'
+        row = self._row(f"{images} UNION ALL {files}", key=key)
+        return None if row is None else row["spool_host"]
 
     def now(self) -> dt.datetime:
         """Return the time by the clock of the index."""
-        return backend_of(self._connection).moment(self._connection)
+        return moment(self._value(f"SELECT {self._queries.say(NOW)}"))
 
 
-def _state(row: Any, now: dt.datetime) -> str:
-    if row.lease_until is None:
+def _state(row: Row, now: dt.datetime) -> str:
+    if row["lease_until"] is None:
         return "stopped"
-    if row.lease_until <= now:
+    if moment(row["lease_until"]) <= now:
         return "lost"
-    return "alive" if row.drain is None else "draining"
-
-
-CHUNK_ROWS = 1000
-
-
-class ReadAuditLines(ReadRepository):
-    """Rows of ``audit_lines``."""
-
-    def hosts(self) -> list[str]:
-        """Return the hosts that have copied lines, by name."""
-        return list(self._connection.scalars(select(AuditLineRow.host).distinct().order_by(AuditLineRow.host)))
-
-    def newest(self, count: int, host: str, *, others: bool = False) -> list[tuple[str, str]]:
-        """Return the last lines, of one host, or of all others, by their times, oldest first: (host, line)."""
-        wanted = AuditLineRow.host != host if others else AuditLineRow.host == host
-        query = select(AuditLineRow.host, AuditLineRow.line).where(wanted)
-        order = AuditLineRow.at.desc(), AuditLineRow.host, AuditLineRow.number.desc()
-        return [(row.host, row.line) for row in self._connection.execute(query.order_by(*order).limit(count))][::-1]
-
-    def count_of_others(self, host: str) -> int:
-        """Count the lines of all hosts but one."""
-        query = select(func.count()).select_from(AuditLineRow).where(AuditLineRow.host != host)
-        return int(self._connection.execute(query).scalar_one())
-
-    def of_host(self, host: str) -> Iterator[tuple[int, bytes]]:
-        """Yield number and bytes of each line of a host, oldest first."""
-        last = 0
-        query = select(AuditLineRow.number, AuditLineRow.line).where(AuditLineRow.host == host)
-        while True:
-            behind = query.where(AuditLineRow.number > last).order_by(AuditLineRow.number).limit(CHUNK_ROWS)
-            rows = self._connection.execute(behind).all()
-            for row in rows:
-                yield row.number, f"{row.line}\n".encode()
-            if len(rows) < CHUNK_ROWS:
-                return
-            last = rows[-1].number
+    return "alive" if row["drain"] is None else "draining"
 
 
 LAST_IMAGES = 50_000
 """Newest images that are looked at for what came lately, since no index has their times: read in 0.1 s."""
 
+_LATELY = (
+    "FROM (SELECT coalesce(calling_ae_title, source) AS sender, peer, received_at, bytes FROM images ORDER BY id DESC "
+    f"LIMIT {LAST_IMAGES}) newest WHERE received_at >= {{0}} AND received_at < {{1}}"
+)
 
-class ReadSenders(ReadRepository, SenderViews):
-    """Rows of ``senders``, and what they sent lately."""
+
+class SenderViews(ViewRows):
+    """Rows of ``v_senders``, and what they sent lately."""
+
+    def all(self) -> list[Row]:
+        """Return all rows of ``v_senders``, by AE title."""
+        return self._rows("SELECT * FROM v_senders ORDER BY calling_ae_title")
 
     def received(self, since: dt.datetime, until: dt.datetime) -> list[tuple[dt.datetime, int]]:
         """Return when each of the last images was received, and its bytes."""
-        newest, within = _newest(since, until)
-        rows = self._connection.execute(select(newest.c.received_at, newest.c.bytes).where(*within))
-        return [(received_at, size) for received_at, size in rows]
+        rows = self._lately("SELECT received_at, bytes", since, until)
+        return [(moment(row["received_at"]), row["bytes"]) for row in rows]
 
     def heard(self, since: dt.datetime, until: dt.datetime) -> list[tuple[str, str, dt.datetime, int]]:
         """Return AE title, address, last time and number of images of who sent the last images, the earliest first.
 
         What came otherwise than by an association has its source, such as ``import``, for the AE title.
         """
-        newest, within = _newest(since, until)
-        sender, last = (newest.c.sender, newest.c.peer), func.max(newest.c.received_at)
-        found = select(*sender, last, func.count()).where(*within).group_by(*sender).order_by(last)
-        return [(title, peer or "", at, count) for title, peer, at, count in self._connection.execute(found)]
+        found = "SELECT sender, peer, max(received_at) AS last_at, count(*) AS count"
+        rows = self._lately(found, since, until, "GROUP BY sender, peer ORDER BY 3")
+        return [(row["sender"], row["peer"] or "", moment(row["last_at"]), row["count"]) for row in rows]
+
+    def _lately(self, select: str, since: dt.datetime, until: dt.datetime, rest: str = "") -> list[Row]:
+        lately = _LATELY.format(*(self._queries.say(MOMENT, name) for name in (":since", ":until")))
+        return self._rows(f"{select} {lately} {rest}", since=written(since), until=written(until))
 
 
-def _newest(since: dt.datetime, until: dt.datetime) -> tuple[Subquery, tuple[ColumnElement[bool], ...]]:
-    sender = func.coalesce(ImageRow.calling_ae_title, ImageRow.source).label("sender")
-    columns = sender, ImageRow.peer, ImageRow.received_at, ImageRow.bytes
-    newest = select(*columns).order_by(ImageRow.id.desc()).limit(LAST_IMAGES).subquery()
-    return newest, (newest.c.received_at >= since, newest.c.received_at < until)
+CHUNK_ROWS = 1000
+
+
+class AuditLineViews(ViewRows):
+    """Rows of ``audit_lines``."""
+
+    def hosts(self) -> list[str]:
+        """Return the hosts that have copied lines, by name."""
+        return [row["host"] for row in self._rows("SELECT DISTINCT host FROM audit_lines ORDER BY host")]
+
+    def newest(self, count: int, host: str, *, others: bool = False) -> list[tuple[str, str]]:
+        """Return the last lines, of one host, or of all others, by their times, oldest first: (host, line)."""
+        of_host = f"host {'<>' if others else '='} :host ORDER BY at DESC, host, number DESC LIMIT :count"
+        rows = self._rows(f"SELECT host, line FROM audit_lines WHERE {of_host}", host=host, count=count)
+        return [(row["host"], row["line"]) for row in rows][::-1]
+
+    def count_of_others(self, host: str) -> int:
+        """Count the lines of all hosts but one."""
+        return self._number("SELECT count(*) FROM audit_lines WHERE host <> :host", host=host)
+
+    def of_host(self, host: str) -> Iterator[tuple[int, bytes]]:
+        """Yield number and bytes of each line of a host, oldest first."""
+        rows: list[Row] = [{"number": 0}] * CHUNK_ROWS
+        behind = f"host = :host AND number > :last ORDER BY number LIMIT {CHUNK_ROWS}"
+        while len(rows) == CHUNK_ROWS:
+            last = rows[-1]["number"]
+            rows = self._rows(f"SELECT number, line FROM audit_lines WHERE {behind}", host=host, last=last)
+            yield from ((row["number"], f"{row['line']}\n".encode()) for row in rows)

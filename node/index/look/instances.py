@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from sqlalchemy import func, select
 from sqlalchemy.orm import join
 
-from node.index.look.level_views import ExclusionViews, InstanceViews, VolumeViews
+from node.index.look.level_views import InstanceViews, VolumeViews
 from node.index.rows.files import (
     REVISION_FILES,
     aside_of_order,
@@ -21,69 +21,16 @@ from node.index.rows.files import (
     volume_files,
     wanted_files,
 )
-from node.index.rows.models.history import (
-    ConversionRow,
-    ExclusionRow,
-    RevisionFileRow,
-    TrashRow,
-    VolumeRow,
-    VolumeSourceRow,
-)
+from node.index.rows.models.history import RevisionFileRow, TrashRow
 from node.index.rows.models.levels import ImageRow, PatientRow, SeriesRow, StudyRow
 from node.index.rows.models.work import ObjectRemovalRow
 from node.index.rows.records import RevisionFile
-from node.index.rows.repositories import PagedRepository, Row, reads
+from node.index.rows.repositories import PagedRepository, ReadRepository, Row, reads
 from node.index.rows.sql import JsonGroupDistinct
 
 
-class ReadVolumes(PagedRepository, VolumeViews):
-    """Rows of ``volumes``, ``v_volumes`` and ``v_sources``; paths are relative to the root."""
-
-    listing = select(
-        *VolumeRow.__table__.columns,
-        StudyRow.study_instance_uid,
-        SeriesRow.series_instance_uid,
-        ConversionRow.revision,
-        ConversionRow.superseded,
-        ConversionRow.converter,
-        ConversionRow.created_at,
-        ConversionRow.files_removed_at,
-        PatientRow.patient_id,
-    ).select_from(join(VolumeRow, ConversionRow).join(SeriesRow).join(StudyRow).join(PatientRow))
-    filters = (
-        VolumeRow.id,
-        StudyRow.study_instance_uid,
-        SeriesRow.series_instance_uid,
-        VolumeRow.kind,
-        VolumeRow.format,
-        ConversionRow.superseded,
-    )
-
-    def of_series(self, study_instance_uid: str, series_instance_uid: str) -> list[Row]:
-        """Return the rows of ``v_volumes`` of a series, newest revision first."""
-        order = "ORDER BY revision DESC, stack, path"
-        return self._rows_of_study("SELECT * FROM v_volumes", study_instance_uid, series_instance_uid, order)
-
-    def folder(self, study_instance_uid: str, series_instance_uid: str, revision: int) -> str | None:
-        """Return the folder of a revision, relative to the root; None if it has no files, or they were removed."""
-        query = (
-            select(VolumeRow.path)
-            .select_from(join(VolumeRow, ConversionRow).join(SeriesRow).join(StudyRow))
-            .where(
-                StudyRow.study_instance_uid == study_instance_uid,
-                SeriesRow.series_instance_uid == series_instance_uid,
-                ConversionRow.revision == revision,
-                ConversionRow.files_removed_at.is_(None),
-            )
-        )
-        path = self._connection.execute(query.limit(1)).scalar()
-        return path and path.rpartition("/")[0]
-
-    def totals(self, study_instance_uid: str, series_instance_uid: str | None = None) -> Row:
-        """Return the numbers of ``files`` and ``bytes`` that a study or a series has and that were not removed."""
-        source = "SELECT count(*) AS files, coalesce(sum(bytes), 0) AS bytes FROM v_volumes"
-        rest = "AND files_removed_at IS NULL"
-        return self._rows_of_study(source, study_instance_uid, series_instance_uid, rest)[0]
+class ReadVolumes(ReadRepository, VolumeViews):
+    """Rows of volumes, and of the files of their revisions."""
 
     files = reads(volume_files)
 
@@ -100,26 +47,6 @@ class ReadVolumes(PagedRepository, VolumeViews):
         for row in (ObjectRemovalRow, TrashRow):
             named.update(self._connection.scalars(select(row.key).where(row.key.in_(keys))))
         return [key for key in keys if key not in named]
-
-
-class ReadSources(PagedRepository):
-    """Rows of ``volume_sources``: the instances in the stacks of conversions."""
-
-    listing = select(VolumeSourceRow.__table__)
-    filters = (VolumeSourceRow.conversion_id, VolumeSourceRow.stack)
-
-
-class ReadExclusions(PagedRepository, ExclusionViews):
-    """Rows of ``exclusions`` and ``v_exclusions``."""
-
-    listing = select(
-        *ExclusionRow.__table__.columns,
-        StudyRow.study_instance_uid,
-        SeriesRow.series_instance_uid,
-        ConversionRow.revision,
-        ConversionRow.superseded,
-    ).select_from(join(ExclusionRow, ConversionRow).join(SeriesRow).join(StudyRow))
-    filters = (StudyRow.study_instance_uid, SeriesRow.series_instance_uid)
 
 
 _OF_STUDY = "FROM v_images WHERE study_instance_uid = :study GROUP BY series_instance_uid"

@@ -6,7 +6,7 @@ from collections import defaultdict
 from node.index.rows.about_keys import GAPS
 from node.index.rows.converted import SeriesKey
 from node.index.rows.records import NotInTrash, removes_instances
-from node.index.rows.view_rows import Row, ViewRows, moment, timed
+from node.index.rows.view_rows import PagedViews, Row, ViewRows, moment, timed
 
 
 class DeletionViews(ViewRows):
@@ -28,8 +28,10 @@ class DeletionViews(ViewRows):
         ]
 
 
-class LostViews(ViewRows):
-    """Rows of ``v_lost_instances``."""
+class LostViews(PagedViews):
+    """Rows of ``lost_instances`` and ``v_lost_instances``."""
+
+    listing = "SELECT * FROM lost_instances"
 
     def newest(self, limit: int, skip: int = 0) -> list[Row]:
         """Return at most `limit` rows of ``v_lost_instances``, the last received first."""

@@ -5,10 +5,25 @@ import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import groupby
 from operator import itemgetter
-from typing import Any
+from typing import Any, ClassVar
 
 from node.index.rows.records import InstanceFile, PlaceCount, StoredStudy
-from node.index.rows.view_rows import DISTINCT, LIKE, MOMENT, Newest, Row, ViewRows, certainty_of, moment, pattern_of
+from node.index.rows.view_rows import (
+    DISTINCT,
+    LIKE,
+    LISTS,
+    MOMENT,
+    Kinds,
+    Newest,
+    PagedViews,
+    Row,
+    ViewRows,
+    certainty_of,
+    literal,
+    moment,
+    pattern_of,
+    written,
+)
 from node.quiet import is_due
 
 CHUNK_STUDIES = 1000
@@ -39,8 +54,19 @@ _WITH_STUDY = "v_series se JOIN v_studies st USING (study_instance_uid)"
 _ABOVE_IMAGE = "JOIN series se ON se.id = i.series_id JOIN studies st ON st.id = se.study_id"
 
 
-class PatientViews(ViewRows):
-    """Rows of ``v_patients``."""
+class PatientViews(PagedViews):
+    """Rows of ``patients`` and ``v_patients``; those of a page have their numbers of studies."""
+
+    listing = "SELECT p.*, (SELECT count(*) FROM studies st WHERE st.patient_id = p.id) AS studies FROM patients p"
+    kinds: ClassVar[Kinds] = {"patient_birth_date": dt.date.fromisoformat, "is_corrected": bool}
+
+    def _matching(self, *, name: str | None = None, **wanted: Any) -> tuple[str, dict[str, Any]]:
+        """`name`: beginning of the name; case is ignored."""
+        matching, values = super()._matching(**wanted)
+        if name is None:
+            return matching, values
+        named = self._queries.say(LIKE, "patient_name", ":named")
+        return f"{matching} AND {named}", {**values, "named": f"{literal(name)}%"}
 
     def all(self) -> list[Row]:
         """Return all rows of ``v_patients``, sorted by name."""
@@ -239,8 +265,7 @@ class SeriesViews(ViewRows):
             else f"NOT se.state <> 'converted' AND {certainty_of('se')} = :{name}"
             for name, state in named.items()
         )
-        first = since and f"{since.astimezone(dt.UTC):%Y-%m-%d %H:%M:%S.%f}"
-        values = {"study": study, "patient": patient, "modality": modality, "since": first, **named}
+        values = {"study": study, "patient": patient, "modality": modality, "since": since and written(since), **named}
         filters = {
             "study": "se.study_id IN (SELECT id FROM studies WHERE study_instance_uid = :study)",
             "patient": "se.study_id IN (SELECT st.id FROM patients p JOIN studies st ON st.patient_id = p.id "
@@ -386,8 +411,34 @@ class InstanceViews(_FileViews):
         return self._number("SELECT count(*) FROM images WHERE file_missing")
 
 
-class VolumeViews(_FileViews):
-    """Rows of ``v_volumes`` and ``v_catalog``."""
+class VolumeViews(_FileViews, PagedViews):
+    """Rows of ``volumes``, ``v_volumes`` and ``v_catalog``; paths of a page are relative to the root."""
+
+    listing = (
+        "SELECT v.*, st.study_instance_uid, se.series_instance_uid, c.revision, c.superseded, c.converter, "
+        "c.created_at, c.files_removed_at, p.patient_id FROM volumes v JOIN conversions c ON c.id = v.conversion_id "
+        "JOIN series se ON se.id = c.series_id JOIN studies st ON st.id = se.study_id "
+        "JOIN patients p ON p.id = st.patient_id"
+    )
+    kinds: ClassVar[Kinds] = {**dict.fromkeys(LISTS, json.loads), "superseded": bool}
+
+    def of_series(self, study_instance_uid: str, series_instance_uid: str) -> list[Row]:
+        """Return the rows of ``v_volumes`` of a series, newest revision first."""
+        order = "ORDER BY revision DESC, stack, path"
+        return self._rows_of_study("SELECT * FROM v_volumes", study_instance_uid, series_instance_uid, order)
+
+    def folder(self, study_instance_uid: str, series_instance_uid: str, revision: int) -> str | None:
+        """Return the folder of a revision, relative to the root; None if it has no files, or they were removed."""
+        rest = "AND revision = :revision AND files_removed_at IS NULL LIMIT 1"
+        source = f"SELECT path FROM ({self.listing}) listed"
+        rows = self._rows_of_study(source, study_instance_uid, series_instance_uid, rest, revision=revision)
+        return rows[0]["path"].rpartition("/")[0] if rows else None
+
+    def totals(self, study_instance_uid: str, series_instance_uid: str | None = None) -> Row:
+        """Return the numbers of ``files`` and ``bytes`` that a study or a series has and that were not removed."""
+        source = "SELECT count(*) AS files, coalesce(sum(bytes), 0) AS bytes FROM v_volumes"
+        rest = "AND files_removed_at IS NULL"
+        return self._rows_of_study(source, study_instance_uid, series_instance_uid, rest)[0]
 
     def mean_seconds(self, limit: int) -> float | None:
         """Return how long the last conversions took, on average, in s; None if there were none."""
@@ -442,45 +493,7 @@ class VolumeViews(_FileViews):
         return self._rows_of_study(f"{source} FROM v_sources", *series, _OF_REVISION, revision=revision, limit=limit)
 
 
-class ExclusionViews(ViewRows):
-    """Rows of ``v_exclusions``."""
+class SourceViews(PagedViews):
+    """Rows of ``volume_sources``: the instances in the stacks of conversions."""
 
-    def of_instance(self, sop_instance_uid: str) -> list[Row]:
-        """Return the revisions that excluded an instance, with the reasons."""
-        source = "SELECT revision, frames, reason, detail FROM v_exclusions"
-        return self._rows(f"{source} WHERE sop_instance_uid = :uid ORDER BY revision", uid=sop_instance_uid)
-
-    def of_revision(self, study_instance_uid: str, series_instance_uid: str, revision: int, limit: int) -> list[Row]:
-        """Return the instances that a revision excluded."""
-        series, source = (study_instance_uid, series_instance_uid), "SELECT sop_instance_uid, frames, reason, detail"
-        return self._rows_of_study(f"{source} FROM v_exclusions", *series, _OF_REVISION, revision=revision, limit=limit)
-
-
-class FailureViews(ViewRows):
-    """Rows of ``v_failures``."""
-
-    def of_study(self, study_instance_uid: str, series_instance_uid: str | None = None) -> list[Row]:
-        """Return the rows of ``v_failures`` of a study or a series, by stack; failures of whole series come last."""
-        order = "ORDER BY stack IS NULL, stack"
-        return self._rows_of_study("SELECT * FROM v_failures", study_instance_uid, series_instance_uid, order)
-
-    def of_revision(self, study_instance_uid: str, series_instance_uid: str, revision: int | None) -> list[Row]:
-        """Return ``stack``, ``reason`` and ``detail`` of the failures of a revision."""
-        source = "SELECT stack, reason, detail FROM v_failures"
-        rest = "AND revision = :revision ORDER BY stack NULLS FIRST"
-        return self._rows_of_study(source, study_instance_uid, series_instance_uid, rest, revision=revision)
-
-    def newest(self, limit: int) -> list[Row]:
-        """Return at most `limit` failures with series and patient, newest first; not those of what is no image."""
-        return self._rows(
-            "SELECT f.series_instance_uid, f.revision, f.stack, f.reason, f.detail, f.failed_at, se.series_number, "
-            "se.modality, se.series_description, st.patient_name, st.patient_id, st.study_date "
-            "FROM v_failures f JOIN v_series se USING (study_instance_uid, series_instance_uid) "
-            "JOIN v_studies st USING (study_instance_uid) WHERE f.reason <> 'not-an-image' "
-            "ORDER BY f.failed_at DESC LIMIT :limit",
-            limit=limit,
-        )
-
-    def count(self) -> int:
-        """Count the failures, without those of what is no image."""
-        return self._number("SELECT count(*) FROM v_failures WHERE reason <> 'not-an-image'")
+    listing = "SELECT * FROM volume_sources"

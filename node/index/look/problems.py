@@ -1,36 +1,18 @@
 """What is read of problems: failures, refusals, conflicts, and what waits for a person."""
 
+import json
 from collections.abc import Collection
-from typing import get_args
+from typing import ClassVar, get_args
 
-from sqlalchemy import and_, select
-from sqlalchemy.orm import aliased, join
+from node.index.rows.records import SET_ASIDE, FinalKind, SeriesProblem
+from node.index.rows.view_rows import ANY_OF, EACH, PROBLEM, Kinds, Newest, PagedViews, Row, ViewRows, certainty_of
 
-from node.index.look.kept import LostViews
-from node.index.look.level_views import FailureViews
-from node.index.look.views import ConflictViews, RejectionViews
-from node.index.rows.models.history import (
-    SET_ASIDE,
-    ConflictRow,
-    FailureRow,
-    FinalKind,
-    LostInstanceRow,
-    RejectionRow,
-    host_of,
-)
-from node.index.rows.models.levels import SeriesRow, StudyRow
-from node.index.rows.records import SeriesProblem
-from node.index.rows.repositories import PagedRepository, ReadRepository, Row, columns_but, reads
-from node.index.rows.view_rows import certainty_of
-from node.index.rows.views import PROBLEM
+MAX_CONFLICTS = 100
+"""Conflicts that are shown of a study, a series or an instance; one more is read."""
 
 
-class ReadLost(PagedRepository, LostViews):
-    """Rows of ``lost_instances`` and ``v_lost_instances``."""
-
-    listing = select(LostInstanceRow.__table__)
-    filters = (LostInstanceRow.study_instance_uid, LostInstanceRow.series_instance_uid)
-
+MAX_STRANGERS = 1000
+"""Conflicts, the newest, among which a patient is looked for."""
 
 MAX_ALIKE = 1000
 """Problems of one cause that are decided at a time."""
@@ -61,7 +43,7 @@ _TURNED_UP = ", ".join(f"'{kind}'" for kind in (*get_args(FinalKind), "series-co
 _IS_OPEN = f"(series.acknowledged_problem IS NULL OR series.acknowledged_problem <> {PROBLEM})"
 
 
-class ReadProblems(ReadRepository):
+class ProblemViews(ViewRows):
     """Series that are suspect or incomplete, or that lack a volume that somebody can help to make."""
 
     def count(self) -> int:
@@ -141,13 +123,35 @@ class ReadProblems(ReadRepository):
         )
 
 
-class ReadFailures(PagedRepository, FailureViews):
+class ExclusionViews(PagedViews):
+    """Rows of ``exclusions`` and ``v_exclusions``."""
+
+    listing = (
+        "SELECT x.*, st.study_instance_uid, se.series_instance_uid, c.revision, c.superseded "
+        "FROM exclusions x JOIN conversions c ON c.id = x.conversion_id "
+        "JOIN series se ON se.id = c.series_id JOIN studies st ON st.id = se.study_id"
+    )
+    kinds: ClassVar[Kinds] = {"superseded": bool}
+
+    def of_instance(self, sop_instance_uid: str) -> list[Row]:
+        """Return the revisions that excluded an instance, with the reasons."""
+        source = "SELECT revision, frames, reason, detail FROM v_exclusions"
+        return self._rows(f"{source} WHERE sop_instance_uid = :uid ORDER BY revision", uid=sop_instance_uid)
+
+    def of_revision(self, study_instance_uid: str, series_instance_uid: str, revision: int, limit: int) -> list[Row]:
+        """Return the instances that a revision excluded."""
+        series, source = (study_instance_uid, series_instance_uid), "SELECT sop_instance_uid, frames, reason, detail"
+        rest = "AND revision = :revision LIMIT :limit"
+        return self._rows_of_study(f"{source} FROM v_exclusions", *series, rest, revision=revision, limit=limit)
+
+
+class FailureViews(PagedViews):
     """Rows of ``failures`` and ``v_failures``."""
 
-    listing = select(
-        *FailureRow.__table__.columns, StudyRow.study_instance_uid, SeriesRow.series_instance_uid
-    ).select_from(join(FailureRow, SeriesRow).join(StudyRow))
-    filters = (FailureRow.reason, StudyRow.study_instance_uid, SeriesRow.series_instance_uid)
+    listing = (
+        "SELECT f.*, st.study_instance_uid, se.series_instance_uid FROM failures f "
+        "JOIN series se ON se.id = f.series_id JOIN studies st ON st.id = se.study_id"
+    )
 
     def beyond_repair(self, limit: int, skip: int) -> list[Row]:
         """Return the failures of images about which nobody can do anything, with series and patient, newest first."""
@@ -165,63 +169,95 @@ class ReadFailures(PagedRepository, FailureViews):
         """Count the failures of the last conversions by reason."""
         return self._counts("SELECT reason, count(*) AS count FROM failures GROUP BY reason")
 
+    def of_study(self, study_instance_uid: str, series_instance_uid: str | None = None) -> list[Row]:
+        """Return the rows of ``v_failures`` of a study or a series, by stack; failures of whole series come last."""
+        order = "ORDER BY stack IS NULL, stack"
+        return self._rows_of_study("SELECT * FROM v_failures", study_instance_uid, series_instance_uid, order)
 
-class ReadRejections(PagedRepository, RejectionViews):
+    def of_revision(self, study_instance_uid: str, series_instance_uid: str, revision: int | None) -> list[Row]:
+        """Return ``stack``, ``reason`` and ``detail`` of the failures of a revision."""
+        source = "SELECT stack, reason, detail FROM v_failures"
+        rest = "AND revision = :revision ORDER BY stack NULLS FIRST"
+        return self._rows_of_study(source, study_instance_uid, series_instance_uid, rest, revision=revision)
+
+    def newest(self, limit: int) -> list[Row]:
+        """Return at most `limit` failures with series and patient, newest first; not those of what is no image."""
+        return self._rows(
+            "SELECT f.series_instance_uid, f.revision, f.stack, f.reason, f.detail, f.failed_at, se.series_number, "
+            "se.modality, se.series_description, st.patient_name, st.patient_id, st.study_date "
+            "FROM v_failures f JOIN v_series se USING (study_instance_uid, series_instance_uid) "
+            "JOIN v_studies st USING (study_instance_uid) WHERE f.reason <> 'not-an-image' "
+            "ORDER BY f.failed_at DESC LIMIT :limit",
+            limit=limit,
+        )
+
+    def count(self) -> int:
+        """Count the failures, without those of what is no image."""
+        return self._number("SELECT count(*) FROM v_failures WHERE reason <> 'not-an-image'")
+
+
+class RejectionViews(PagedViews):
     """Rows of ``rejections`` and ``v_rejections``."""
 
-    listing = select(RejectionRow.__table__)
-    filters = (RejectionRow.rule,)
+    listing = "SELECT * FROM rejections"
+
+    def newest(self, limit: int, skip: int = 0) -> Newest:
+        """Return at most `limit` rows of ``v_rejections``, last refusal first."""
+        query = "SELECT * FROM v_rejections"
+        rows = self._rows(f"{query} ORDER BY last_at DESC LIMIT :limit OFFSET :skip", limit=limit, skip=skip)
+        return self._with_total(rows, 0 if skip else limit, query)  # what was skipped counts, too
 
 
-_SENDERS = "SELECT calling_ae_title, source, received_at FROM v_images"
+_SENT = "SELECT calling_ae_title, source, received_at FROM v_images"
 
 
-class ReadConflicts(PagedRepository, ConflictViews):
+class ConflictViews(PagedViews):
     """Rows of ``conflicts`` and ``v_conflicts``."""
 
-    listing = select(*columns_but(ConflictRow, "key", "host"))
-    filters = (ConflictRow.study_instance_uid, ConflictRow.id)
+    listing = (
+        'SELECT id, kind, study_instance_uid, series_instance_uid, sop_instance_uid, detail, "key", sha256, damage, '
+        "calling_ae_title, found_at, decision, decided_at, decided_by FROM conflicts"
+    )
 
     def one(self, conflict: int) -> Row | None:
         """Return one conflict with the ``key`` of its file; None if there is none."""
-        query = self.listing.add_columns(ConflictRow.key).where(ConflictRow.id == conflict)
-        row = self._connection.execute(query).mappings().first()
-        return None if row is None else dict(row)
+        return next(iter(self.page(None, 1, id=conflict)), None)
 
-    host_of = reads(host_of)
+    def host_of(self, conflict: int) -> str | None:
+        """Return the host whose disk has the file of a conflict; None: the archive of all hosts, if there is a file."""
+        row = self._row("SELECT host FROM conflicts WHERE id = :conflict", conflict=conflict)
+        return None if row is None else row["host"]
 
     def sender_of_current(self, sop_instance_uid: str | None) -> Row | None:
         """Return ``calling_ae_title``, ``source`` and ``received_at`` of the current version, or None."""
-        return self._row(f"{_SENDERS} WHERE sop_instance_uid = :uid", uid=sop_instance_uid)
+        return self._row(f"{_SENT} WHERE sop_instance_uid = :uid", uid=sop_instance_uid)
 
     def first_sender(self, study_instance_uid: str) -> Row | None:
         """Return what `sender_of_current` does, of the first instance of a study."""
         first = "WHERE study_instance_uid = :study ORDER BY received_at, sop_instance_uid LIMIT 1"
-        return self._row(f"{_SENDERS} {first}", study=study_instance_uid)
+        return self._row(f"{_SENT} {first}", study=study_instance_uid)
 
     def alike(self, conflict: int) -> list[Row]:
         """Return the undecided conflicts of the same kind, study and sender as `one` does, oldest first."""
-        named = aliased(ConflictRow)
-        query = self.listing.add_columns(ConflictRow.key).join(
-            named,
-            and_(
-                ConflictRow.kind == named.kind,
-                ConflictRow.study_instance_uid.is_not_distinct_from(named.study_instance_uid),
-                ConflictRow.calling_ae_title.is_not_distinct_from(named.calling_ae_title),
-            ),
-        )
-        query = query.where(named.id == conflict, ConflictRow.decision.is_(None)).order_by(ConflictRow.id)
-        return [dict(row) for row in self._connection.execute(query).mappings()]
+        named = self.one(conflict)
+        if named is None:
+            return []
+        same = {name: named[name] for name in ("kind", "study_instance_uid", "calling_ae_title")}
+        unknown = "".join(f" AND {name} IS NULL" for name, value in same.items() if value is None)
+        return self._listed(f"AND decision IS NULL{unknown} ORDER BY id", same)
 
     def lost_to_another(self, sop_instance_uids: Collection[str], calling_ae_title: str) -> set[str]:
         """Return those of the instances of which a sender's own version is not current, by no decision for it."""
-        query = select(ConflictRow.sop_instance_uid).where(
-            ConflictRow.sop_instance_uid.in_(sop_instance_uids),
-            ConflictRow.calling_ae_title == calling_ae_title,
-            ConflictRow.kind.in_(SET_ASIDE),
-            ConflictRow.decision.is_distinct_from("accepted"),
+        say = self._queries.say
+        of_them = say(ANY_OF, "sop_instance_uid", f"(SELECT value FROM {say(EACH, ':uids')})")
+        kinds = ", ".join(f"'{kind}'" for kind in SET_ASIDE)
+        rows = self._rows(
+            f"SELECT sop_instance_uid FROM conflicts WHERE {of_them} AND calling_ae_title = :title "
+            f"AND kind IN ({kinds}) AND coalesce(decision, '') <> 'accepted'",
+            uids=json.dumps(list(sop_instance_uids)),
+            title=calling_ae_title,
         )
-        return {uid for uid in self._connection.scalars(query) if uid is not None}
+        return {row["sop_instance_uid"] for row in rows}
 
     def newest_undecided(self) -> int:
         """Return the id of the last conflict that is not decided, or 0."""
@@ -252,3 +288,65 @@ class ReadConflicts(PagedRepository, ConflictViews):
             limit=limit,
             skip=skip,
         )
+
+    def all(self, *, decided: bool) -> list[Row]:
+        """Return rows of ``v_conflicts`` with what people know their series by, by kind and then oldest first.
+
+        Those that are decided only if asked for.
+        """
+        which = "" if decided else "WHERE c.decision IS NULL"
+        return self._rows(
+            "SELECT c.*, p.patient_id, p.patient_name, st.study_date, se.series_number, se.series_description, "
+            "se.modality FROM v_conflicts c LEFT JOIN studies st ON st.study_instance_uid = c.study_instance_uid "
+            "LEFT JOIN patients p ON p.id = st.patient_id LEFT JOIN series se ON se.study_id = st.id "
+            f"AND se.series_instance_uid = c.series_instance_uid {which} ORDER BY c.kind, c.found_at, c.id"
+        )
+
+    def of_strangers(self) -> list[Row]:
+        """Return conflicts whose instances may name another patient, decided or not, newest first.
+
+        One of each kind, study and series.
+        """
+        return self._rows(
+            "SELECT c.* FROM v_conflicts c JOIN (SELECT max(id) AS id FROM conflicts WHERE kind = "
+            "'study-of-two-patients' OR \"key\" IS NOT NULL GROUP BY kind, study_instance_uid, series_instance_uid) n "
+            f"ON n.id = c.id ORDER BY c.id DESC LIMIT {MAX_STRANGERS}"
+        )
+
+    def count_open(self) -> dict[str, int]:
+        """Count the conflicts that nobody has decided, by kind."""
+        return self._counts("SELECT kind, count(*) AS count FROM v_conflicts WHERE decision IS NULL GROUP BY kind")
+
+    def count_undecided(self) -> int:
+        """Count what is to be decided: all such conflicts of one kind, study and sender at once."""
+        return self._number(
+            "SELECT count(*) FROM (SELECT 1 FROM conflicts WHERE decision IS NULL "
+            "GROUP BY kind, study_instance_uid, calling_ae_title) grouped"
+        )
+
+    def about(self, study_instance_uid: str, series_instance_uid: str | None = None) -> list[Row]:
+        """Return undecided conflicts of a study or a series, and of instances that are current in it, oldest first.
+
+        Those of another patient come before the others.
+        """
+        of_series = "" if series_instance_uid is None else "AND series_instance_uid = :series"
+        return self._rows(
+            "SELECT * FROM v_conflicts WHERE decision IS NULL AND ("
+            f"(study_instance_uid = :study {of_series}) OR sop_instance_uid IN ("
+            f"SELECT sop_instance_uid FROM v_images WHERE study_instance_uid = :study {of_series})) "
+            f"ORDER BY kind <> 'study-of-two-patients', id LIMIT {MAX_CONFLICTS + 1}",
+            study=study_instance_uid,
+            series=series_instance_uid,
+        )
+
+    def in_quarantine(self) -> list[Row]:
+        """Return the conflicts whose file is in quarantine: ``key``, ``reason``, ``detail``, UIDs and ``sha256``."""
+        return self._rows(
+            'SELECT "key", kind AS reason, detail, study_instance_uid, series_instance_uid, sop_instance_uid, sha256 '
+            "FROM conflicts WHERE \"key\" > 'quarantine/' AND \"key\" < 'quarantine0'"  # "0" follows "/"
+        )
+
+    def of_uid(self, uid: str) -> list[Row]:
+        """Return undecided conflicts that name a study, a series or an instance, oldest first."""
+        is_named = "decision IS NULL AND :uid IN (study_instance_uid, series_instance_uid, sop_instance_uid)"
+        return self._rows(f"SELECT * FROM v_conflicts WHERE {is_named} ORDER BY id LIMIT {MAX_CONFLICTS + 1}", uid=uid)

@@ -1,25 +1,26 @@
 """Studies and series: when a study became quiet, the rows of the lists of both, and what exports read."""
 
 import datetime as dt
+import json
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import Connection, Float, String, and_, bindparam, func, literal_column, null, select, text
+from sqlalchemy import Connection, Float, String, and_, func, literal_column, null, select
 from sqlalchemy.orm import aliased, join
 
 from node.completeness import Certainty, certainty
 from node.index.look.facts import CHUNK_ROWS, SeriesFacts
-from node.index.look.level_views import FEW_SERIES, PatientViews, SeriesViews, StudyViews
+from node.index.look.level_views import FEW_SERIES, SeriesViews, StudyViews
 from node.index.look.study_search import SAME_PATIENT, TEXTS, MatchingStudies, StudyCursor, StudyFilter, StudyOrder
 from node.index.rows.models.history import ConversionRow, VolumeRow
 from node.index.rows.models.levels import OPEN_STATES, ImageRow, PatientRow, SeriesRow, StudyRow
 from node.index.rows.models.work import LabelRow
 from node.index.rows.repositories import PagedRepository, ReadRepository, Row, columns_but, distinct_values
-from node.index.rows.sql import JsonNumber, Unindexed, listed_in, starts_with
-from node.index.rows.view_rows import certainty_of, years_of
+from node.index.rows.sql import JsonNumber, Unindexed, listed_in
+from node.index.rows.view_rows import EACH, ViewRows, certainty_of, years_of
 from node.selector import Selector
 
 _NAMED = aliased(PatientRow)
@@ -308,7 +309,7 @@ class ReadSeries(PagedRepository, SeriesViews):
         return self._connection.execute(select(func.min(SeriesRow.due_at)).where(*is_due)).scalar()
 
 
-class ReadExports(ReadRepository):
+class ExportViews(ViewRows):
     """Rows of patients, studies, series and volumes, for programs that write data sets."""
 
     def patients(self, patient: int | None = None) -> list[Row]:
@@ -342,7 +343,7 @@ class ReadExports(ReadRepository):
             "st.study_time, se.series_date, se.series_time, se.state, se.verdict, se.verdict_reason, se.error, "
             "(SELECT f.detail FROM failures f WHERE f.series_id = se.id AND f.revision = se.revision LIMIT 1) "
             "AS failure FROM series se JOIN studies st ON st.id = se.study_id "
-            "WHERE st.patient_id IN :ids ORDER BY se.id",
+            "WHERE st.patient_id IN {0} ORDER BY se.id",
             patients,
         )
 
@@ -355,31 +356,12 @@ class ReadExports(ReadRepository):
             "SELECT c.series_id, v.stack, v.suffix, v.path, v.sha256, v.shape, v.spacing_mm, v.geometry, "
             "v.orientation, v.warnings, v.weighting, v.contrast_agent "
             "FROM conversions c JOIN volumes v ON v.conversion_id = c.id "
-            "WHERE c.series_id IN :ids AND NOT c.superseded AND c.files_removed_at IS NULL "
+            "WHERE c.series_id IN {0} AND NOT c.superseded AND c.files_removed_at IS NULL "
             "AND (v.kind IN ('volume', 'spectra') AND v.format = 'nifti' OR v.kind = 'physio') "
             "ORDER BY v.stack, v.path",
             series,
         )
 
     def _of_ids(self, query: str, ids: Sequence[int]) -> list[Row]:
-        statement = text(query).bindparams(bindparam("ids", expanding=True))
-        return self._plain(self._connection.execute(statement, {"ids": list(ids)}))
-
-
-class ReadPatients(PagedRepository, PatientViews):
-    """Rows of ``patients`` and ``v_patients``."""
-
-    listing = select(PatientRow.__table__)
-    filters = (PatientRow.id, PatientRow.patient_id)
-
-    def page(self, after: int | None, limit: int, *, name: str | None = None, **wanted: Any) -> list[Row]:
-        """Return the next page of patients with their numbers of studies, newest first.
-
-        `name`: beginning of the name; case is ignored.
-        """
-        rows = self._page(after, limit, name=name, **wanted)
-        return self._with_counts(rows, "studies", select(StudyRow.patient_id, func.count()), StudyRow.patient_id)
-
-    def _matching(self, *, name: str | None = None, **wanted: Any) -> Any:
-        query = super()._matching(**wanted)
-        return query if name is None else query.where(starts_with(PatientRow.patient_name, name))
+        of_ids = f"(SELECT CAST(value AS BIGINT) FROM {self._queries.say(EACH, ':ids')})"
+        return self._rows(query.format(of_ids), ids=json.dumps(list(ids)))

@@ -4,10 +4,13 @@
 """
 
 import datetime as dt
+import json
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from node.errors import counted, with_last_line
+from node.index.look import hosts, kept, level_views, problems
+from node.index.look.facts import SeriesFacts
 from node.index.rows.about_keys import (
     APPLIED,
     COMPARED,
@@ -21,17 +24,10 @@ from node.index.rows.about_keys import (
     RetentionState,
     retention_state,
 )
-from node.index.rows.records import ListedAccount, ListedToken, Role
-from node.index.rows.view_rows import Newest, Queries, Row, ViewRows, moment, timed
+from node.index.rows.view_rows import Kinds, Newest, PagedViews, Queries, Row, ViewRows, moment
 
 Added = TypeVar("Added")
 
-MAX_CONFLICTS = 100
-"""Conflicts that are shown of a study, a series or an instance; one more is read."""
-
-
-MAX_STRANGERS = 1000
-"""Conflicts, the newest, among which a patient is looked for."""
 
 _WITH_SERIES = "LEFT JOIN v_series se USING (study_instance_uid, series_instance_uid)"
 
@@ -58,7 +54,30 @@ def _lane(row: Row) -> tuple[str | None, str | None, str]:
 
 
 class Snapshot(ViewRows):
-    """One snapshot of an index: facts about it, and what is read of all of it."""
+    """One snapshot of an index: facts about it, what is read of all of it, and by noun.
+
+    `watermarks`: how far cursors may read; None: to the end.
+    """
+
+    def __init__(self, queries: Queries, watermarks: Mapping[str, int] | None = None) -> None:
+        super().__init__(queries)
+        self.accounts = hosts.AccountViews(queries)
+        self.audit_lines = hosts.AuditLineViews(queries)
+        self.conflicts = problems.ConflictViews(queries)
+        self.deletions = kept.DeletionViews(queries)
+        self.events = EventViews(queries, watermarks)
+        self.exclusions = problems.ExclusionViews(queries)
+        self.facts = SeriesFacts(queries)
+        self.failures = problems.FailureViews(queries)
+        self.hooks = HookViews(queries)
+        self.hosts = hosts.HostViews(queries)
+        self.lost = kept.LostViews(queries)
+        self.patients = level_views.PatientViews(queries)
+        self.problems = problems.ProblemViews(queries)
+        self.rejections = problems.RejectionViews(queries)
+        self.senders = hosts.SenderViews(queries)
+        self.sources = level_views.SourceViews(queries)
+        self.trash = kept.TrashViews(queries)
 
     def views(self, kind: Callable[[Queries], Added]) -> Added:
         """Return what reads views of an extension, in this snapshot."""
@@ -132,29 +151,39 @@ class Snapshot(ViewRows):
         return self._about(STORE_CHECKSUMS) or None
 
 
-class AccountViews(ViewRows):
-    """Accounts for HTTP."""
+class EventViews(PagedViews):
+    """Rows of ``events`` and ``v_events``; `watermarks` as of `node.index.reading.ReadIndex`."""
 
-    def listed(self) -> list[ListedAccount]:
-        """Return all accounts, sorted by name."""
-        tokens: dict[int, list[ListedToken]] = {}
-        of_project = "SELECT t.*, p.name AS project FROM tokens t LEFT JOIN projects p ON p.id = t.project_id"
-        for row in map(timed, self._rows(f"{of_project} ORDER BY t.id")):
-            row["role"] = Role[row["role"].upper()] if row["role"] else None
-            row["routes"] = tuple((row["routes"] or "").split())
-            listed = ListedToken(*(row[name] for name in ListedToken.__match_args__))
-            tokens.setdefault(row["account_id"], []).append(listed)
-        return [
-            ListedAccount(
-                row["name"], Role[row["role"].upper()], row["password_hash"] is not None, row["totp_step"] is not None,
-                moment(row["created_at"]), tuple(tokens.get(row["id"], ())),
-            )
-            for row in self._rows("SELECT * FROM accounts ORDER BY name")
-        ]  # fmt: skip
+    listing = "SELECT * FROM events"
+    kinds: ClassVar[Kinds] = {"verdict_before": json.loads}
 
+    def __init__(self, queries: Queries, watermarks: Mapping[str, int] | None = None) -> None:
+        super().__init__(queries)
+        self._is_below = "1 = 1" if watermarks is None else f"id <= {watermarks['events']:d}"
 
-class EventViews(ViewRows):
-    """Rows of ``v_events``."""
+    def since(self, id: int, limit: int) -> list[Row]:
+        """Return at most `limit` events after the event `id`, oldest first."""
+        return self._listed(f"AND id > :id AND {self._is_below} ORDER BY id LIMIT :limit", {}, id=id, limit=limit)
+
+    def newest(self) -> int:
+        """Return the id of the newest event, or 0 if there are no events."""
+        return self._number(f"SELECT coalesce(max(id), 0) FROM events WHERE {self._is_below}")
+
+    def conversions(self, limit: int) -> list[Row]:
+        """Return the final events of the last conversions, with series and patient, newest first.
+
+        ``certainty`` is that of the series, if the conversion is its current one.
+        """
+        return self._rows(
+            "SELECT e.kind, e.revision, e.detail, e.happened_at, e.study_instance_uid, e.series_instance_uid, "
+            "se.series_number, se.series_description, se.modality, st.patient_name, st.patient_id, "
+            "CASE WHEN se.revision = e.revision THEN se.certainty END AS certainty "
+            "FROM (SELECT * FROM v_events WHERE kind || '' IN "  # no column: the index of kinds is left aside
+            "('series-converted', 'series-refused', 'series-failed', 'series-unchanged') "
+            "ORDER BY id DESC LIMIT :limit) e JOIN v_series se USING (study_instance_uid, series_instance_uid) "
+            "JOIN v_studies st USING (study_instance_uid) ORDER BY e.id DESC",
+            limit=limit,
+        )
 
     def of_series(self, study_instance_uid: str, series_instance_uid: str, limit: int) -> list[Row]:
         """Return the last events of a series, newest first."""
@@ -164,72 +193,6 @@ class EventViews(ViewRows):
     def set_aside(self) -> list[Row]:
         """Return kind and detail of the events whose detail ends with the key of a file in quarantine."""
         return self._rows("SELECT kind, detail FROM v_events WHERE kind IN ('instance-set-aside', 'journal-damaged')")
-
-
-class ConflictViews(ViewRows):
-    """Rows of ``v_conflicts``."""
-
-    def all(self, *, decided: bool) -> list[Row]:
-        """Return rows of ``v_conflicts`` with what people know their series by, by kind and then oldest first.
-
-        Those that are decided only if asked for.
-        """
-        which = "" if decided else "WHERE c.decision IS NULL"
-        return self._rows(
-            "SELECT c.*, p.patient_id, p.patient_name, st.study_date, se.series_number, se.series_description, "
-            "se.modality FROM v_conflicts c LEFT JOIN studies st ON st.study_instance_uid = c.study_instance_uid "
-            "LEFT JOIN patients p ON p.id = st.patient_id LEFT JOIN series se ON se.study_id = st.id "
-            f"AND se.series_instance_uid = c.series_instance_uid {which} ORDER BY c.kind, c.found_at, c.id"
-        )
-
-    def of_strangers(self) -> list[Row]:
-        """Return conflicts whose instances may name another patient, decided or not, newest first.
-
-        One of each kind, study and series.
-        """
-        return self._rows(
-            "SELECT c.* FROM v_conflicts c JOIN (SELECT max(id) AS id FROM conflicts WHERE kind = "
-            "'study-of-two-patients' OR \"key\" IS NOT NULL GROUP BY kind, study_instance_uid, series_instance_uid) n "
-            f"ON n.id = c.id ORDER BY c.id DESC LIMIT {MAX_STRANGERS}"
-        )
-
-    def count_open(self) -> dict[str, int]:
-        """Count the conflicts that nobody has decided, by kind."""
-        return self._counts("SELECT kind, count(*) AS count FROM v_conflicts WHERE decision IS NULL GROUP BY kind")
-
-    def count_undecided(self) -> int:
-        """Count what is to be decided: all such conflicts of one kind, study and sender at once."""
-        return self._number(
-            "SELECT count(*) FROM (SELECT 1 FROM conflicts WHERE decision IS NULL "
-            "GROUP BY kind, study_instance_uid, calling_ae_title) grouped"
-        )
-
-    def about(self, study_instance_uid: str, series_instance_uid: str | None = None) -> list[Row]:
-        """Return undecided conflicts of a study or a series, and of instances that are current in it, oldest first.
-
-        Those of another patient come before the others.
-        """
-        of_series = "" if series_instance_uid is None else "AND series_instance_uid = :series"
-        return self._rows(
-            "SELECT * FROM v_conflicts WHERE decision IS NULL AND ("
-            f"(study_instance_uid = :study {of_series}) OR sop_instance_uid IN ("
-            f"SELECT sop_instance_uid FROM v_images WHERE study_instance_uid = :study {of_series})) "
-            f"ORDER BY kind <> 'study-of-two-patients', id LIMIT {MAX_CONFLICTS + 1}",
-            study=study_instance_uid,
-            series=series_instance_uid,
-        )
-
-    def in_quarantine(self) -> list[Row]:
-        """Return the conflicts whose file is in quarantine: ``key``, ``reason``, ``detail``, UIDs and ``sha256``."""
-        return self._rows(
-            'SELECT "key", kind AS reason, detail, study_instance_uid, series_instance_uid, sop_instance_uid, sha256 '
-            "FROM conflicts WHERE \"key\" > 'quarantine/' AND \"key\" < 'quarantine0'"  # "0" follows "/"
-        )
-
-    def of_uid(self, uid: str) -> list[Row]:
-        """Return undecided conflicts that name a study, a series or an instance, oldest first."""
-        is_named = "decision IS NULL AND :uid IN (study_instance_uid, series_instance_uid, sop_instance_uid)"
-        return self._rows(f"SELECT * FROM v_conflicts WHERE {is_named} ORDER BY id LIMIT {MAX_CONFLICTS + 1}", uid=uid)
 
 
 class HookViews(ViewRows):
@@ -256,16 +219,6 @@ class HookViews(ViewRows):
             f"{_WITH_SERIES} ORDER BY d.happened_at"
         )
         return self._newest(limit, "happened_at DESC", "v_deliveries", around, hook=hook, state=state)
-
-
-class RejectionViews(ViewRows):
-    """Rows of ``v_rejections``."""
-
-    def newest(self, limit: int, skip: int = 0) -> Newest:
-        """Return at most `limit` rows of ``v_rejections``, last refusal first."""
-        query = "SELECT * FROM v_rejections"
-        rows = self._rows(f"{query} ORDER BY last_at DESC LIMIT :limit OFFSET :skip", limit=limit, skip=skip)
-        return self._with_total(rows, 0 if skip else limit, query)  # what was skipped counts, too
 
 
 class RouteViews(ViewRows):
@@ -346,14 +299,6 @@ def _with_what_holds_it(row: Row) -> Row:
     elif row["state"] == "waiting" and trouble:
         row |= {"reason": trouble, "due_at": max(filter(None, (row["due_at"], retry_at)), default=None)}
     return row
-
-
-class SenderViews(ViewRows):
-    """Rows of ``v_senders``."""
-
-    def all(self) -> list[Row]:
-        """Return all rows of ``v_senders``, by AE title."""
-        return self._rows("SELECT * FROM v_senders ORDER BY calling_ae_title")
 
 
 def outstanding(row: Mapping[str, Any]) -> int:

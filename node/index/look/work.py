@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, and_, case, exists, func, or_, select, true
 from sqlalchemy.orm import aliased
 
-from node.index.look.views import EventViews, HookViews, RouteViews
+from node.index.look.views import RouteViews
 from node.index.rows.converted import SeriesKey
 from node.index.rows.models.history import ConflictRow, EventRow
 from node.index.rows.models.levels import OPEN_STATES, ImageRow, PatientRow, SeriesRow, StudyRow
@@ -26,49 +26,6 @@ from node.index.rows.models.work import (
 )
 from node.index.rows.records import Lane
 from node.index.rows.repositories import PagedRepository, ReadRepository, Row, columns_but, distinct_values
-from node.index.rows.sharing import Watermarks, is_below
-
-
-class ReadEvents(PagedRepository, EventViews):
-    """Rows of ``events`` and ``v_events``; see `node.index.reading.ReadIndex`."""
-
-    def __init__(self, connection: Connection, watermarks: Watermarks | None) -> None:
-        super().__init__(connection)
-        self._is_below = is_below(watermarks, EventRow.id)
-
-    listing = select(EventRow.__table__)
-    filters = (EventRow.kind, EventRow.series_instance_uid)
-
-    def since(self, id: int, limit: int) -> list[Row]:
-        """Return at most `limit` events after the event `id`, oldest first."""
-        rows = self._connection.execute(
-            self.listing.where(EventRow.id > id, self._is_below).order_by(EventRow.id).limit(limit)
-        )
-        return [dict(row) for row in rows.mappings()]
-
-    def newest(self) -> int:
-        """Return the id of the newest event, or 0 if there are no events."""
-        return int(self._connection.execute(select(func.max(EventRow.id)).where(self._is_below)).scalar() or 0)
-
-    def conversions(self, limit: int) -> list[Row]:
-        """Return the final events of the last conversions, with series and patient, newest first.
-
-        ``certainty`` is that of the series, if the conversion is its current one.
-        """
-        return self._rows(
-            "SELECT e.kind, e.revision, e.detail, e.happened_at, e.study_instance_uid, e.series_instance_uid, "
-            "se.series_number, se.series_description, se.modality, st.patient_name, st.patient_id, "
-            "CASE WHEN se.revision = e.revision THEN se.certainty END AS certainty "
-            "FROM (SELECT * FROM v_events WHERE kind || '' IN "  # no column: the index of kinds is left aside
-            "('series-converted', 'series-refused', 'series-failed', 'series-unchanged') "
-            "ORDER BY id DESC LIMIT :limit) e JOIN v_series se USING (study_instance_uid, series_instance_uid) "
-            "JOIN v_studies st USING (study_instance_uid) ORDER BY e.id DESC",
-            limit=limit,
-        )
-
-
-class ReadHooks(ReadRepository, HookViews):
-    """Rows of ``v_hooks`` and ``v_deliveries``."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,12 @@ from node.index.rows.converted import ClaimedInstance, ConvertedFile, SeriesKey
 from node.index.rows.states import Kind
 from node.settings.core import OverwritePolicy
 
+SET_ASIDE = "instance-bytes", "instance-versions"
+"""Kinds of conflicts of a version that was received and does not count."""
+
+FinalKind = Literal["series-converted", "series-refused", "series-failed", "series-unchanged"]
+"""The events that end a conversion, one for each conversion."""
+
 ReceivedPolicy = OverwritePolicy | Literal["accept"]
 """The rule for other bytes under a known SOP Instance UID; ``accept`` is what a person decides for what is received."""
 

@@ -23,11 +23,6 @@ Watermarks = Mapping[str, int]
 under `COMPLETED` differs after each commit."""
 
 
-def is_below(watermarks: Watermarks | None, id: Any) -> ColumnElement[bool]:
-    """Return the condition that a cursor may pass a row by its column `id`; None: it may pass all."""
-    return true() if watermarks is None else id <= watermarks[id.table.name]
-
-
 class LeaseLost(VoxelnodeError):
     """Another host has taken over the work that this one was about to record."""
 

@@ -17,7 +17,7 @@ import sqlite3
 import string
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from node.completeness import COUNTED_RULES, NO_MORE
 from node.selector.fields import POSITION_DIGITS
@@ -80,6 +80,9 @@ MOMENT = Said("{0}", "CAST({0} AS TIMESTAMP)")
 
 DAYS = Said("julianday({0})", "(extract(epoch FROM CAST({0} AS TIMESTAMP)) / 86400)")
 """A moment in days with fractions; only differences mean something, as each engine has its own start."""
+
+NOW = Said("strftime('%Y-%m-%d %H:%M:%f', 'now')", "clock_timestamp() AT TIME ZONE 'UTC'")
+"""The time of the clock that the hosts of an index share."""
 
 UNINDEXED = Said("+{0}", "{0}")
 ROOT_FOLDER = Said(
@@ -161,6 +164,11 @@ def moment(text: str) -> dt.datetime:
     return dt.datetime.fromisoformat(text).replace(tzinfo=dt.UTC)
 
 
+def written(moment: dt.datetime) -> str:
+    """Return a moment as the index has it, to be compared by `MOMENT`."""
+    return f"{moment.astimezone(dt.UTC):%Y-%m-%d %H:%M:%S.%f}"
+
+
 def timed(row: Row) -> Row:
     """Return a row with its times, whose names end in ``_at``, as such."""
     return {name: moment(value) if name.endswith("_at") and value else value for name, value in row.items()}
@@ -199,8 +207,7 @@ class ViewRows:
 
         `around`: the query that has them as ``({0})``. `filters`: values of columns; None matches all.
         """
-        wanted = {name: value for name, value in filters.items() if value is not None}
-        matching = " AND ".join((f"SELECT * FROM {view} WHERE 1 = 1", *(f"{name} = :{name}" for name in wanted)))
+        matching, wanted = matching_rows(view, **filters)
         rows = self._rows(around.format(f"{matching} ORDER BY {order} LIMIT :limit"), limit=limit, **wanted)
         return self._with_total(rows, limit, matching, **wanted)
 
@@ -247,6 +254,53 @@ class ViewRows:
         return self._rows(f"{source} WHERE study_instance_uid = :study{of_series} {rest}", **values)
 
 
+def matching_rows(source: str, **filters: Any) -> tuple[str, dict[str, Any]]:
+    """Return the query of the rows of a view whose columns have values, and what it binds; None matches all."""
+    wanted = {name: value for name, value in filters.items() if value is not None}
+    return " AND ".join((f"SELECT * FROM {source} WHERE 1 = 1", *(f"{name} = :{name}" for name in wanted))), wanted
+
+
+Kinds = Mapping[str, Callable[[Any], Any]]
+
+
+class PagedViews(ViewRows):
+    """Queries about a noun that is listed in pages, newest row first.
+
+    `listing`: the query of all rows; ``id`` is the primary key of the listed table, and rows are filtered by columns.
+    `kinds`: what makes their value of what the index gives, of columns that are no text, number or moment.
+    """
+
+    listing: ClassVar[str]
+    kinds: ClassVar[Kinds] = {}
+
+    def page(self, after: int | None, limit: int, **wanted: Any) -> list[Row]:
+        """Return at most `limit` rows below the id `after`, newest first; `wanted` are filters, None matches all.
+
+        A page starts below the `id` where the previous page ended, and follows the primary key. The hundredth page
+        therefore costs as much as the first, and rows added meanwhile do not shift the pages.
+        """
+        below = "" if after is None else "AND id < :after"
+        return self._listed(f"{below} ORDER BY id DESC LIMIT :limit", wanted, after=after, limit=limit)
+
+    def count_matching(self, **wanted: Any) -> int:
+        """Count all rows that match; this reads every one of them."""
+        matching, values = self._matching(**wanted)
+        return self._number(f"SELECT count(*) FROM ({matching}) matching", **values)
+
+    def _matching(self, **wanted: Any) -> tuple[str, dict[str, Any]]:
+        """Return the query of the rows that match, and what it binds."""
+        return matching_rows(f"({self.listing}) listed", **wanted)
+
+    def _listed(self, rest: str, wanted: Mapping[str, Any], **values: Any) -> list[Row]:
+        """Return the rows that match as callers know them; `rest`: more conditions, an order, a limit."""
+        matching, found = self._matching(**wanted)
+        return [_known(timed(row), self.kinds) for row in self._rows(f"{matching} {rest}", **found, **values)]
+
+
+def _known(row: Row, kinds: Kinds) -> Row:
+    return row | {name: kind(row[name]) for name, kind in kinds.items() if row[name] is not None}
+
+
 _COUNTED = ", ".join(f"'{rule}'" for rule in COUNTED_RULES)
 
 
@@ -257,6 +311,16 @@ def certainty_of(series: str) -> str:
         f"WHEN {series}.verdict_rule IN ({_COUNTED}) THEN 'verified' "
         f"WHEN {series}.verdict = 'complete' THEN 'no gap seen' END"
     )
+
+
+def problem_of(series: str) -> str:
+    """Return the SQL of the problem of a row of ``series``, as it was acknowledged or is now."""
+    missing = f"coalesce(CAST({series}.missing_instances AS TEXT), '')"
+    return f"{series}.state || ' ' || coalesce({series}.verdict, 'unknown') || {missing} || ' ' || {series}.revision"
+
+
+PROBLEM = problem_of("series")
+"""SQL of what an acknowledgment is about, as ``v_series`` has it."""
 
 
 def years_of(age: str) -> str:

@@ -13,14 +13,17 @@ from sqlalchemy import Connection, Dialect
 
 from node.dicom.keys import KEYS, Level
 from node.index.rows.extension_tables import extension_tables
-from node.index.rows.view_rows import EACH, TEXT, UNINDEXED, Words, attributes_of, certainty_of, grid_of, years_of
-
-
-def problem_of(series: str) -> str:
-    """Return the SQL of the problem of a row of ``series``, as it was acknowledged or is now."""
-    missing = f"coalesce(CAST({series}.missing_instances AS TEXT), '')"
-    return f"{series}.state || ' ' || coalesce({series}.verdict, 'unknown') || {missing} || ' ' || {series}.revision"
-
+from node.index.rows.view_rows import (
+    EACH,
+    TEXT,
+    UNINDEXED,
+    Words,
+    attributes_of,
+    certainty_of,
+    grid_of,
+    problem_of,
+    years_of,
+)
 
 _IS_ACKNOWLEDGED = f"se.acknowledged_problem = {problem_of('se')}"
 
@@ -231,7 +234,3 @@ def drop_views(connection: Connection) -> None:
     """
     for name in views(connection.dialect):
         connection.exec_driver_sql(f"DROP VIEW IF EXISTS {name}")
-
-
-PROBLEM = problem_of("series")
-"""SQL of what an acknowledgment is about, as ``v_series`` has it."""

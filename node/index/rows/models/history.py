@@ -7,7 +7,6 @@ from sqlalchemy import (
     JSON,
     BigInteger,
     CheckConstraint,
-    Connection,
     Float,
     ForeignKey,
     Index,
@@ -15,7 +14,6 @@ from sqlalchemy import (
     String,
     Text,
     UniqueConstraint,
-    select,
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -146,9 +144,6 @@ class SeriesReferenceRow(Numbered):
     series_instance_uid: Mapped[str] = mapped_column(String(64), index=True)
     revision: Mapped[int | None] = mapped_column(Integer)  # 0: there was none; None: the conversion waits for one
 
-
-SET_ASIDE = "instance-bytes", "instance-versions"
-"""Kinds of conflicts of a version that was received and does not count."""
 
 REPLACED = "instance-replaced"
 """Kind of the conflict of a version that was current, of the series that it was in."""
@@ -338,12 +333,3 @@ EventKind = Literal[
     "problem-reopened",  # a person has withdrawn that
     "message-given-up",  # every attempt to deliver a message to a hook failed
 ]
-
-FinalKind = Literal["series-converted", "series-refused", "series-failed", "series-unchanged"]
-"""The events that end a conversion, one for each conversion."""
-
-
-def host_of(connection: Connection, conflict: int) -> str | None:
-    """Return the host whose disk has the file of a conflict; None: the archive of all hosts, if there is a file."""
-    host: str | None = connection.scalar(select(ConflictRow.host).where(ConflictRow.id == conflict))
-    return host

@@ -24,9 +24,9 @@ from node.errors import UsageError
 from node.files.acknowledged import NOT_WRITTEN_OFF, Acknowledged, WriteOffs
 from node.index.rows.about_keys import GAPS
 from node.index.rows.converted import SeriesKey
-from node.index.rows.models.history import HAS_FILE, SET_ASIDE, ConflictRow, LostInstanceRow, TombstoneRow
+from node.index.rows.models.history import HAS_FILE, ConflictRow, LostInstanceRow, TombstoneRow
 from node.index.rows.models.levels import ImageRow, SeriesRow, StudyRow
-from node.index.rows.records import DeletionPlan, removes_instances
+from node.index.rows.records import SET_ASIDE, DeletionPlan, removes_instances
 from node.index.rows.repositories import (
     IndexRepository,
     about,

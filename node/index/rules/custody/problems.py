@@ -19,12 +19,12 @@ from sqlalchemy import Connection, Update, delete, func, insert, select, text, u
 
 from node.errors import kind_of
 from node.index.rows.converted import SeriesKey
-from node.index.rows.models.history import ConflictRow, RejectionRow, host_of
+from node.index.rows.models.history import ConflictRow, RejectionRow
 from node.index.rows.models.levels import SeriesRow, StudyRow
 from node.index.rows.records import CountedRefusal, Refused, SeriesProblem
-from node.index.rows.repositories import IndexRepository, on_reader, on_writer, reads
+from node.index.rows.repositories import IndexRepository, on_reader, on_writer
 from node.index.rows.sql import listed_in
-from node.index.rows.views import PROBLEM
+from node.index.rows.view_rows import PROBLEM
 from node.index.rules.intake.received import IN_ANOTHER_ENCODING, NOT_COMPARED, RECODED
 from node.index.rules.series.verdicts import judge_holding
 from node.index.rules.work.events import record_event, record_series_event, uids_of
@@ -124,8 +124,6 @@ Decision = Literal["accepted", "kept"]
 
 class ConflictRepository(IndexRepository):
     """The conflicts of a node; `node.index.rules.intake.levels.record_conflict` adds them."""
-
-    host_of = reads(host_of)
 
     @on_writer
     def decide(

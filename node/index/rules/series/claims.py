@@ -16,9 +16,9 @@ from node.completeness import Expectation, Reported, verdict_of
 from node.dicom.counts import InstanceCounts
 from node.index.rows.converted import ClaimedInstance, SeriesKey
 from node.index.rows.hot_statements import PreparedStatement
-from node.index.rows.models.history import EventRow, FinalKind
+from node.index.rows.models.history import EventRow
 from node.index.rows.models.levels import OPEN_STATES, ImageRow, SeriesRow, StudyRow
-from node.index.rows.records import ClaimedSeries, SeriesOutcome
+from node.index.rows.records import ClaimedSeries, FinalKind, SeriesOutcome
 from node.index.rows.repositories import IndexRepository, Terms, columns_of, on_reader, on_writer, reads
 from node.index.rules.intake.stated import settle
 from node.index.rules.series.conversions import (

@@ -24,8 +24,9 @@ from node.completeness import (
 )
 from node.dicom.counts import InstanceCounts
 from node.index.rows.converted import SeriesKey
-from node.index.rows.models.history import REPLACED, SET_ASIDE, ConflictRow, ConversionRow, EventRow, LostInstanceRow
+from node.index.rows.models.history import REPLACED, ConflictRow, ConversionRow, EventRow, LostInstanceRow
 from node.index.rows.models.levels import MARKED_IMAGES, OPEN_STATES, ImageRow, SeriesRow, StudyRow
+from node.index.rows.records import SET_ASIDE
 from node.index.rows.sql import in_partial_index, looked_up_in
 from node.index.rules.series.conversions import owe_sidecars
 from node.index.rules.series.reopening import reopen
