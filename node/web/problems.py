@@ -14,47 +14,14 @@ from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 from starlette.responses import HTMLResponse
 
-from node.audit.audit_log import AuditFailed
-from node.errors import (
-    NotUnderstood,
-    OutOfResources,
-    PeerBusy,
-    PeerFailed,
-    ResultRefused,
-    ResultsBusy,
-    UsageError,
-    VoxelnodeError,
-    broken_rule,
-)
-from node.index.look.finder import QueryRefused
+from node.errors import VoxelnodeError, broken_rule
 from node.index.reading import ReadIndex
-from node.index.rows.place import IndexUnusable
-from node.index.rows.records import NotInTrash
-from node.index.rules.custody.deletions import NotThere, SeveralSeries
+from node.index.rules.custody.deletions import NotThere
 from node.index.rules.people.accounts import Role
-from node.index.rules.people.person_plans import NoSuchPatient
-from node.index.rules.work.ledger import NoSuchWork, WorkEnded
-from node.index.rules.work.routes import SendBeingCancelled
-from node.receive.custody import NoSuchConflict, NotDecidable, NotInQuarantine, NotReleased
 from node.receive.whereabouts import Whereabouts, whereabouts
 from node.web import problem_types as types
 from node.web.credentials import covers
-from node.web.errors import (
-    DownloadsBusy,
-    EntryOfFile,
-    EntryThere,
-    Forbidden,
-    NoPlace,
-    NotAuthenticated,
-    PreconditionFailed,
-    ProblemsChanged,
-    ProviderUnavailable,
-    ResourceNotFound,
-    TooManyTries,
-    UnknownParameters,
-    WrongCursor,
-)
-from node.web.files import Damaged
+from node.web.errors import NotAuthenticated, PreconditionFailed, ResourceNotFound, TooManyTries
 from node.web.headers import add_headers, path_of
 from node.web.principal import Principal
 from node.web.problem_types import ProblemResponse, ProblemType
@@ -66,44 +33,34 @@ log = structlog.get_logger()
 PROGRAMS = ("/api/", "/dicom-web", "/metrics", "/healthz", "/readyz")
 """Paths for programs. Errors below them are never a page or a redirect to the login."""
 
-TYPES: tuple[tuple[type[VoxelnodeError], ProblemType], ...] = (
-    (NotAuthenticated, types.NOT_AUTHENTICATED),
-    (Forbidden, types.FORBIDDEN),
-    (TooManyTries, types.TOO_MANY_ATTEMPTS),
-    (ResourceNotFound, types.NOT_FOUND),
-    (NotThere, types.NOT_FOUND),
-    (NotInQuarantine, types.NOT_FOUND),
-    (NotInTrash, types.NOT_FOUND),
-    (NotReleased, types.NOT_RELEASABLE),
-    (NoSuchConflict, types.NOT_FOUND),
-    (NotDecidable, types.NOT_DECIDABLE),
-    (NoSuchPatient, types.NOT_FOUND),
-    (SeveralSeries, types.AMBIGUOUS),
-    (ResultRefused, types.RESULT_REFUSED),
-    (ResultsBusy, types.BUSY),
-    (NoSuchWork, types.NOT_FOUND),
-    (WorkEnded, types.CONFLICT),
-    (SendBeingCancelled, types.CONFLICT),
-    (PeerBusy, types.BUSY),
-    (PeerFailed, types.PEER_FAILED),
-    (EntryThere, types.CONFLICT),
-    (ProblemsChanged, types.CONFLICT),
-    (EntryOfFile, types.CONFLICT),
-    (OutOfResources, types.OUT_OF_RESOURCES),
-    (QueryRefused, types.BUSY),
-    (DownloadsBusy, types.BUSY),
-    (NoPlace, types.BUSY),
-    (IndexUnusable, types.INDEX_UNUSABLE),
-    (AuditFailed, types.AUDIT_FAILED),
-    (ProviderUnavailable, types.PROVIDER_UNAVAILABLE),
-    (Damaged, types.DAMAGED_FILE),
-    (UnknownParameters, types.UNKNOWN_PARAMETER),
-    (PreconditionFailed, types.PRECONDITION_FAILED),
-    (WrongCursor, types.WRONG_CURSOR),
-    (NotUnderstood, types.INVALID_REQUEST),
-    (UsageError, types.INVALID_REQUEST),
-)
-"""The type of an error is that of the first class that it is an instance of, or an internal error."""
+TYPES: Mapping[str, ProblemType] = {
+    error: kind
+    for kind, errors in {
+        types.NOT_AUTHENTICATED: "NotAuthenticated",
+        types.FORBIDDEN: "Forbidden",
+        types.TOO_MANY_ATTEMPTS: "TooManyTries",
+        types.NOT_FOUND: "ResourceNotFound NotThere NotInQuarantine NotInTrash NoSuchConflict NoSuchPatient NoSuchWork",
+        types.NOT_RELEASABLE: "NotReleased",
+        types.NOT_DECIDABLE: "NotDecidable",
+        types.AMBIGUOUS: "SeveralSeries",
+        types.RESULT_REFUSED: "ResultRefused",
+        types.BUSY: "ResultsBusy PeerBusy QueryRefused DownloadsBusy NoPlace",
+        types.CONFLICT: "WorkEnded SendBeingCancelled EntryThere ProblemsChanged EntryOfFile",
+        types.PEER_FAILED: "PeerFailed",
+        types.OUT_OF_RESOURCES: "OutOfResources",
+        types.INDEX_UNUSABLE: "IndexUnusable",
+        types.AUDIT_FAILED: "AuditFailed",
+        types.PROVIDER_UNAVAILABLE: "ProviderUnavailable",
+        types.DAMAGED_FILE: "Damaged",
+        types.UNKNOWN_PARAMETER: "UnknownParameters",
+        types.PRECONDITION_FAILED: "PreconditionFailed",
+        types.WRONG_CURSOR: "WrongCursor",
+        types.INVALID_REQUEST: "NotUnderstood UsageError",
+    }.items()
+    for error in errors.split()
+}
+"""The type of an error is that of its class, by name, or of the nearest class that it is derived from; else an internal
+error."""
 
 NO_SUCH_PATH = "the node serves nothing at this path"
 
@@ -154,7 +111,8 @@ def _page_before(request: HTTPConnection) -> str:
 
 
 async def _expected(request: Request, error: Exception) -> Response:
-    kind = next((kind for error_class, kind in TYPES if isinstance(error, error_class)), types.INTERNAL_ERROR)
+    known = (TYPES[name] for name in (one.__name__ for one in type(error).__mro__) if name in TYPES)
+    kind = next(known, types.INTERNAL_ERROR)
     if isinstance(error, NotAuthenticated):
         return _log_in_first(request, str(error))
     if isinstance(error, TooManyTries):

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+import node
 from node.web import problem_types as types
 from node.web.problem_types import PROBLEM_TYPES, ProblemType, problem_type
+from node.web.problems import TYPES
 from tests.web.conftest import Site
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "problems.md"
@@ -25,6 +27,11 @@ def test_every_kind_is_listed_once_and_has_a_remedy() -> None:
     assert len({kind.slug for kind in PROBLEM_TYPES}) == len(PROBLEM_TYPES)
     assert [kind.status for kind in PROBLEM_TYPES] == sorted(kind.status for kind in PROBLEM_TYPES)
     assert all(kind.remedy for kind in PROBLEM_TYPES)
+
+
+def test_every_error_that_has_a_kind_is_a_class_of_the_node() -> None:
+    texts = (path.read_text(encoding="utf-8") for path in Path(node.__file__).parent.rglob("*.py"))
+    assert TYPES.keys() <= {name for text in texts for name in re.findall(r"^class (\w+)\(", text, re.MULTILINE)}
 
 
 def test_a_status_without_a_kind_is_about_blank() -> None:
