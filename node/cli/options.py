@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cached_property, partial
 from inspect import Parameter, Signature, signature
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
 
 import typer
@@ -127,6 +128,11 @@ class Root(Configured):
         super().__init__(config)
         self._given = {"--root": ("storage.root", root)}
         self.given = [f"{name}={path}" for name, path in (("--config", config), ("--root", root)) if path is not None]
+
+    @property
+    def maker(self) -> str:
+        """The command that makes a root there, and serves it."""
+        return " ".join(["voxelnode serve --create", *map(quote, self.given)])
 
     @property
     def folder(self) -> Path:

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from node.errors import UsageError, VoxelnodeError, counted
 from node.registry import audit_copy_of, enabled, has_sign_ins, sign_ins_of
 from node.runtime.network import is_loopback
-from node.settings.core import Route, Web
+from node.settings.core import Route
 from node.settings.model import Settings
 from node.settings.peers import Peer
 
@@ -84,12 +84,14 @@ def _is_this_machine(host: str, bound: str) -> bool:
     return True
 
 
-def missing_account(web: Web) -> str:
-    """Return the problem that requests need an account, but none exists."""
-    return (
-        f"[web] host = {web.host}, authentication = {web.authentication}: requests need an account, but none "
-        "exists. Create one with `voxelnode account add NAME --role admin`, or set [web] enabled = false"
-    )
+def require_account(settings: Settings, has_any: Callable[[], bool]) -> None:
+    """Refuse pages and REST whose requests need an account, while none exists. Raises UsageError."""
+    web = settings.web
+    if web.enabled and web.needs_account and not has_sign_ins(settings) and not has_any():
+        raise UsageError(
+            f"[web] host = {web.host}, authentication = {web.authentication}: requests need an account, but none "
+            "exists. Create one with `voxelnode account add NAME --role admin`, or set [web] enabled = false"
+        )
 
 
 def senders(settings: Settings) -> str:
@@ -105,7 +107,7 @@ def senders(settings: Settings) -> str:
 
 def problems(settings: Settings) -> list[str]:
     """Return why `serve` would refuse these settings; empty if it would not."""
-    return [line for check in _checks(settings) for problem in _problem(check) for line in problem.splitlines()]
+    return [line for check in _checks(settings) for problem in problem_of(check) for line in problem.splitlines()]
 
 
 def warnings(settings: Settings) -> list[str]:
@@ -176,13 +178,13 @@ def _checks(settings: Settings) -> Iterator[Callable[[], object]]:
         yield partial(server_context, "web", web.tls_certificate, web.tls_key)
     if web.enabled and has_sign_ins(settings):
         yield partial(sign_ins_of, settings)
-    elif web.enabled and web.needs_account:
-        yield partial(_require_account, settings)
+    yield partial(require_account, settings, partial(_has_account, settings))
     yield partial(_check_syslog, settings)
     yield partial(_require_log_folder, settings)
 
 
-def _problem(check: Callable[[], object]) -> Iterator[str]:
+def problem_of(check: Callable[[], object]) -> Iterator[str]:
+    """Yield why something that a start asks is refused, if it is."""
     try:
         check()
     except VoxelnodeError as error:
@@ -225,16 +227,15 @@ def _check_peer(name: str, peer: Peer, settings: Settings) -> None:
         raise UsageError(f"[peers.{name}] {error}") from error
 
 
-def _require_account(settings: Settings) -> None:
-    from node.index.reading import reading
-    from node.index.rows.place import exists, place_of
+def _has_account(settings: Settings) -> bool:
+    from node.index.looking import is_there, looking
+    from node.index.rows.backend import place_of
 
-    root, url = settings.storage.root, settings.index.url
-    if exists(place_of(root, url)):
-        with reading(root, url) as index:
-            if index.accounts.listed():
-                return
-    raise UsageError(missing_account(settings.web))
+    place = place_of(settings.storage.root, settings.index.url)
+    if not is_there(place):
+        return False
+    with looking(place) as index:
+        return bool(index.accounts.listed())
 
 
 def _check_syslog(settings: Settings) -> None:

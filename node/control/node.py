@@ -31,7 +31,7 @@ from node.audit.audit_log import (
 )
 from node.children.confinement import described, offered
 from node.children.decoder import Decoder
-from node.control.checks import before_root, missing_account, warn
+from node.control.checks import before_root, require_account, warn
 from node.control.control_socket import ControlServer
 from node.control.repository import Repository
 from node.control.root import require_root
@@ -46,7 +46,7 @@ from node.lifecycle.scrub import Comparisons, Scrub
 from node.notify.notifier import Notifier
 from node.receive.readiness import reasons_not_ready, remove_counters, write_counters
 from node.receive.senders import Rejections
-from node.registry import MEMBERSHIP, enabled, has_sign_ins, objects_of, resolve, store_kind
+from node.registry import MEMBERSHIP, enabled, objects_of, resolve, store_kind
 from node.routing.router import RouteWorkers
 from node.runtime import logs
 from node.runtime.background import BackgroundService, SupervisedThread
@@ -107,7 +107,11 @@ class Node:
             require_root(self._root, root_maker)
         repository = self._repository = Repository(settings)
         archive, index, metrics, audit = repository.archive, repository.index, repository.metrics, repository.audit
-        _require_account(settings, repository)
+        try:
+            require_account(settings, index.accounts.any)
+        except UsageError:
+            repository.close()
+            raise
         sweep(archive, index)
         self._rejections = Rejections(index, metrics, self._alert)
         self._decoder = Decoder()
@@ -459,14 +463,6 @@ class _Charts(BackgroundService):
         """Count them; return the seconds until the next time."""
         _note_open(self._index, self._metrics)
         return PUBLISH_SECONDS
-
-
-def _require_account(settings: Settings, repository: Repository) -> None:
-    """Close the root and refuse to start if HTTP requests need an account and none exists."""
-    web = settings.web
-    if web.enabled and web.needs_account and not has_sign_ins(settings) and not repository.index.accounts.any():
-        repository.close()
-        raise UsageError(missing_account(web))
 
 
 def _trouble(name: str, is_alive: Callable[[], bool], part: SupervisedThread | BackgroundService | None) -> str | None:

@@ -14,15 +14,23 @@ import structlog
 from node.archive.base import VOLUMES, Remote
 from node.archive.filesystem import Archive
 from node.archive.intake import Ballast
-from node.archive.root import is_bare, keep_private, lock_problem, mark_folders, others_may
+from node.archive.root import is_bare, keep_private, mark_folders, others_may
 from node.audit.audit_log import Audit, Transfers
 from node.control.actions import Actions
-from node.control.root import LOCK_FILE, hold_or_request, locked_root, require_created, require_index
+from node.control.root import (
+    LOCK_FILE,
+    hold_or_request,
+    locked_root,
+    require_created,
+    require_index,
+    require_place,
+    require_store,
+)
 from node.conversion.volume_files import LostSources, sweep_unknown
-from node.errors import OutOfResources, UsageError, VoxelnodeError
+from node.errors import OutOfResources
 from node.files.durable import make_folder
 from node.index.database import Index
-from node.index.rows.about_keys import COMPARED, HELD_FOR_OLDER, JOURNAL, STORE, STORE_SPOOLED, SWEPT_VOLUMES
+from node.index.rows.about_keys import COMPARED, HELD_FOR_OLDER, JOURNAL, SWEPT_VOLUMES
 from node.index.rows.backend import IndexUnusable, OldIndex
 from node.journal.journal import SEGMENT_BYTES, Journal
 from node.lifecycle.deletion import resume_deletions, resume_restores
@@ -45,20 +53,6 @@ MIN_SEGMENTS = 4
 """A small journal has smaller segments instead of fewer: while one is synced elsewhere, the others take instances."""
 
 
-class LocksUnusable(VoxelnodeError):
-    """Locks do not work on the file system of this root."""
-
-
-class StoreNeeded(VoxelnodeError):
-    """Instances of this root are in an object store that the configuration does not name."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            "instances of this root are in an object store: set [storage] url again; to do without it, run "
-            "`voxelnode archive copy --to folder` first"
-        )
-
-
 class Repository:
     """Archive, index and ingest of one root, locked by this process: a node without its services.
 
@@ -75,16 +69,10 @@ class Repository:
     def __init__(self, settings: Settings, *, new_index: bool = False, previous: OldIndex | None = None) -> None:
         root = settings.storage.root.absolute()
         keep_private()
-        try:
-            make_folder(root)
-        except (FileExistsError, NotADirectoryError) as error:
-            raise UsageError(f"{root} cannot be a root: {error.filename} is not a folder") from error
+        require_place(root)
+        make_folder(root)
         if others_may(root):
             log.warning("root_open_to_others", path=str(root), detail="`voxelnode doctor --repair` closes it")
-        if (problem := lock_problem(root)) is not None:
-            raise LocksUnusable(
-                f"{problem}: the index needs locks that exclude other processes and machines; use a local disk"
-            )
         self._locks = locked_root(root)
         try:
             if not new_index:
@@ -325,15 +313,15 @@ class Repository:
     def _remote(self, settings: Settings, *, new_index: bool) -> Remote | None:
         """Return the object store of the archive, of which nothing is asked unless the index is new.
 
-        Raises StoreNeeded if there is none in the configuration, and instances are in one. Raises StoreAway if a new
+        Raises VoxelnodeError if there is none in the configuration, and instances are in one. Raises StoreAway if a new
         index needs to know whose store it is.
         """
         kind = store_kind(settings)
         if kind is not None:
             remote: Remote = kind.opened(settings, self.archive, self.index, new_index=new_index)
             return remote
-        if self.index.about.get(STORE) and self.index.about.get(STORE_SPOOLED) == "yes":
-            raise StoreNeeded
+        with self.index.reading(wait=False) as view:
+            require_store(settings, view)
         return None
 
     def _is_index_older(self) -> bool:

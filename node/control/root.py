@@ -9,14 +9,16 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import Any, TypeVar
 
-from node.archive.root import FolderAway, require_folders
+from node.archive.root import FolderAway, lock_problem, require_folders
 from node.control.control_socket import REQUEST_SECONDS, NoControlSocket, NotPerformed, request_action
 from node.errors import UsageError, VoxelnodeError
 from node.files.durable import locked, make_folder
+from node.index.look.views import Snapshot
 from node.index.rows.backend import FILE_NAME, IndexUnusable, place_of
 from node.index.rows.sqlite_file import has_schema
 from node.journal.inspection import inspect
 from node.receive.record import JOURNAL_FOLDER
+from node.registry import store_kind
 from node.settings.model import Settings
 
 LOCK_FILE = "lock"
@@ -32,6 +34,33 @@ _Held = TypeVar("_Held")
 
 class RootInUse(VoxelnodeError):
     """Another voxelnode process holds the lock of this root."""
+
+
+class LocksUnusable(VoxelnodeError):
+    """Locks do not work on the file system of this root."""
+
+
+def require_place(root: Path) -> None:
+    """Refuse a path that cannot be a root: something on it is no folder, or locks do not work there.
+
+    Raises UsageError, LocksUnusable. Raises OSError if no file can be made there.
+    """
+    there = next(path for path in (root, *root.parents) if os.path.lexists(path))
+    if not there.is_dir():
+        raise UsageError(f"{root} cannot be a root: {there} is not a folder")
+    if (problem := lock_problem(there)) is not None:
+        raise LocksUnusable(
+            f"{problem}: the index needs locks that exclude other processes and machines; use a local disk"
+        )
+
+
+def require_store(settings: Settings, index: Snapshot) -> None:
+    """Refuse a root with instances in an object store, without the store. Raises VoxelnodeError."""
+    if store_kind(settings) is None and index.archive_in_store and index.has_used_store:
+        raise VoxelnodeError(
+            "instances of this root are in an object store: set [storage] url again; to do without it, run "
+            "`voxelnode archive copy --to folder` first"
+        )
 
 
 def locked_root(root: Path) -> ExitStack:
@@ -138,3 +167,13 @@ def require_index(root: Path, url: str | None = None) -> None:
     journal = inspect(root / JOURNAL_FOLDER)
     if journal.last > journal.freed or next((root / "objects").glob("*/*.dcm"), None) is not None:
         require_there(place)
+
+
+def require_startable(root: Path, url: str | None) -> None:
+    """Refuse an index that a start refuses, and change nothing. Raises IndexUnusable, in the words of a start."""
+    from node.index.rows.copying import require_usable
+    from node.index.rows.place import exists
+
+    require_index(root, url)
+    if exists(place := place_of(root, url)):
+        require_usable(place)

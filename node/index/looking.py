@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,8 +16,8 @@ from node.errors import UsageError
 from node.index.look import level_views, views
 from node.index.rows.backend import IndexUnusable, Place, Standbys
 from node.index.rows.records import Level
-from node.index.rows.sqlite_file import connect, damage, missing
-from node.index.rows.view_rows import queries_of_file
+from node.index.rows.sqlite_file import connect, missing
+from node.index.rows.view_rows import Row, queries_of_file
 
 if TYPE_CHECKING:
     from node.index.reading import ReadIndex
@@ -29,7 +29,6 @@ class Look(views.Snapshot):
     def __init__(self, connection: sqlite3.Connection) -> None:
         queries = queries_of_file(connection)
         super().__init__(queries)
-        self._file = connection
         self.instances = level_views.InstanceViews(queries)
         self.routes = views.RouteViews(queries)
         self.series = level_views.SeriesViews(queries)
@@ -39,10 +38,6 @@ class Look(views.Snapshot):
     def standbys(self) -> Standbys:
         """Return no standbys: a commit of one file waits for none."""
         return Standbys({})
-
-    def damage(self) -> list[str]:
-        """Return what is wrong with the file, as sentences."""
-        return damage(self._file.execute)
 
 
 @contextmanager
@@ -73,6 +68,22 @@ def looking(place: Place) -> Iterator[Look | ReadIndex]:
         from node.index.rows.place import unreadable
 
         raise unreadable(place, error) from error
+
+
+class Owed(NamedTuple):
+    """What was acknowledged and is not here."""
+
+    lost: list[Row]
+    """Rows of ``v_lost_instances``, the last received first."""
+    damaged: list[Row]
+    """Instances whose file is missing or damaged, with the patient."""
+    gaps: list[Row]
+    """What could not be read of the journal, so that nobody knows which instances it had."""
+
+
+def owed(index: Look | ReadIndex) -> Owed:
+    """Return what every command that counts or names what is owed reads."""
+    return Owed(index.lost.newest(index.lost.count()), index.instances.damaged(), index.lost.gaps())
 
 
 _END_OF_UID = re.compile(r"[0-9.]{4,64}")
@@ -137,18 +148,3 @@ def is_there(place: Place) -> bool:
     from node.index.rows.place import exists
 
     return exists(place)
-
-
-def problems_of(place: Place) -> list[str]:
-    """Return the problems of an index as sentences; empty if there are none.
-
-    The tables of a file with the newest schema are not compared with the models, for which the libraries take longer to
-    load than the rest of the check: that is ``voxelnode db check``.
-    """
-    if isinstance(place, Path):
-        with suppress(IndexUnusable), looking(place) as index:  # if it cannot be read: the whole check says why
-            if isinstance(index, Look) and index.has_newest_schema:
-                return index.damage()
-    from node.index.rows.place import check
-
-    return check(place)

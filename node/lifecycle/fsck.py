@@ -37,6 +37,7 @@ Kind = Literal[
     "journal-damaged",  # records that were acknowledged cannot be read
     "journal-gap",  # a start could not read them, and nobody has accepted that
     "instance-lost",  # it was acknowledged, and is not here
+    "not-ready",  # no start takes the root, or the running node is not ready
     "ledger-damaged",  # the ledger of what was acknowledged
     "journal-waiting",  # records that are not in the index, and no process that applies them
     "file-missing",  # a row without its file

@@ -428,6 +428,8 @@ def test_echo_to_a_closed_port_fails_with_the_address(run) -> None:
 
 
 def test_the_doctor_finds_this_machine_fit_and_a_folder_that_is_not_ours_broken(run) -> None:
+    make.saved([make.instance()], Path("one"))
+    run("import", "one", "--root", "here")
     fit = run("doctor", "--root", "here", "--json")
     findings = json.loads(fit.out)["findings"]
     assert {"python", "sqlite", "decoder", "root", "disk", "index", "port", "clock"} <= {f["check"] for f in findings}

@@ -436,7 +436,7 @@ def test_commands_and_pages_name_a_series_that_waits_for_another_try_with_its_er
     root.take(ds)
     assert root.index.series.record_crash(root.claim(), "it took too long", attempts=2, now=dt.datetime.now(dt.UTC))
     told = run("status", "--root", root.folder).stdout
-    assert re.search(r"(?m)^series +1 waiting for another try$", told), told
+    assert re.search(r"(?m)^series +1 receiving \(1 waiting for another try\)$", told), told
     assert "it took too long" in told
     [late] = make.ct_series(1)
     late.StudyInstanceUID, late.SeriesInstanceUID = ds.StudyInstanceUID, ds.SeriesInstanceUID

@@ -106,9 +106,8 @@ def test_series_are_listed_and_counted_without_reading_a_table(root: Root, monke
     with explained(root) as (queries, steps):
         SeriesViews(queries).last_received_at()
         SeriesViews(queries).next_due_at()
-        SeriesViews(queries).count_incomplete()
+        SeriesViews(queries).count_doubted()
         InstanceViews(queries).totals()
-        InstanceViews(queries).count_missing_files()
         VolumeViews(queries).count_current()
     assert [step for step in steps if step.startswith("SCAN") and " INDEX " not in step] == ["SCAN v"], steps
     assert not any(step.startswith("SCAN series") for step in steps), steps

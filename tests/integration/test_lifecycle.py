@@ -833,5 +833,5 @@ def test_the_numbers_of_reports_make_no_series_of_a_study_incomplete(root: Root)
     root.convert_due()
     root.mark_quiet()
     with looking(root.folder / "index.sqlite") as index:
-        assert index.series.count_incomplete() == 0
+        assert index.series.count_doubted() == {"incomplete": 0, "suspect": 0}
     assert {row["missing_instances"] for row in root.rows("SELECT missing_instances FROM v_series")} == {0}

@@ -19,7 +19,7 @@ from node.archive.intact import problem_with
 from node.association.services.commitment import CommitmentService, verify
 from node.completeness import Reported
 from node.control.care import check_repository, rebuild_index
-from node.control.repository import Repository, StoreNeeded
+from node.control.repository import Repository
 from node.conversion.pipeline import convert
 from node.conversion.scheduler import Worker
 from node.conversion.series import is_unchanged
@@ -487,10 +487,6 @@ def test_a_new_index_is_made_of_the_store_and_another_archive_is_refused(serve: 
     assert node.places() == ["store"] * 3
     node.forget()
     assert [node.content(ds) for ds in series] == [data_set_bytes(ds) for ds in series]
-    without = node.settings.model_copy(update={"storage": Storage(root=node.root)})
-    node.close()
-    with pytest.raises(StoreNeeded):
-        Repository(without)
 
 
 def test_a_store_that_became_that_of_another_archive_makes_a_node_not_ready(serve: Serve, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -83,6 +82,7 @@ def _facts(root: Root, index: Look | ReadIndex, live: Mapping[str, Any] | None) 
     from node.archive.proof import last_proof
     from node.archive.space import free_bytes_of_root
     from node.index.look.views import is_held
+    from node.index.looking import owed
     from node.index.rows.backend import FILE_NAME
     from node.index.rows.sqlite_file import held_back
     from node.receive.readiness import intake_of, readiness_of, running
@@ -91,6 +91,7 @@ def _facts(root: Root, index: Look | ReadIndex, live: Mapping[str, Any] | None) 
     folder, settings, now = root.folder, root.settings, running(live)
     proof = last_proof(folder)
     journal = journal_report(folder, index.applied)
+    lost, damaged, gaps = owed(index)
     levels, stored = index.count_levels(), index.instances.totals()
     quiet = partial(index.quiet_to_come, quiet_seconds=settings.series.study_quiet_seconds)
     routes = quiet("route").next_of(index.routes.destinations())
@@ -114,11 +115,11 @@ def _facts(root: Root, index: Look | ReadIndex, live: Mapping[str, Any] | None) 
         "queued_instances": journal.waiting,
         "journal_bytes": journal.bytes,
         "journal_damage": [f"{found.segment.name}: {damaged_records(found)}" for found in journal.damage],
-        "lost_instances": index.lost.count(),
-        "journal_gaps": index.lost.gaps(),
+        "lost_instances": len(lost),
+        "journal_gaps": gaps,
         "undecided_conflicts": index.conflicts.count_open(),
         "conflict_decisions": index.conflicts.count_undecided(),
-        "missing_files": index.instances.count_missing_files(),
+        "missing_files": len(damaged),
         "scrub": {"current": None, "last": None} | json_of(index.scrub or "{}"),
         "compared": index.compared,
         "retention": index.retention.waits_for,
@@ -128,7 +129,7 @@ def _facts(root: Root, index: Look | ReadIndex, live: Mapping[str, Any] | None) 
         "store_checksums": index.store_checksums,
         "backup_proof": asdict(proof) | {"ok": proof.ok, "text": proof.text} if proof else None,
         "volume_files": index.volumes.count_current(),
-        "incomplete_series": index.series.count_incomplete(),
+        **{f"{state}_series": count for state, count in index.series.count_doubted().items()},
         "failures": index.failures.count(),
         "senders": index.senders.all(),
         "hosts": index.hosts.all(index.hosts.now()),
@@ -196,16 +197,12 @@ def _scrub(last: Mapping[str, Any] | None) -> str:
 
 
 def _print(facts: Mapping[str, Any], failures: list[dict[str, Any]]) -> None:
-    from node.quiet import is_due
-
-    by_state, waiting = dict(facts["series"]), facts["series_waiting"]
-    retried = sum(not is_due(row["due_at"], dt.datetime.now(dt.UTC)) for row in facts["series_retried"])
-    by_state |= {
-        "receiving": by_state.get("receiving", 0) - waiting - retried,
-        "waiting for a converter": waiting,
-        "waiting for another try": retried,
-    }
-    series = ", ".join(f"{count} {state}" for state, count in by_state.items() if count) or "none"
+    waiting, retried = facts["series_waiting"], len(facts["series_retried"])
+    waits = {"waiting for a converter": waiting, "waiting for another try": retried}
+    of_them = ", ".join(f"{count} {what}" for what, count in waits.items() if count)
+    in_state = {f"{count} {state}": of_them * (state == "receiving") for state, count in facts["series"].items()}
+    series = ", ".join(f"{its} ({some})" if some else its for its, some in in_state.items()) or "none"
+    doubted = {state: facts[f"{state}_series"] for state in ("incomplete", "suspect")}
     print_fields(
         {
             "root": facts["root"],
@@ -219,7 +216,9 @@ def _print(facts: Mapping[str, Any], failures: list[dict[str, Any]]) -> None:
             "instances": f"{facts['instances']} ({sized(facts['bytes'])})",
             **({"index": facts["index_held_back"]} if facts["index_held_back"] else {}),
             "journal": _journal(facts),
-            "missing files": f"{facts['missing_files']} missing or damaged" if facts["missing_files"] else "none",
+            "missing files": f"{facts['missing_files']} missing or damaged: voxelnode lost list"
+            if facts["missing_files"]
+            else "none",
             "acknowledged, not here": _lost(facts["lost_instances"], facts["journal_gaps"]),
             "conflicts": _conflicts(facts["conflict_decisions"], facts["undecided_conflicts"]),
             "last scrub": _scrub(facts["scrub"]["last"]),
@@ -231,7 +230,10 @@ def _print(facts: Mapping[str, Any], failures: list[dict[str, Any]]) -> None:
             **({"when studies are quiet": _to_come(facts["to_come"])} if facts["to_come"] else {}),
             **({"object store": facts["store_checksums"]} if facts["store_checksums"] else {}),
             "volume files": facts["volume_files"],
-            "incomplete": f"{facts['incomplete_series']} series" if facts["incomplete_series"] else "none",
+            **{
+                state: f"{count} series: voxelnode series --state {state}" if count else "none"
+                for state, count in doubted.items()
+            },
             "oldest due": minute(facts["oldest_due_at"]) or "nothing is waiting",
             "free": sized(facts["free_bytes"]),
         }

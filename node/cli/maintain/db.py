@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,6 +16,7 @@ from node.errors import counted, sized
 if TYPE_CHECKING:
     from node.control.care import Rebuilt
     from node.index.rows.backend import Place, Salvaged
+    from node.lifecycle.fsck import Finding
     from node.receive.record import JournalReport
     from node.settings.model import Settings
 
@@ -298,11 +300,12 @@ def fsck(
 ) -> Listing:
     """Compare index, journal and files, and repair differences.
 
-    Exit 1 if a difference remains.
+    Exit 1 if a difference remains, an instance has to be sent again, or a node would not be ready.
     """
     from node.control.care import check_repository
 
     findings = check_repository(root.settings, digests=digests, repair=repair, force=force)
+    findings += _not_ready(root)
     rows = [asdict(finding) for finding in findings]
     left = [row for row in rows if row["repair"] is None]
     first, more = first_of_each_kind(rows)
@@ -316,3 +319,14 @@ def fsck(
         failed=bool(left),
     )
     return replace(shown, rows=rows)
+
+
+def _not_ready(root: ChangedRoot) -> Iterator[Finding]:
+    """Yield why no node would be ready on the root, or why the one that runs is not, and what is owed."""
+    from node.cli.run.doctor import CHECKS, OF_ROOT, Site
+    from node.lifecycle.fsck import Finding
+
+    site = Site(root.settings, root.maker)
+    for row in (row for check in CHECKS if check.name in OF_ROOT for row in check.findings(site)):
+        if row["state"] == "broken":
+            yield Finding("not-ready", row["check"], f"{row['found']} -> {row['remedy']}")

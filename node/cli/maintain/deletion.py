@@ -202,7 +202,7 @@ def restore(
     parts = [f"{counted(done['instances'], 'instance')} brought back", f"{done['repeated']} had come again"]
     parts += [f"{done['conflicts']} have other bytes by now"] if done["conflicts"] else []
     lost = counted(done["lost"], "file is", "files are")
-    parts += [f"{lost} gone or damaged and to be sent again: `voxelnode fsck` names them"] if done["lost"] else []
+    parts += [f"{lost} gone or damaged and to be sent again: `voxelnode lost list` names them"] if done["lost"] else []
     unread = (
         f"{counted(done['unread'], 'file')} cannot be read now: check the disk; its host tries again when it starts"
     )

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from time import perf_counter
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 import typer
 
 from node.archive import space
-from node.archive.root import NETWORK, file_system, lock_problem, make_private, open_to_others, others_may
+from node.archive.root import NETWORK, file_system, make_private, open_to_others, others_may, require_folders
 from node.children.confinement import described, offered
 from node.cli.look.status import ACKNOWLEDGED, live_of
 from node.cli.options import Root
@@ -43,17 +43,22 @@ SET_ASIDE = frozenset({"instance-bytes", "instance-versions", "instance-quaranti
 """Kinds of conflicts of which a version of an instance is in quarantine, and in no series."""
 
 SQLITE_WITHOUT_WAL_RESET_BUG = (3, 51, 3)
+AS_IT_SAYS = "do what it says: `voxelnode serve` refuses this, with the same words"
+
 SLOW_SYNC_SECONDS = 0.2
 """A slower sync of the root causes a warning: every instance waits for one."""
 
 SHOWN_PATHS = 5
 
+OF_ROOT = frozenset({"configuration", "root", "disk", "index", "archive", "object store", "node"})
+"""Checks of what a node needs to be ready on a root, and of what is owed; `voxelnode fsck` compares the rest."""
+
 
 class Site:
     """A root and its machine; what several checks ask is asked once."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings, self.root = settings, settings.storage.root.absolute()
+    def __init__(self, settings: Settings, maker: str = "voxelnode serve --create") -> None:
+        self.settings, self.root, self.maker = settings, settings.storage.root.absolute(), maker
         self.folder = next(folder for folder in (self.root, *self.root.parents) if folder.is_dir())
 
     @cached_property
@@ -71,14 +76,14 @@ class Site:
     @cached_property
     def index(self) -> Mapping[str, Any]:
         """What its rows say; nothing if they cannot be read, which is another check."""
-        from node.index.looking import looking
+        from node.control.root import require_store
+        from node.index.looking import looking, owed
         from node.index.rows.backend import IndexUnusable
 
         with suppress(IndexUnusable), looking(self.place) as index:
             return {
-                "missing": index.instances.count_missing_files(),
-                "lost": index.lost.count(),
-                "gaps": index.lost.gaps(),
+                "store": _refused(partial(require_store, self.settings, index)),
+                "owed": owed(index),
                 "conflicts": index.conflicts.count_open(),
                 "standbys": index.standbys(),
                 "newest": index.series.last_received_at(),
@@ -147,7 +152,7 @@ def doctor(
     load_for_rows()
     if repair and root.folder.is_dir():
         make_private(root.folder)
-    site = Site(root.settings)
+    site = Site(root.settings, root.maker)
     rows = [finding for check in CHECKS for finding in check.findings(site)]
     is_broken = any(row["state"] == "broken" for row in rows)
 
@@ -172,11 +177,22 @@ def _python(_: Site) -> Iterator[Said]:
     yield ("broken", f"{version}, with -O") if sys.flags.optimize else ("ok", version)
 
 
-@check("configuration", warning="correct it; `voxelnode config check` lists this, too")
-def _configuration(site: Site) -> Iterator[Said]:
-    from node.control.checks import warnings
+CORRECT = "correct it; `voxelnode config check` lists this, too"
 
+
+@check("configuration", broken=CORRECT, warning=CORRECT)
+def _configuration(site: Site) -> Iterator[Said]:
+    from node.control.checks import problems, warnings
+
+    yield from (("broken", problem) for problem in problems(site.settings))
     yield from (("warning", warning) for warning in warnings(site.settings))
+
+
+def _refused(*asked: Callable[[], object]) -> list[Said]:
+    """Return what a start refuses of this, in its words; a running node has the root."""
+    from node.control.checks import problem_of
+
+    return [("broken", problem, AS_IT_SAYS) for ask in asked for problem in problem_of(ask)]
 
 
 @check("sqlite", note="let no other program write to the index; the node by itself is safe")
@@ -223,12 +239,15 @@ def _root(site: Site) -> Iterator[Said]:
         full = "free space on this disk, or remove files from it"
         yield ("broken", found, full) if error.errno in NO_ROOM else ("broken", found)
         return
-    if (problem := lock_problem(site.folder)) is not None:
-        yield "broken", problem, "use a local disk: the index needs locks"
+    from node.control.root import require_place, require_root
+
+    problems = _refused(partial(require_place, site.root), partial(require_root, site.root, site.maker))
+    yield from problems
     found = f"{site.root} is writable, a sync takes {seconds * 1000:.1f} ms"
-    yield "warning" if seconds > SLOW_SYNC_SECONDS else "ok", found
+    if not problems:
+        yield "warning" if seconds > SLOW_SYNC_SECONDS else "ok", found
     kind, _ = file_system(site.folder)
-    if kind in NETWORK and problem is None:
+    if kind in NETWORK and not problems:
         remedy = "use a local disk; if you cannot, let no process on another machine open this root"
         yield "warning", f"{site.folder} is on {kind}: SQLite's write-ahead log serves one machine", remedy
 
@@ -277,65 +296,36 @@ def _disk(site: Site) -> Iterator[Said]:
     yield "warning" if free < 2 * storage.low_bytes else "ok", f"{sized(free)} free{where}; {below}"
 
 
-@check("index", broken="restore a backup, run `voxelnode db upgrade` or, as a last resort, `voxelnode db rebuild`")
+@check("index", warning="end that program: the disk gets its room back")
 def _index(site: Site) -> Iterator[Said]:
-    from node.control.root import require_index
-    from node.index.looking import problems_of
-    from node.index.rows.backend import IndexUnusable
+    from node.control.root import require_startable
+    from node.index.looking import is_there
     from node.index.rows.sqlite_file import maker_of
 
-    try:
-        require_index(site.root, site.settings.index.url)
-        is_there = _is_there(site.place)
-    except IndexUnusable as error:
-        yield "broken", str(error), "restore a backup, or run `voxelnode db rebuild`"
-        return
-    if not is_there:
-        yield "ok", f"{site.place} does not exist yet; {maker_of(site.root)} makes it"
-    elif problems := problems_of(site.place):
-        from node.index.rows.place import newer_schema  # here, because a sound index needs no SQLAlchemy
-
-        is_newer = newer_schema(site.place) is not None
-        newer = "install the version of voxelnode that wrote it"
-        yield from (("broken", problem, newer) if is_newer else ("broken", problem) for problem in problems)
-    elif not site.held_back:
-        yield "ok", str(site.place)
-
-
-@check("index", warning="end that program: the disk gets its room back")
-def _held_back(site: Site) -> Iterator[Said]:
-    if site.held_back:
+    problems = _refused(partial(require_startable, site.root, site.settings.index.url))
+    if problems := problems or site.index.get("store", ()):
+        yield from problems
+    elif site.held_back:
         yield "warning", site.held_back
-
-
-def _is_there(place: Place) -> bool:
-    if isinstance(place, Path):
-        return place.exists()
-    from node.index.rows.place import exists
-
-    return exists(place)
+    elif is_there(site.place):
+        yield "ok", str(site.place)
+    else:
+        yield "ok", f"{site.place} does not exist yet; {maker_of(site.root)} makes it"
 
 
 @check(
-    "archive", broken="send the instances again, or restore the files from a backup and run `voxelnode fsck --repair`"
+    "archive",
+    broken="have what `voxelnode lost list` names sent again, or `voxelnode lost write-off` it; or restore files from "
+    "a backup, and run `voxelnode fsck --repair`",
 )
 def _missing_files(site: Site) -> Iterator[Said]:
-    from node.archive.root import FolderAway, require_folders
-
-    try:
-        require_folders(site.root)
-    except FolderAway as error:
-        yield "broken", error.problem, error.remedy
-    if missing := site.index.get("missing"):
-        yield "broken", f"missing or damaged: the files of {counted(missing, 'instance')}"
-    if lost := site.index.get("lost"):
-        remedy = "have what `voxelnode lost list` names sent again, or `voxelnode lost write-off` it"
-        yield "broken", f"acknowledged, and not here: {counted(lost, 'instance')}", remedy
-
-
-@check("journal", broken="have them sent again, then run `voxelnode lost write-off journal --reason TEXT`")
-def _gaps(site: Site) -> Iterator[Said]:
-    yield from (("broken", gap["detail"]) for gap in site.index.get("gaps", ()))
+    yield from _refused(partial(require_folders, site.root))
+    lost, damaged, gaps = site.index.get("owed", ((), (), ()))
+    if damaged:
+        yield "broken", f"missing or damaged: the files of {counted(len(damaged), 'instance')}"
+    if lost:
+        yield "broken", f"acknowledged, and not here: {counted(len(lost), 'instance')}"
+    yield from (("broken", gap["detail"]) for gap in gaps)
 
 
 @check(

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from queue import SimpleQueue
-from shlex import quote
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
@@ -108,8 +107,7 @@ def serve(
     manager = ServiceManager()
     try:  # around each instruction at which a signal may end the start
         start.begin()
-        maker = "" if create else " ".join(["voxelnode serve --create", *map(quote, root.given)])
-        node = Node(settings, root_maker=maker)
+        node = Node(settings, root_maker="" if create else root.maker)
         endpoints = node.start()
         start.end()
     except StartEnded:

@@ -316,11 +316,11 @@ class SeriesViews(ViewRows):
         rows = self._rows("SELECT due_at FROM series WHERE state = 'receiving'")
         return sum(is_due(row["due_at"], now) for row in rows)
 
-    def count_incomplete(self) -> int:
-        """Count the series whose verdict is ``incomplete`` or ``suspect``, without those that are open again."""
-        doubted = "study_id > 0 AND verdict IN ('suspect', 'incomplete')"  # as in `node.index.rules.custody.problems`
-        closed = "state NOT IN ('receiving', 'converting')"
-        return self._number(f"SELECT count(*) FROM series WHERE {doubted} AND {closed}")
+    def count_doubted(self) -> dict[str, int]:
+        """Count what `newest` lists in the states ``incomplete`` and ``suspect``, by state."""
+        doubted = "study_id > 0 AND verdict IN ('suspect', 'incomplete')"  # of the index `ix_series_doubted`
+        converted = f"FROM series WHERE {doubted} AND NOT state <> 'converted' GROUP BY verdict"
+        return {"incomplete": 0, "suspect": 0} | self._counts(f"SELECT verdict, count(*) AS count {converted}")
 
     def last_received_at(self) -> str | None:
         """Return when the newest instance was received, in the format of ``v_series``, or None if there are none."""
@@ -405,10 +405,6 @@ class InstanceViews(_FileViews):
             "JOIN patients p ON p.id = st.patient_id WHERE i.file_missing "
             "ORDER BY i.series_id, i.instance_number, i.sop_instance_uid"
         )
-
-    def count_missing_files(self) -> int:
-        """Count the instances whose file is known to be missing or damaged."""
-        return self._number("SELECT count(*) FROM images WHERE file_missing")
 
 
 class VolumeViews(_FileViews, PagedViews):

@@ -8,14 +8,14 @@ from contextlib import ExitStack
 from typing import Any
 
 from sqlalchemy import JSON, Column, Connection, Engine, Table, insert, null, select, true, tuple_, update
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DatabaseError, SQLAlchemyError
 
 from node.index.rows.about_keys import COPYING, MOVED
-from node.index.rows.backend import IndexUnusable, Place, reason_of
+from node.index.rows.backend import IndexUnusable, Place, backend_at, reason_of
 from node.index.rows.extension_tables import every_table
 from node.index.rows.models.work import AboutRow
 from node.index.rows.narrowed import Readers
-from node.index.rows.place import open_engine, require_newest, require_there, upgrade
+from node.index.rows.place import open_engine, require_newest, require_sound, require_there, unusable, upgrade, usable
 from node.index.rows.repositories import about
 from node.index.rows.scope import Scope, within
 
@@ -59,6 +59,17 @@ def require_current(connection: Connection, place: Place) -> None:
         )
     if about(connection, COPYING) is not None:
         raise IndexUnusable(f"{place} is a copy that is not finished: run `voxelnode db copy` again")
+
+
+def require_usable(place: Place) -> None:
+    """Refuse an index that a start refuses, and change nothing. Raises IndexUnusable, in the words of a start."""
+    try:
+        with ExitStack() as opened, opened_engine(opened, place, read_only=True).connect() as connection:
+            if usable(connection, place).trouble is None:
+                require_current(connection, place)
+    except (DatabaseError, backend_at(place).Error) as error:
+        raise unusable(place, error) from error
+    require_sound(place)
 
 
 def opened_engine(opened: ExitStack, place: Place, *, read_only: bool = False) -> Engine:

@@ -74,6 +74,14 @@ def schema_of(connection: Connection) -> Schema:
     return schema
 
 
+def usable(connection: Connection, place: Place) -> Schema:
+    """Return what a database has. Raises IndexUnusable if no upgrade makes it one of this version."""
+    schema = schema_of(connection)
+    if schema.is_final:
+        raise IndexUnusable(f"{place}: {schema.trouble}")
+    return schema
+
+
 def has_schema(connection: Connection) -> bool:
     """Return whether there are tables of the core."""
     return "" in _revisions_at(connection)
@@ -244,13 +252,11 @@ def _upgraded(place: Place, backend: Backend) -> tuple[str | None, str]:
         if not isinstance(place, Path) and exists(place) and _schema_at(place).trouble is None:
             return REVISION, REVISION
     except (DatabaseError, backend.Error) as error:
-        raise _unusable(place, error) from error
+        raise unusable(place, error) from error
     with alone(place) as connection:
-        before = schema_of(connection)
+        before = usable(connection, place)
         if before.trouble is None:
             return REVISION, REVISION
-        if before.is_final:
-            raise IndexUnusable(f"{place}: {before.trouble}")
         migrate(connection)
         if (trouble := schema_of(connection).trouble) is not None:  # the migrations of an extension end elsewhere
             raise IndexUnusable(f"{place}: {trouble}")
@@ -268,7 +274,7 @@ def alone(place: Place) -> Iterator[Connection]:
         with _opened(open_engine(place, alone=True)) as engine, engine.connect() as connection, connection.begin():
             yield connection
     except (DatabaseError, backend.Error) as error:
-        raise _unusable(place, error) from error
+        raise unusable(place, error) from error
 
 
 @contextmanager
@@ -289,7 +295,8 @@ def given_place(url: str) -> Place:
     return Path(url.removeprefix("sqlite:///")).absolute()
 
 
-def _unusable(place: Place, error: Exception) -> IndexUnusable:
+def unusable(place: Place, error: Exception) -> IndexUnusable:
+    """Return what to tell of a database that cannot be opened: it is locked, or is none."""
     if Failure.LOCKED in backend_at(place).failure(error):
         return IndexUnusable(f"{place}: {backend_at(place).lockers(place)}, then start again")
     cause = getattr(error, "orig", error)
@@ -320,7 +327,7 @@ def require_not_newer(place: Place) -> None:
     try:
         trouble = _newer(place)
     except (DatabaseError, backend_at(place).Error) as error:
-        raise _unusable(place, error) from error
+        raise unusable(place, error) from error
     if trouble is not None:
         raise IndexUnusable(trouble)
 

@@ -8,7 +8,8 @@ from unittest.mock import Mock
 import pytest
 
 from node.archive.root import file_system, lock_problem
-from node.control.repository import LocksUnusable, Repository
+from node.control.repository import Repository
+from node.control.root import LocksUnusable
 from node.settings.core import Storage
 from node.settings.model import Settings
 
