@@ -199,6 +199,7 @@ def _levels() -> None:
         sa.Column("claimed_receptions", sa.Integer()),
         sa.Column("attempts", sa.Integer(), nullable=False),
         sa.Column("error", sa.Text()),
+        sa.Column("why", sa.String(32)),
         sa.Column("reported", sa.JSON()),
         sa.Column("verdict", sa.String(16)),
         sa.Column("verdict_rule", sa.String(32)),
@@ -413,6 +414,8 @@ def _history() -> None:
         sa.Column("happened_at", sa.DateTime(), nullable=False, index=True),
         sa.Column("verdict_before", sa.JSON()),
         sa.Column("ended", sa.Text()),
+        sa.Column("why", sa.String(32)),
+        sa.Column("key", sa.String(200)),
     )
     op.create_table(
         "conflicts",
@@ -430,7 +433,8 @@ def _history() -> None:
         sa.Column("found_at", sa.DateTime(), nullable=False),
         sa.Column("decision", sa.String(16)),
         sa.Column("decided_at", sa.DateTime()),
-        sa.Column("decided_by", sa.String(64), index=True),
+        sa.Column("decided_by", sa.String(64)),
+        sa.Column("is_uncompared", sa.Boolean(), server_default=sa.false(), nullable=False, index=True),
         **NO_ID_TWICE,
     )
     op.create_table(

@@ -81,6 +81,7 @@ class Postponed:
 
     why: str
     seconds: float = field(default_factory=lambda: wait_seconds(1))
+    reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +145,7 @@ class Conversions:
             return end
         except Exception as error:  # any error concerns this series only
             if lack is not None:  # what wrote has an error of its own; others come again once there is room
-                return Postponed(f"{FOR_ROOM}{lack}", 0.0)
+                return Postponed(f"for room: {lack}", 0.0, FOR_ROOM)
             return self._broken(claimed, error)
 
     def _made_of_lost(self, claimed: ClaimedSeries) -> MadeOfLost | None:
@@ -205,8 +206,8 @@ class Conversions:
             case ReferencedSeriesOpen(references=references):
                 index.postpone(claimed, str(end), REFERENCE_WAIT, now, references)
                 told.info("conversion_waits", reason="a series to which it refers is open")
-            case Postponed(why, seconds):
-                index.postpone(claimed, why, dt.timedelta(seconds=seconds), now)
+            case Postponed(why, seconds, reason):
+                index.postpone(claimed, why, dt.timedelta(seconds=seconds), now, reason=reason)
                 self._log_shortage(why)
             case ChildCancelled():  # it is due at once
                 if index.release_claim(claimed, now):

@@ -357,7 +357,7 @@ class Applier(BackgroundService, Ahead):
         self._archive.sync([quarantined])  # no row names it: it is never compared with its record
         log.error("instance_set_aside", reason=reason, path=quarantined)
         applied = AppliedPosition(self._journal.identity, record.sequence)
-        self._index.instances.set_aside(f"{reason}: {quarantined}", applied, dt.datetime.now(dt.UTC))
+        self._index.instances.set_aside(reason, quarantined, applied, dt.datetime.now(dt.UTC))
         self._committed = record.sequence
         if (outcome := _awaited(record)) is not None:
             outcome.set_exception(NotUnderstood(reason))

@@ -71,10 +71,7 @@ _NOT_NAMED: Mapping[str, Any] = {
 
 def reasons_of(index: Look | ReadIndex) -> dict[str, dict[str, Any]]:
     """Return why each file is in quarantine, by key."""
-    reasons = {
-        str(event["detail"]).rpartition(": ")[2]: {"reason": event["kind"], "detail": event["detail"]}
-        for event in index.events.set_aside()
-    }
+    reasons = {event["key"]: {"reason": event["kind"], "detail": event["detail"]} for event in index.events.set_aside()}
     return reasons | {row.pop("key"): row for row in index.conflicts.in_quarantine()}
 
 

@@ -151,7 +151,7 @@ class Checkpoint:
     def _keep_damaged(self, damage: Damage) -> None:
         """Copy the segment of unreadable records to quarantine, and report these: they were acknowledged."""
         self.is_damaged = True
-        which = f"records {damage.first} to {damage.last}"
+        which, copy = f"records {damage.first} to {damage.last}", None
         if damage.last < damage.first:
             which = f"records from {damage.first} on, if there were any,"
         if damage.segment.exists():
@@ -162,7 +162,7 @@ class Checkpoint:
         else:
             detail = f"{which} of the journal are missing with its segment {damage.segment.name}"
         log.error("journal_damaged", detail=detail)
-        self._index.lost.note_gap(detail, dt.datetime.now(dt.UTC))
+        self._index.lost.note_gap(detail, dt.datetime.now(dt.UTC), copy)
 
     def _take(
         self, batch: list[Record], applied_before: int, apply: Callable[[Sequence[Record]], int], replayed: Replayed

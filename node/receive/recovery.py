@@ -86,7 +86,7 @@ def recover(
 
     def list_part(key: str) -> None:
         log.warning("part_set_aside", path=key)
-        index.instances.set_aside(f"received, and in no record of the journal: {key}", None, now)
+        index.instances.set_aside("received, and in no record of the journal", key, None, now)
 
     parts = archive.sweep_incoming(list_part)
     reached("parts-swept")

@@ -146,6 +146,6 @@ def test_a_purged_version_is_kept_again_when_it_comes_again(root: Root) -> None:
 def test_an_instance_that_was_set_aside_from_the_journal_has_its_reason(root: Root) -> None:
     root.archive.path("quarantine/x.dcm").write_bytes(b"")
     applied = AppliedPosition("a journal", 0)
-    root.index.instances.set_aside("its record cannot be read: quarantine/x.dcm", applied, root.clock())
+    root.index.instances.set_aside("its record cannot be read", "quarantine/x.dcm", applied, root.clock())
     [file] = files(root)
     assert file.reason == "instance-set-aside"

@@ -142,19 +142,13 @@ def series(
         if (row["error"] or (states and state_of(row) in DOUBTED)) and row["state"] != "not-an-image"
         for line in finding(state_of(row), row["error"] or row["verdict_reason"], _named(row, uids=uids))
     ]
-    refused = (row["error"] for row in rows if row["error"] and row["state"] in ("refused", "failed"))
-    for reason in dict.fromkeys(map(_reason, refused)):
+    whys = (row["why"] for row in found[:limit] if row["error"] and row["state"] in ("refused", "failed"))
+    for reason in dict.fromkeys(why if why in REMEDIES else "failed" for why in whys):
         problems += finding(reason, REMEDIES[reason])
     columns = SERIES | UIDS if uids else SERIES
     title, cut = newest(len(rows), total, "series", "series"), ("patient", "description")
     shown = listing(title, columns, rows, none=printable(hint), below=problems, cut=cut)
     return bounded(shown, title, total)
-
-
-def _reason(error: str) -> str:
-    """Return the reason with which the error of a series begins; that of a crash begins with none."""
-    reason = error.partition(": ")[0]
-    return reason if reason in REMEDIES else "failed"
 
 
 def _named(row: Mapping[str, Any], *, uids: bool) -> str:

@@ -230,7 +230,7 @@ class HostRepository(IndexRepository):
     def _note_waits_for_hosts(self, connection: Connection, since: dt.datetime) -> None:
         for series_id, error in _series_waiting_for_hosts(connection, since).items():
             is_waiting = SeriesRow.id == series_id, SeriesRow.state == "receiving"
-            connection.execute(update(SeriesRow).where(*is_waiting).values(error=error))
+            connection.execute(update(SeriesRow).where(*is_waiting).values(error=error, why=None))
 
 
 def _problems(connection: Connection, member: JoiningHost, ahead: float, now: dt.datetime) -> dict[str, str]:

@@ -175,7 +175,7 @@ class EventViews(PagedViews):
         ``certainty`` is that of the series, if the conversion is its current one.
         """
         return self._rows(
-            "SELECT e.kind, e.revision, e.detail, e.happened_at, e.study_instance_uid, e.series_instance_uid, "
+            "SELECT e.kind, e.revision, e.detail, e.why, e.happened_at, e.study_instance_uid, e.series_instance_uid, "
             "se.series_number, se.series_description, se.modality, st.patient_name, st.patient_id, "
             "CASE WHEN se.revision = e.revision THEN se.certainty END AS certainty "
             "FROM (SELECT * FROM v_events WHERE kind || '' IN "  # no column: the index of kinds is left aside
@@ -187,12 +187,13 @@ class EventViews(PagedViews):
 
     def of_series(self, study_instance_uid: str, series_instance_uid: str, limit: int) -> list[Row]:
         """Return the last events of a series, newest first."""
-        source, rest = "SELECT kind, revision, detail, happened_at FROM v_events", "ORDER BY id DESC LIMIT :limit"
+        source, rest = "SELECT kind, revision, detail, why, happened_at FROM v_events", "ORDER BY id DESC LIMIT :limit"
         return self._rows_of_study(source, study_instance_uid, series_instance_uid, rest, limit=limit)
 
     def set_aside(self) -> list[Row]:
-        """Return kind and detail of the events whose detail ends with the key of a file in quarantine."""
-        return self._rows("SELECT kind, detail FROM v_events WHERE kind IN ('instance-set-aside', 'journal-damaged')")
+        """Return key, kind and detail of the events that set a file aside."""
+        kinds = "('instance-set-aside', 'journal-damaged')"
+        return self._rows(f'SELECT "key", kind, detail FROM events WHERE kind IN {kinds} AND "key" IS NOT NULL')
 
 
 class HookViews(ViewRows):

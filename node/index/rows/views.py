@@ -81,7 +81,7 @@ def _of_core(say: Words) -> dict[str, str]:
                    se.state, se.verdict, {certainty_of("se")} AS certainty, se.verdict_rule, se.verdict_reason,
                    se.expected_instances, se.expected_source, se.missing_instances, se.missing_detail,
                    (SELECT count(*) FROM images i WHERE i.series_id = se.id) AS instances,
-                   se.revision, se.open_since, se.last_received_at, se.due_at, se.attempts, se.error,
+                   se.revision, se.open_since, se.last_received_at, se.due_at, se.attempts, se.error, se.why,
                    CASE WHEN {_IS_ACKNOWLEDGED} THEN se.acknowledged_reason END AS acknowledged_reason,
                    CASE WHEN {_IS_ACKNOWLEDGED} THEN se.acknowledged_by END AS acknowledged_by,
                    CASE WHEN {_IS_ACKNOWLEDGED} THEN se.acknowledged_at END AS acknowledged_at
@@ -148,7 +148,8 @@ def _of_core(say: Words) -> dict[str, str]:
                    decided_at, decided_by
             FROM conflicts""",
         "v_events": """
-            SELECT id, kind, study_instance_uid, series_instance_uid, sop_instance_uid, revision, detail, happened_at
+            SELECT id, kind, study_instance_uid, series_instance_uid, sop_instance_uid, revision, detail, happened_at,
+                   why
             FROM events""",
         "v_rejections": """
             SELECT what, rule, peer, calling_ae_title, called_ae_title, offered, reason, remedy, "count", first_at,

@@ -347,7 +347,7 @@ _OUTCOMES: Mapping[str, StatusChip] = {
 
 def event_chip(event: Mapping[str, Any]) -> StatusChip:
     """Return the chip of a row of ``v_events`` that ends a conversion."""
-    if event["kind"] == "series-refused" and (event["detail"] or "").startswith("not-an-image"):
+    if event["why"] == "not-an-image" and event["kind"] == "series-refused":
         return StatusChip("plain", "no image")
     if event["kind"] == "series-converted" and event["certainty"] not in (None, "no gap seen"):
         chip = certainty_chip(event["certainty"])

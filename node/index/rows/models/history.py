@@ -6,6 +6,7 @@ from typing import Any, Literal
 from sqlalchemy import (
     JSON,
     BigInteger,
+    Boolean,
     CheckConstraint,
     Float,
     ForeignKey,
@@ -14,6 +15,7 @@ from sqlalchemy import (
     String,
     Text,
     UniqueConstraint,
+    false,
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -168,7 +170,9 @@ class ConflictRow(Numbered):
     found_at: Mapped[dt.datetime] = mapped_column(Utc)
     decision: Mapped[str | None] = mapped_column(String(16))  # accepted (what was received), kept, merged (patients)
     decided_at: Mapped[dt.datetime | None] = mapped_column(Utc)
-    decided_by: Mapped[str | None] = mapped_column(String(64), index=True)
+    decided_by: Mapped[str | None] = mapped_column(String(64))
+    # The decision is right if its version and the current one decode to the same: that is owed.
+    is_uncompared: Mapped[bool] = mapped_column(Boolean, server_default=false(), index=True)
 
 
 HAS_FILE = ConflictRow.key.is_not(None), ConflictRow.sha256.is_not(None), ConflictRow.damage.is_(None)
@@ -208,6 +212,9 @@ class EventRow(Numbered):
     # Of `verdict-changed`: columns of the verdict before.
     verdict_before: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     ended: Mapped[str | None] = mapped_column(Text)  # the place of the end of an association: see `node.quiet`
+    # Of such an end, the `Party` against whom it counts; of a series without a volume, the first reason.
+    why: Mapped[str | None] = mapped_column(String(32))
+    key: Mapped[str | None] = mapped_column(String(200))  # of the file that was set aside
 
 
 class LostInstanceRow(Numbered):

@@ -204,6 +204,7 @@ class SeriesRow(Numbered):
     claimed_receptions: Mapped[int | None] = mapped_column(Integer)
     attempts: Mapped[int] = mapped_column(Integer, default=0)
     error: Mapped[str | None] = mapped_column(Text)
+    why: Mapped[str | None] = mapped_column(String(32))  # what `error` says, in one word: a reason, or `FOR_ROOM`
     # What its sender said that it has: see `node.completeness.Reported`.
     reported: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     verdict: Mapped[str | None] = mapped_column(String(16))

@@ -201,11 +201,11 @@ class LostRepository(IndexRepository):
     record = writes(record_lost)
 
     @on_writer
-    def note_gap(self, connection: Connection, detail: str, now: dt.datetime) -> None:
-        """Note that instances were acknowledged and cannot be read from the journal, once."""
+    def note_gap(self, connection: Connection, detail: str, now: dt.datetime, key: str | None = None) -> None:
+        """Note once that instances were acknowledged and cannot be read from the journal; `key`: what is kept of it."""
         gaps = _gaps(connection)
         if all(gap["detail"] != detail for gap in gaps):
-            record_event(connection, "journal-damaged", now, detail=detail)
+            record_event(connection, "journal-damaged", now, detail=detail, key=key)
             gaps.append({"noticed_at": now.isoformat(timespec="seconds"), "detail": detail})
             set_about(connection, GAPS, json.dumps(gaps))
 

@@ -25,7 +25,7 @@ from node.index.rows.records import CountedRefusal, Refused, SeriesProblem
 from node.index.rows.repositories import IndexRepository, on_reader, on_writer
 from node.index.rows.sql import listed_in
 from node.index.rows.view_rows import PROBLEM
-from node.index.rules.intake.received import IN_ANOTHER_ENCODING, NOT_COMPARED, RECODED
+from node.index.rules.intake.received import IN_ANOTHER_ENCODING, RECODED
 from node.index.rules.series.verdicts import judge_holding
 from node.index.rules.work.events import record_event, record_series_event, uids_of
 
@@ -131,7 +131,7 @@ class ConflictRepository(IndexRepository):
     ) -> None:
         """Record what a person has decided about conflicts, and judge the series again that have the instances."""
         decided = update(ConflictRow).where(listed_in(ConflictRow.id, ids))
-        decided = decided.values(decision=decision, decided_at=now, decided_by=who)
+        decided = decided.values(decision=decision, decided_at=now, decided_by=who, is_uncompared=False)
         judge_holding(connection, connection.scalars(decided.returning(ConflictRow.sop_instance_uid)).all(), now)
 
     @on_reader
@@ -139,17 +139,18 @@ class ConflictRepository(IndexRepository):
         """Return conflict, UID and key of the versions that this host is to compare with the current ones."""
         query = select(ConflictRow.id, ConflictRow.sop_instance_uid, ConflictRow.key).order_by(ConflictRow.id)
         of_host = ConflictRow.host.is_not_distinct_from(self._sharing.holder)
-        return connection.execute(query.where(ConflictRow.decided_by == NOT_COMPARED, of_host)).all()
+        return connection.execute(query.where(ConflictRow.is_uncompared, of_host)).all()
 
     @on_writer
     def compared(self, connection: Connection, conflict: int, now: dt.datetime, *, is_same: bool) -> None:
         """Record whether a version has the data set of the current one; if not, a person decides, or has done so."""
-        found = update(ConflictRow).where(ConflictRow.id == conflict, ConflictRow.decided_by == NOT_COMPARED)
+        found = update(ConflictRow).where(ConflictRow.id == conflict, ConflictRow.is_uncompared)
         if is_same:
-            connection.execute(found.values(decided_by=RECODED))
+            connection.execute(found.values(decided_by=RECODED, is_uncompared=False))
             return
         detail = func.replace(ConflictRow.detail, IN_ANOTHER_ENCODING, "with other bytes")
-        opened = found.values(decision=None, decided_at=None, decided_by=None, detail=detail).returning(ConflictRow)
+        undecided = {"decision": None, "decided_at": None, "decided_by": None, "is_uncompared": False}
+        opened = found.values(undecided | {"detail": detail}).returning(ConflictRow)
         for row in connection.execute(opened).all():
             record_event(connection, "instance-conflict", now, detail=row.detail, **uids_of(row))
             judge_holding(connection, [row.sop_instance_uid], now)

@@ -61,7 +61,7 @@ FACTS = ("source", "calling_ae_title", "called_ae_title", "peer", "received_at")
 
 _OF_OUTCOME = ("verdict", "expected_", "missing_", "acknowledged_")
 _COLUMNS = (column.key for column in SeriesRow.__table__.columns if column.key.startswith(_OF_OUTCOME))
-CLOSED_SERIES = ("state", "last_received_at", "attempts", "error", *_COLUMNS)
+CLOSED_SERIES = ("state", "last_received_at", "attempts", "error", "why", *_COLUMNS)
 """Columns of a series whose instances have not changed since its outcome was recorded."""
 
 CHUNK_ROWS = 500

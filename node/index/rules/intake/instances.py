@@ -118,12 +118,14 @@ class InstanceRepository(IndexRepository):
             raise NotIndexable(f"the index does not take it: {type(cause).__name__}") from error
 
     @on_writer
-    def set_aside(self, connection: Connection, detail: str, applied: AppliedPosition | None, now: dt.datetime) -> None:
+    def set_aside(
+        self, connection: Connection, reason: str, key: str, applied: AppliedPosition | None, now: dt.datetime
+    ) -> None:
         """Record once that an instance of the journal, or none, goes to quarantine because it cannot be indexed."""
-        known = select(EventRow.id).where(EventRow.kind == "instance-set-aside", EventRow.detail == detail)
+        known = select(EventRow.id).where(EventRow.kind == "instance-set-aside", EventRow.key == key)
         if applied is None and connection.scalar(known.limit(1)) is not None:
             return
-        record_event(connection, "instance-set-aside", now, detail=detail)
+        record_event(connection, "instance-set-aside", now, detail=f"{reason}: {key}", key=key)
         if applied is not None:
             set_applied(connection, applied)
 
@@ -169,7 +171,7 @@ class InstanceRepository(IndexRepository):
         rows = connection.execute(
             update(ConflictRow)
             .where(ConflictRow.key == key)
-            .values(key=None, decision=decision, decided_at=now, decided_by=who)
+            .values(key=None, decision=decision, decided_at=now, decided_by=who, is_uncompared=False)
             .returning(ConflictRow.study_instance_uid, ConflictRow.series_instance_uid, ConflictRow.sop_instance_uid)
         ).all()
         judge_holding(connection, [row.sop_instance_uid for row in rows], now)

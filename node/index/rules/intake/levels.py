@@ -215,6 +215,8 @@ def record_conflict(
     holder: str | None = None,
     uids_of_file: Mapping[str, Any] | None = None,
     decision: str = "accepted",
+    *,
+    is_uncompared: bool = False,
 ) -> None:
     """Record an identity conflict; `key` and `sha256` are those of a second file of the instance that is kept.
 
@@ -222,13 +224,18 @@ def record_conflict(
     the received instance is of others.
 
     `decided_by` is given if there is nothing left to decide: the `decision` is that the received instance was accepted,
-    or that the current one was kept.
+    or that the current one was kept. `is_uncompared`: that is right if both decode to the same.
     """
     uids, file = {**uids_of(received.attributes), **(uids_of_file or {})}, received.file
     values: dict[str, Any] = {"kind": kind, "detail": detail, "key": key, "sha256": sha256, "host": holder}
     values |= {"found_at": file.received_at, "calling_ae_title": file.calling_ae_title or None}
     if decided_by is not None:
-        values |= {"decision": decision, "decided_at": file.received_at, "decided_by": decided_by}
+        values |= {
+            "decision": decision,
+            "decided_at": file.received_at,
+            "decided_by": decided_by,
+            "is_uncompared": is_uncompared,
+        }
     insert_conflict(connection, values | uids)
 
 

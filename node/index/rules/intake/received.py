@@ -56,8 +56,10 @@ DIGEST_CORRECTED = "digest-corrected"
 
 IN_ANOTHER_ENCODING = "in another encoding"
 RECODED = f"the same data set {IN_ANOTHER_ENCODING}"
-NOT_COMPARED = f"{RECODED}, if its pixels are"
-"""Who has decided about a version that has the data set of the current one, or has it if both decode to the same."""
+"""Who has decided about a version that has the data set of the current one."""
+
+NOT_COMPARED = "not-compared"
+"""Note of a commit with a version that has it if both decode to the same."""
 
 
 class Compared(NamedTuple):
@@ -342,11 +344,14 @@ class _Batch:
         detail = f"the instance came again {how}{where}; the first is current"
         stays = received.overwrite_policy == "keep_both"
         kind, key = ("instance-versions", file.key) if stays else ("instance-bytes", file.quarantine_key)
-        decided_by = (RECODED if is_certain else NOT_COMPARED) if is_recoded else None
+        is_uncompared = is_recoded and not is_certain and not is_worse
+        decided_by = f"{RECODED}{', if its pixels are' * is_uncompared}" if is_recoded else None
         decided_by = "the received one lacks pixels" if is_worse else decided_by
-        if decided_by == NOT_COMPARED:
+        if is_uncompared:
             note(self._connection, NOT_COMPARED)
-        self._record_conflict(kind, received, detail, key, file.sha256, decided_by, decision="kept")
+        self._record_conflict(
+            kind, received, detail, key, file.sha256, decided_by, decision="kept", is_uncompared=is_uncompared
+        )
         if not is_own:
             record_received_event(self._connection, "instance-conflict", received, detail)
         if decided_by is None and (series := find_series(self._connection, received)) is not None:

@@ -20,16 +20,7 @@ from node.index.rows.models.work import OpenAssociationRow
 from node.index.rows.records import AssociationEnd
 from node.index.rows.repositories import IndexRepository, on_reader, on_writer
 from node.index.rows.sql import looked_up_in
-from node.index.rules.series.verdicts import (
-    IN_AN_INSTANCE,
-    aborted_by,
-    held_at,
-    judge,
-    party_of,
-    series_at,
-    standing_ends,
-    update_series,
-)
+from node.index.rules.series.verdicts import aborted_by, held_at, judge, series_at, standing_ends, update_series
 from node.index.rules.series.waits import OPEN_SECONDS, replace_waits, waits_of
 from node.index.rules.work.events import record_series_event
 from node.quiet import after_abort, due_at, is_quiet_of
@@ -79,7 +70,7 @@ class AssociationRepository(IndexRepository):
         for study, series in {(study, series) for study, series in connection.execute(ended)}:
             key, why = (study or "", series or ""), "it never releases, [peers] says"
             for row in connection.execute(series_at(key)).all():  # ends within an instance count all the same
-                if any(party_of(end) == "sender" for end in standing_ends(connection, key, row.last_event)):
+                if any(end.why == "sender" for end in standing_ends(connection, key, row.last_event)):
                     _end_doubt(connection, key, row, "sender-never-releases", why, now)
 
     @on_writer
@@ -146,7 +137,7 @@ def _wait_after_end(connection: Connection, end: AssociationEnd, party: Party, n
     now, brings = end.ended_at, select(OpenAssociationRow.begun)
     kind: EventKind = "node-ended" if party == "node" else "sender-aborted"
     whose = "the node ended the association" if party == "node" else "the association did not end by release"
-    detail = f"{whose}: {end.outcome}{IN_AN_INSTANCE if party == 'cut' else ''}"
+    detail = f"{whose}: {end.outcome}{', in the middle of an instance' * (party == 'cut')}"
     for key in end.brought:
         for row in connection.execute(held_at(key)).all():
             before = waits_of(connection, [row.id]).get(row.id, {})
@@ -155,7 +146,7 @@ def _wait_after_end(connection: Connection, end: AssociationEnd, party: Party, n
                 continue
             others = connection.scalars(brings.where(OpenAssociationRow.series_id == row.id))
             ended = " ".join(filter(None, (end.ended, *others))) or None
-            record_series_event(connection, kind, key, now, detail, ended=ended)
+            record_series_event(connection, kind, key, now, detail, ended=ended, why=party)
             if row.state not in OPEN_STATES:
                 judge(connection, row.id, now)
                 continue

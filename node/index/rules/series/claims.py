@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, and_, case, func, null, or_, select, true, update
+from sqlalchemy import ColumnElement, Connection, Row, Select, and_, case, func, null, or_, select, update
 
 from node.completeness import Expectation, Reported, verdict_of
 from node.dicom.counts import InstanceCounts
@@ -30,7 +30,6 @@ from node.index.rules.series.conversions import (
 )
 from node.index.rules.series.quiet import learn_gaps
 from node.index.rules.series.reopening import (
-    DAMAGED,
     OPENED,
     convert_referring,
     end_waits_for,
@@ -73,7 +72,9 @@ class ClaimEnds(IndexRepository):
         if connection.execute(held.with_for_update()).scalar() == REVOKED:
             _end_claim(connection, series, "receiving", now)
             return False
-        if not _end_claim(connection, series, outcome.state, now, revision=series.revision, error=outcome.error):
+        why = outcome.failures[0][1] if outcome.error else None
+        columns = {"revision": series.revision, "error": outcome.error, "why": why}
+        if not _end_claim(connection, series, outcome.state, now, **columns):
             return False
         insert_conversion(connection, series, outcome, self._sharing.holder, now)
         completeness, row = outcome.completeness, row_of(connection, series.id)
@@ -86,7 +87,7 @@ class ClaimEnds(IndexRepository):
         is_stale = replace_references(connection, series.id, outcome.references)
         kind: FinalKind = "series-converted" if outcome.state == "converted" else "series-refused"
         detail = outcome.error or (completeness.reason if completeness else None)
-        record_series_event(connection, kind, series.key, now, detail, series.revision)
+        record_series_event(connection, kind, series.key, now, detail, series.revision, why=why)
         if is_stale:
             change = "a series to which it refers has changed meanwhile"
             reopen(connection, series.id, series.study_instance_uid, None, now, change)
@@ -97,7 +98,7 @@ class ClaimEnds(IndexRepository):
     @on_writer
     def record_unchanged(self, connection: Connection, series: ClaimedSeries, now: dt.datetime) -> None:
         """End a claim without a new revision, because the conversion would repeat the current one."""
-        if _end_claim(connection, series, "converted", now, error=None, attempts=0):
+        if _end_claim(connection, series, "converted", now, error=None, why=None, attempts=0):
             revision = connection.scalar(select(SeriesRow.revision).where(SeriesRow.id == series.id))
             record_series_event(connection, "series-unchanged", series.key, now, None, revision)
             judge(connection, series.id, now)
@@ -118,7 +119,7 @@ class ClaimEnds(IndexRepository):
             return False
         tried = before + 1
         again = tried < attempts
-        if not _end_claim(connection, series, "receiving" if again else "failed", now, error=detail):
+        if not _end_claim(connection, series, "receiving" if again else "failed", now, error=detail, why="failed"):
             return again
         values: dict[str, Any] = {"attempts": tried}
         if again:
@@ -144,7 +145,7 @@ class ClaimEnds(IndexRepository):
         Its current volumes, made before, stay current. An instance that is received again makes the series due, and so
         does a new revision of a series to which it refers.
         """
-        if _end_claim(connection, series, "failed", now, error=f"{DAMAGED}{detail}", attempts=0):
+        if _end_claim(connection, series, "failed", now, error=f"damaged: {detail}", why="damaged", attempts=0):
             if count_lost(connection, series.key) or count_damaged(connection, series.id):
                 judge(connection, series.id, now)
             replace_failures(connection, series, [(None, "damaged", detail)], now)
@@ -172,19 +173,21 @@ class ClaimEnds(IndexRepository):
         wait: dt.timedelta,
         now: dt.datetime,
         references: Sequence[SeriesKey] = (),
+        reason: str | None = None,
     ) -> None:
         """Give up a claim because the machine lacked something: the series is due again later, and did not fail.
 
         One that has grown says nothing of it, and is due when it is quiet again.
 
         `references`: it waits until these open series, to which it refers, are closed, or for `wait` at most.
+        `reason`: `why` in one word, `FOR_ROOM` if it waits for nothing else.
         """
         if _end_claim(connection, series, "receiving", now):
             if references:
                 replace_references(connection, series.id, [(key, None) for key in references])
             has_not_grown = SeriesRow.id == series.id, SeriesRow.due_at.is_(None)
             postponed = update(SeriesRow).where(*has_not_grown)
-            connection.execute(postponed.values(due_at=now + wait, error=f"waits: {why}"))
+            connection.execute(postponed.values(due_at=now + wait, error=f"waits: {why}", why=reason))
 
 
 def _end_claim(connection: Connection, series: ClaimedSeries, state: str, now: dt.datetime, **values: Any) -> bool:
@@ -227,10 +230,8 @@ def _first_received_since(connection: Connection, series: ClaimedSeries) -> dt.d
 RECONVERSION_REQUESTED = "reconversion requested"
 """Detail of the event by which a series opens again on request."""
 
-FOR_ROOM = "for room: "
-"""How what a series waits for begins if it is due, and its conversion found no room for the files that it writes."""
-
-_FOUND_NO_ROOM = SeriesRow.error.startswith(f"waits: {FOR_ROOM}")
+FOR_ROOM = "for-room"
+"""Why a series waits that is due, and whose conversion found no room for the files that it writes."""
 
 
 def _next_due_at(connection: Connection, longest_wait: dt.timedelta | None = None) -> dt.datetime | None:
@@ -301,7 +302,7 @@ class SeriesRepository(ClaimEnds):
         """Select the series that has been due the longest, of those whose instances can be read here."""
         waiting = select(SeriesRow.id).where(is_due(now, longest_wait))
         if not has_room:
-            waiting = waiting.where(_FOUND_NO_ROOM.is_not(true()))
+            waiting = waiting.where(SeriesRow.why.is_distinct_from(FOR_ROOM))
         return waiting.where(self._sharing.has_files_of(SeriesRow.id)).order_by(SeriesRow.due_at.nulls_first()).limit(1)
 
     def take_over(self, now: dt.datetime) -> tuple[ClaimedSeries, str] | None:
@@ -349,13 +350,16 @@ class SeriesRepository(ClaimEnds):
 
     def record_lack(self, lack: str | None) -> None:
         """Write into `error` of the series that found no room what a disk lacks now; None: there is room again."""
-        concerned = and_(SeriesRow.state == "receiving", _FOUND_NO_ROOM)
+        concerned = and_(SeriesRow.state == "receiving", SeriesRow.why == FOR_ROOM)
         if self._is_any(concerned):
-            self._set_error(concerned, None if lack is None else f"waits: {FOR_ROOM}{lack}")
+            told = (None, None) if lack is None else (f"waits: for room: {lack}", FOR_ROOM)
+            self._set_error(concerned, *told)
 
     @on_writer
-    def _set_error(self, connection: Connection, concerned: ColumnElement[bool], error: str | None) -> None:
-        connection.execute(update(SeriesRow).where(concerned).values(error=error))
+    def _set_error(
+        self, connection: Connection, concerned: ColumnElement[bool], error: str | None, why: str | None
+    ) -> None:
+        connection.execute(update(SeriesRow).where(concerned).values(error=error, why=why))
 
     def release_all_claims(self, now: dt.datetime) -> int:
         """Release the claims of a dead process of this host; return the number of claims."""

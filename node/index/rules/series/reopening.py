@@ -19,7 +19,7 @@ from node.index.rows.repositories import IndexRepository, on_reader
 from node.index.rules.series.waits import is_awaiting, revoke_claim
 from node.index.rules.work.events import record_series_event
 
-OPENED = {"state": "receiving", "attempts": 0, "error": None}
+OPENED = {"state": "receiving", "attempts": 0, "error": None, "why": None}
 """Columns of a closed series that is open again."""
 
 
@@ -44,17 +44,13 @@ def reopen(
     revoke_claim(connection, series_id)
 
 
-DAMAGED = "damaged: "
-"""Beginning of the error of a series that was set aside because of files that are not as received."""
-
-
 def reopen_damaged(connection: Connection, images: Sequence[int], now: dt.datetime) -> None:
     """Make the series of instances whose files are whole again due, if they were set aside because of damage.
 
     One that is being converted may be about to be set aside for it, and is converted again.
     """
     of_images = select(ImageRow.series_id).where(ImageRow.id.in_(images))
-    is_set_aside = and_(SeriesRow.state == "failed", SeriesRow.error.startswith(DAMAGED, autoescape=True))
+    is_set_aside = and_(SeriesRow.state == "failed", SeriesRow.why == "damaged")
     met = select(SeriesRow.id, StudyRow.study_instance_uid).join(StudyRow).where(SeriesRow.id.in_(of_images))
     for row in connection.execute(met.where(or_(is_set_aside, SeriesRow.state == "converting"))).all():
         reopen(connection, row.id, row.study_instance_uid, None, now, "a damaged file is whole again")

@@ -6,7 +6,7 @@
 import datetime as dt
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import Connection, Row, Select, func, select, update
 from sqlalchemy.orm import join
@@ -33,9 +33,6 @@ from node.index.rules.series.reopening import reopen
 from node.index.rules.series.waits import await_nobody, performed_of
 from node.index.rules.work.events import record_series_event
 from node.quiet import is_later
-
-IN_AN_INSTANCE = ", in the middle of an instance"
-"""How the detail of an abort ends that cut an instance off: there was more, whatever is said of the sender."""
 
 COUNTS = tuple(getattr(ImageRow, name) for name in InstanceCounts.__slots__)
 """The columns of an instance that are its `InstanceCounts`."""
@@ -68,14 +65,7 @@ def aborted_by(connection: Connection, key: SeriesKey, last_event: int, begun: s
     That counts until the sender comes back. `begun`: whether it was aborted before another one began.
     """
     event = next(reversed(standing_ends(connection, key, last_event)), None)
-    return "" if event is None or (begun is not None and not is_later(begun, event.ended)) else party_of(event)
-
-
-def party_of(event: Row[Any]) -> Party:
-    """Return against whom the end of an association counts, by its event."""
-    if event.kind == "node-ended":
-        return "node"
-    return "cut" if event.detail.endswith(IN_AN_INSTANCE) else "sender"
+    return "" if event is None or (begun is not None and not is_later(begun, event.ended)) else cast(Party, event.why)
 
 
 def standing_ends(connection: Connection, key: SeriesKey, last_event: int) -> list[Row[Any]]:
@@ -84,7 +74,7 @@ def standing_ends(connection: Connection, key: SeriesKey, last_event: int) -> li
     They came after its last instance: behind `last_event`. A return of the sender ends all of them. That it never
     releases one, as a person says, ends those that count against the sender.
     """
-    events = select(EventRow.kind, EventRow.detail, EventRow.ended).where(
+    events = select(EventRow.kind, EventRow.why, EventRow.ended).where(
         EventRow.kind.in_(("sender-aborted", "node-ended", "sender-returned", "sender-never-releases")),
         EventRow.series_instance_uid == key[1],
         EventRow.study_instance_uid == key[0],
@@ -97,7 +87,7 @@ def standing_ends(connection: Connection, key: SeriesKey, last_event: int) -> li
         elif event.kind == "sender-returned":
             standing.clear()
         else:
-            standing = [one for one in standing if party_of(one) != "sender"]
+            standing = [one for one in standing if one.why != "sender"]
     return standing
 
 

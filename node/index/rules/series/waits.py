@@ -276,6 +276,7 @@ _SERIES_GREW = PreparedStatement(
         due_at=bindparam("due"),
         attempts=0,
         error=None,
+        why=None,
         # A series under conversion stays claimed; its outcome finds that `receptions` has grown and makes it due again.
         state=case((SeriesRow.state == "converting", "converting"), else_="receiving"),
     )

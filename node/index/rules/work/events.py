@@ -36,12 +36,14 @@ class EventUids(TypedDict, total=False):
 
 
 class EventColumns(EventUids, total=False):
-    """What an event says; `detail` is a sentence without patient data, and the last two are of some kinds only."""
+    """What an event says; `detail` is a sentence without patient data, and the last four are of some kinds only."""
 
     revision: int | None
     detail: str | None
     verdict_before: dict[str, Any]
     ended: str | None
+    why: str | None
+    key: str | None
 
 
 def uids_of(named: Any) -> EventUids:
