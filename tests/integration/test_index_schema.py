@@ -27,29 +27,6 @@ pytestmark = pytest.mark.postgresql
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
-PROMISED = {
-    "v_patients": {"patient_id", "patient_name"},
-    "v_studies": {"study_instance_uid", "patient_id", "patient_name", "study_date", "accession_number"},
-    "v_series": {
-        "series_instance_uid", "study_instance_uid", "modality", "series_number", "series_description", "state",
-        "verdict", "verdict_reason", "expected_instances", "instances", "revision", "last_received_at", "due_at",
-        "error",
-    },
-    "v_images": {
-        "sop_instance_uid", "series_instance_uid", "sop_class_uid", "transfer_syntax_uid", "instance_number",
-        "number_of_frames", "bytes", "sha256", "path", "source", "calling_ae_title", "received_at",
-    },
-    "v_volumes": {
-        "series_instance_uid", "revision", "superseded", "stack", "kind", "format", "path", "shape", "spacing_mm",
-        "dtype", "instances", "warnings", "bytes", "sha256", "created_at",
-    },
-    "v_failures": {"series_instance_uid", "revision", "stack", "reason", "detail", "failed_at"},
-    "v_sources": {"series_instance_uid", "revision", "stack", "sop_instance_uid", "sha256"},
-    "v_exclusions": {"series_instance_uid", "revision", "sop_instance_uid", "reason", "detail"},
-    "v_catalog": {"path", "modality", "weighting", "orientation", "echo_time_ms", "slice_thickness_mm", "verdict"},
-    "v_conflicts": {"kind", "sop_instance_uid", "detail", "path"},
-}  # fmt: skip
-
 
 @pytest.fixture
 def database(tmp_path: Path) -> Place:
@@ -73,11 +50,9 @@ def run(place: Place, *statements: str) -> Sequence[str]:
 
 
 @pytest.mark.slow
-def test_upgrading_twice_changes_nothing_and_views_have_the_columns_that_they_promise(database: Place) -> None:
+def test_upgrading_twice_changes_nothing(database: Place) -> None:
     assert upgrade(database) == (REVISION, REVISION), "the last migration leads to the revision of the models"
     assert check(database) == []
-    for view, columns in PROMISED.items():
-        assert columns <= set(run(database, f"SELECT * FROM {view}")), view
 
 
 @pytest.mark.sqlite("the file")

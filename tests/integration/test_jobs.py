@@ -302,7 +302,7 @@ def test_a_webhook_that_accepts_has_time_until_it_expires_and_a_replay_is_a_new_
         expiry = JobExpiry(root.index, root.results, root.clock)
         assert expiry.step() == 60
         refused = "refused: mask.nii.gz: it has no position"
-        root.index.repository(ResultRepository).report(message["job"]["id"], 40, refused, root.clock())
+        root.index.repository(ResultRepository).report(message["job"]["id"], 40, refused, root.clock(), is_refused=True)
         root.clock.move(101)
         assert expiry.step() == 0
         assert expiry.step() is None

@@ -21,7 +21,7 @@ from node.extensions.results.rows import ReadResults, ResultRepository
 from node.index.reading import ReadIndex
 from node.index.rows.models.work import JobState
 from node.index.rows.repositories import Terms
-from node.index.rules.work.jobs import REFUSED, JobEnded
+from node.index.rules.work.jobs import JobEnded
 from node.web.access import CurrentCall, allow
 from node.web.api.models import BINARY, Moment, Resource
 from node.web.api.routing import OF_CHANGES, Change, api_router, problems, single, tagged
@@ -214,7 +214,8 @@ def report_outcome(call: CurrentCall, change: Change, job: JobId, outcome: JobOu
 def _note_refusal(node: Services, job: str, error: ResultRefused) -> None:
     """Let the job show the refusal, which its receiver alone would know."""
     with suppress(JobEnded):
-        node.index.repository(ResultRepository).report(job, None, f"{REFUSED}{error}"[:MAX_DETAIL], node.ingest.now())
+        detail, jobs = f"refused: {error}"[:MAX_DETAIL], node.index.repository(ResultRepository)
+        jobs.report(job, None, detail, node.ingest.now(), is_refused=True)
 
 
 def _now(node: Services, job: str) -> JobWithResults:

@@ -5,7 +5,7 @@ import hashlib
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -24,7 +24,8 @@ from node.index.rows.models.history import TombstoneRow, TrashRow
 from node.index.rows.models.levels import SeriesRow, StudyRow
 from node.index.rows.models.work import IS_JOB, IS_OPEN, ResultRow, WorkRow
 from node.index.rows.repositories import IndexRepository, ReadRepository, Row, on_reader, on_writer
-from node.index.rules.work.jobs import REFUSED, Job, end_job, job_at, open_job
+from node.index.rows.states import document_of
+from node.index.rules.work.jobs import Job, end_job, job_at, open_job
 from node.receive.dicom_files import MediaFile, find_instances
 
 
@@ -54,14 +55,17 @@ class ResultRepository(IndexRepository):
 
     @on_writer
     def report(
-        self, connection: Connection, job_id: str, percent: int | None, detail: str | None, now: dt.datetime
-    ) -> None:
-        """Record the progress of a job; None leaves what was reported before.
+        self, connection: Connection, job_id: str, percent: int | None, detail: str | None, now: dt.datetime, *,
+        is_refused: bool = False,
+    ) -> None:  # fmt: skip
+        """Record the progress of a job, or that its results were refused; None leaves what was reported before.
 
         Raises NoSuchJob, JobEnded.
         """
         job = open_job(connection, job_id)
         values: dict[str, Any] = {"percent": percent, "reason": detail}
+        if detail is not None:
+            values["payload"] = document_of(replace(job.assignment, is_refused=is_refused))
         reported = {name: value for name, value in values.items() if value is not None}
         connection.execute(update(WorkRow).where(WorkRow.id == job.id).values(changed_at=now, **reported))
 
@@ -110,7 +114,7 @@ class ResultRepository(IndexRepository):
         jobs = [job_at(connection, id) for id in connection.scalars(late.with_for_update(key_share=True))]
         for job in jobs:
             detail = "the hook reported no outcome in time ([hooks.NAME] job_seconds)"
-            last = f"; {job.detail}" if job.detail and job.detail.startswith(REFUSED) else ""
+            last = f"; {job.detail}" if job.assignment.is_refused else ""
             end_job(connection, job, "expired", detail + last, now)
         return jobs
 

@@ -81,11 +81,12 @@ class Assignment:
     """Of a job.
 
     `tokens`: SHA-256 of the tokens in the last attempts to deliver its message. `location`: where the receiver of a
-    webhook says that it shows the job.
+    webhook says that it shows the job. `is_refused`: its last results were refused, as the reason of the work says.
     """
 
     tokens: tuple[str, ...] = ()
     location: str | None = None
+    is_refused: bool = False
 
 
 @dataclass(frozen=True, slots=True)

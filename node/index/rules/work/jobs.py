@@ -12,7 +12,7 @@ from __future__ import annotations
 import datetime as dt
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, cast
 
@@ -30,9 +30,6 @@ from node.index.rules.work.ledger import Ended, NoSuchWork, WorkEnded, add, end,
 
 if TYPE_CHECKING:
     from node.index.rules.work.messages import PendingEvent
-
-REFUSED = "refused: "
-"""Begin of the detail of an open job whose last results were refused."""
 
 UNACCEPTED = dt.timedelta(days=2)
 """Time after which a job expires whose message was not accepted, beyond the time that its hook has for a job."""
@@ -64,6 +61,7 @@ class Job:
     revision: int | None
     state: JobState
     detail: str | None
+    assignment: Assignment = field(default_factory=Assignment)
 
     @property
     def is_open(self) -> bool:
@@ -191,7 +189,7 @@ def job_at(connection: Connection, id: int) -> Job:
     row = connection.execute(select(WorkRow.__table__).where(WorkRow.id == id)).one()
     state = cast(JobState, row.outcome or row.state)
     uids = row.study_instance_uid, row.series_instance_uid
-    return Job(row.id, row.key, row.name, *uids, row.revision, state, row.reason)
+    return Job(row.id, row.key, row.name, *uids, row.revision, state, row.reason, _assignment(row.payload))
 
 
 def open_job(connection: Connection, job_id: str) -> Job:
@@ -208,7 +206,7 @@ _ENDED = {"succeeded": "succeeded", "failed": "failed", "cancelled": "been cance
 
 def end_job(connection: Connection, job: Job, state: JobState, detail: str | None, now: dt.datetime) -> None:
     """End a job that is open; `detail` is what the hook says of it."""
-    if detail is None and not (state == "succeeded" and (job.detail or "").startswith(REFUSED)):
+    if detail is None and not (state == "succeeded" and job.assignment.is_refused):
         detail = job.detail
     ended = Ended(cast(Outcome, state), detail)
     end(connection, ended, now, WorkRow.id == job.id)
