@@ -215,7 +215,6 @@ def record_conflict(
     holder: str | None = None,
     uids_of_file: Mapping[str, Any] | None = None,
     decision: str = "accepted",
-    *,
     is_uncompared: bool = False,
 ) -> None:
     """Record an identity conflict; `key` and `sha256` are those of a second file of the instance that is kept.
@@ -230,13 +229,8 @@ def record_conflict(
     values: dict[str, Any] = {"kind": kind, "detail": detail, "key": key, "sha256": sha256, "host": holder}
     values |= {"found_at": file.received_at, "calling_ae_title": file.calling_ae_title or None}
     if decided_by is not None:
-        values |= {
-            "decision": decision,
-            "decided_at": file.received_at,
-            "decided_by": decided_by,
-            "is_uncompared": is_uncompared,
-        }
-    insert_conflict(connection, values | uids)
+        values |= {"decision": decision, "decided_at": file.received_at, "decided_by": decided_by}
+    insert_conflict(connection, values | uids | {"is_uncompared": is_uncompared})
 
 
 def insert_conflict(connection: Connection, values: Mapping[str, Any]) -> None:

@@ -344,13 +344,13 @@ class _Batch:
         detail = f"the instance came again {how}{where}; the first is current"
         stays = received.overwrite_policy == "keep_both"
         kind, key = ("instance-versions", file.key) if stays else ("instance-bytes", file.quarantine_key)
-        is_uncompared = is_recoded and not is_certain and not is_worse
-        decided_by = f"{RECODED}{', if its pixels are' * is_uncompared}" if is_recoded else None
+        is_owed = is_recoded and not is_certain and not is_worse
+        decided_by = f"{RECODED}{', if its pixels are' * is_owed}" if is_recoded else None
         decided_by = "the received one lacks pixels" if is_worse else decided_by
-        if is_uncompared:
+        if is_owed:
             note(self._connection, NOT_COMPARED)
         self._record_conflict(
-            kind, received, detail, key, file.sha256, decided_by, decision="kept", is_uncompared=is_uncompared
+            kind, received, detail, key, file.sha256, decided_by, decision="kept", is_uncompared=is_owed
         )
         if not is_own:
             record_received_event(self._connection, "instance-conflict", received, detail)

@@ -82,7 +82,7 @@ def standing_ends(connection: Connection, key: SeriesKey, last_event: int) -> li
     )
     standing: list[Any] = []
     for event in connection.execute(events.order_by(EventRow.id)):
-        if event.kind in ("sender-aborted", "node-ended"):
+        if event.why:
             standing.append(event)
         elif event.kind == "sender-returned":
             standing.clear()
