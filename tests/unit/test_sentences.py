@@ -40,7 +40,7 @@ REASONS = {
     "no row has it: an error at hand, what else has such a name, or a text of the same process": """
         children/decoding:header_of_volume cli/application:_limit_behind cli/run/doctor:_node conversion/evidence:_gaps
         extensions/opened_folder/command:_print extensions/postgresql/servers:reading extensions/results/rows:about
-        index/rows/place:_unusable index/rows/place:require_sound index/rows/place:unreadable
+        index/rows/place:unusable index/rows/place:require_sound index/rows/place:unreadable
         index/rows/writer:_note_disk_error index/rows/writer:_reason index/rules/intake/instances:_add
         journal/inspection:inspect receive/readiness:remedy_of web/monitoring:_reason
         """,
