@@ -158,7 +158,7 @@ def grid_fields(shape: Sequence[int], spacing_mm: Sequence[float], geometry: str
     """Return the fields of the grid of a volume, from `shape`, `spacing_mm` and `geometry` of its file.
 
     One slice has no distance to another, and slices without a geometry none that is known: what a file has there is
-    assumed. The distance is rounded here, as rows of earlier versions have it with more digits than are meant.
+    assumed.
     `node.index.rows.view_rows.grid_of` says the same in SQL.
     """
     fields: dict[str, float | None] = dict(zip(AXES, (*shape, 1), strict=False))

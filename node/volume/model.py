@@ -274,7 +274,6 @@ class Tiling:
     count: int
     tile_rows: int
     tile_columns: int
-    rows_of_tiles: int
     columns_of_tiles: int
     positions: Float | None = None
     orientation: Float | None = None

@@ -1,8 +1,7 @@
-"""The program of docs/pynetdicom.md: pynetdicom accepts, a node keeps what comes, and both are killed."""
+"""examples/pynetdicom_program.py: pynetdicom accepts, a node keeps what comes, and both are killed."""
 
 import io
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -32,24 +31,23 @@ from tests.preloaded import Process
 pytestmark = pytest.mark.slow
 
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "pynetdicom.md"
+PROGRAM = Path(__file__).parents[2] / "examples" / "pynetdicom_program.py"
 START_SECONDS = 60.0
 
 
 class Program(Node):
-    """The program of the document instead of `voxelnode serve`: pynetdicom answers a release, then tells of it."""
+    """The program instead of `voxelnode serve`: pynetdicom answers a release, then tells of it."""
 
     releases_after_answer = True
 
     def start(self, environment: Mapping[str, str] | None = None) -> bool:
         """Start it; False when it dies before it listens."""
-        [code] = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
         with socket.create_server((self.host, 0)) as probe:
             self.port = probe.getsockname()[1]
         (temporary := self.root.parent / "temporary").mkdir(exist_ok=True)
         with self.log.open("a") as log:
             self._process = process = self._begin(
-                code, {**self._environment, **(environment or {}), "TMPDIR": str(temporary)}, log
+                {**self._environment, **(environment or {}), "TMPDIR": str(temporary)}, log
             )
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline and not gone(process.pid, 0):
@@ -61,12 +59,11 @@ class Program(Node):
         self.end()
         return False
 
-    def _begin(self, code: str, environment: Mapping[str, str], log: IO[str]) -> Any:
-        (program := self.root.parent / "program.py").write_text(code)
-        arguments = [sys.executable, str(program), str(self.root), str(self.port), "--create"]
+    def _begin(self, environment: Mapping[str, str], log: IO[str]) -> Any:
+        arguments = [sys.executable, str(PROGRAM), str(self.root), str(self.port), "--create"]
         process = subprocess.Popen(
             arguments,
-            env={**os.environ, "PYTHONPATH": str(DOCUMENT.parents[1]), **environment},
+            env={**os.environ, "PYTHONPATH": str(PROGRAM.parents[1]), **environment},
             cwd=self.root.parent,
             stdout=log,
             stderr=log,
@@ -79,8 +76,8 @@ class Program(Node):
 class Forked(Program):
     """The same, without its imports."""
 
-    def _begin(self, code: str, environment: Mapping[str, str], log: IO[str]) -> Any:
-        return Process([str(self.root), str(self.port), "--create"], environment, log, program=code)
+    def _begin(self, environment: Mapping[str, str], log: IO[str]) -> Any:
+        return Process([str(self.root), str(self.port), "--create"], environment, log, program=PROGRAM.read_text())
 
 
 @pytest.mark.long

@@ -1,8 +1,7 @@
-"""The program in docs/alerts.md tells people: a mail to a server that speaks SMTP, and a post to a webhook."""
+"""deploy/voxelnode-tell tells people: a mail to a server that speaks SMTP, and a post to a webhook."""
 
 import datetime as dt
 import json
-import re
 import socketserver
 import subprocess
 import sys
@@ -17,7 +16,7 @@ from tests.receivers import Receiver
 
 pytestmark = pytest.mark.slow
 
-DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "alerts.md"
+PROGRAM = Path(__file__).resolve().parents[2] / "deploy" / "voxelnode-tell"
 REASON = "contradictory: Rows differ"
 
 
@@ -42,15 +41,11 @@ class OneMail(socketserver.StreamRequestHandler):
 
 
 def tell(folder: Path, *arguments: str) -> None:
-    """Run the program of the document as a hook does, with the message of a series that was refused."""
-    [program] = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)
-    (folder / "tell.py").write_text(program)
+    """Run the program as a hook does, with the message of a series that was refused."""
     reason, _, detail = REASON.partition(": ")
     content = dict(sample("series-failed", "NODE", dt.datetime.now(dt.UTC)).content)
     content["failures"] = [{"stack": None, "reason": reason, "detail": detail}]
-    subprocess.run(
-        [sys.executable, folder / "tell.py", *arguments], input=json.dumps(content), text=True, timeout=60, check=True
-    )
+    subprocess.run([sys.executable, PROGRAM, *arguments], input=json.dumps(content), text=True, timeout=60, check=True)
 
 
 def test_the_program_sends_a_mail(tmp_path: Path) -> None:

@@ -124,8 +124,7 @@ class Codestream:
     """The header of one compressed frame.
 
     `signed` is None if the format does not state it (JPEG, JPEG-LS). `colour_space` is ``"RGB"`` or ``"YBR"`` if the
-    codestream states it (component names, Adobe or JFIF marker), else empty. `transformed`: whether JPEG 2000 made
-    luminance and colour differences of three components.
+    codestream states it (component names, Adobe or JFIF marker), else empty.
     """
 
     rows: int
@@ -135,7 +134,6 @@ class Codestream:
     signed: bool | None = None
     lossy: bool = False
     colour_space: str = ""
-    transformed: bool = False
 
 
 def begins(data: bytes) -> bool:
@@ -227,7 +225,7 @@ def _read_jpeg_2000(data: bytes) -> Codestream:
     if not tile_width or not tile_height:
         raise _undecodable("the tiles have no size")
     tiles = -(-(right - tiles_left) // tile_width) * -(-(bottom - tiles_top) // tile_height)
-    lossy, transformed, first_tile = _read_main_header(data, at + 2)
+    lossy, first_tile = _read_main_header(data, at + 2)
     _check_tiles(data, first_tile, tiles)
     depth = components[0][0]
     return Codestream(
@@ -237,7 +235,6 @@ def _read_jpeg_2000(data: bytes) -> Codestream:
         precision=(depth & 0x7F) + 1,
         signed=bool(depth & 0x80),
         lossy=lossy,
-        transformed=transformed,
     )
 
 
@@ -255,16 +252,16 @@ def jpeg_2000_start(data: bytes) -> int:
     return at
 
 
-def _read_main_header(data: bytes, at: int) -> tuple[bool, bool, int]:
-    """Return whether the wavelet is irreversible, whether components are transformed, and where tile-parts begin."""
-    lossy = transformed = False
+def _read_main_header(data: bytes, at: int) -> tuple[bool, int]:
+    """Return whether the wavelet is irreversible, and where tile-parts begin."""
+    lossy = False
     while (marker := _word(data, at)) != _SOT:
         if marker < 0xFF00:
             raise _undecodable(f"a marker was expected at byte {at}")
         if marker == _COD:
-            lossy, transformed = data[at + 13] == 0, data[at + 8] == 1
+            lossy = data[at + 13] == 0
         at += 2 + _word(data, at + 2)
-    return lossy, transformed, at
+    return lossy, at
 
 
 def _check_tiles(data: bytes, at: int, tiles: int) -> None:

@@ -68,7 +68,6 @@ def tiling(ds: Dataset) -> Tiling | None:
         count=count,
         tile_rows=tile_rows,
         tile_columns=tile_columns,
-        rows_of_tiles=across,
         columns_of_tiles=across,
         positions=first + steps,
         orientation=np.array(orientation),

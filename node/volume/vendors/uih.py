@@ -71,7 +71,6 @@ def tiling(ds: Dataset) -> Tiling | None:
         count=count,
         tile_rows=rows // down,
         tile_columns=columns // across,
-        rows_of_tiles=down,
         columns_of_tiles=across,
         positions=np.array(positions, float),
         orientation=np.array(orientation),

@@ -66,7 +66,7 @@ def test_components_and_echoes_of_frames_come_from_their_groups():
 
 def mosaic(monkeypatch, **tiling):
     (ds,) = make.mr_series(1, rows=8, columns=12, pixels=np.arange(96, dtype=np.int16).reshape(1, 8, 12))
-    monkeypatch.setattr(module.vendors, "tiling", lambda ds: Tiling(5, 4, 4, 2, 3, **tiling))
+    monkeypatch.setattr(module.vendors, "tiling", lambda ds: Tiling(5, 4, 4, 3, **tiling))
     return ds, frames_of(ds)
 
 
