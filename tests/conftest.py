@@ -1,6 +1,7 @@
 """Fixtures of all tests."""
 
 import gc
+import json
 import logging
 import os
 import re
@@ -10,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Generator, Iterator
 from functools import cache, partialmethod
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import httpcore2
 import pytest
@@ -271,6 +272,10 @@ class Result(NamedTuple):
     status: object
     out: str
     err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from node.receive.apply import Applier
 from node.receive.data_set import LARGE_BYTES
 from node.receive.ingest import Announced, Incoming, Ingest, Origin
 from node.runtime.metrics import Metrics
+from node.settings.core import OverwritePolicy, Storage
 from tests import make
 from tests.rows import view_rows
 
@@ -28,6 +29,11 @@ if TYPE_CHECKING:
 
 SEGMENT_BYTES = 4 << 20
 INDEXED_SECONDS = 30.0
+
+
+def settings_of(root: Path, policy: OverwritePolicy = "never", **storage: Any) -> Settings:
+    """Those of a root that needs no room on its disk."""
+    return Settings(storage=Storage(root=root, reserve_bytes=0, overwrite_policy=policy, **storage))
 
 
 def large_instance() -> FileDataset:

@@ -20,6 +20,11 @@ def within(seconds: float, condition: Callable[[], object]) -> bool:
     return True
 
 
+def until(condition: Callable[[], object], seconds: float = 30.0, what: str = "") -> None:
+    """Wait for something that another thread or process does, with a deadline."""
+    assert within(seconds, condition), f"not within {seconds} s: {what}"
+
+
 @contextmanager
 def running(service: Service, *how: float) -> Iterator[Service]:
     """Start a service, and stop it at the end of the block; `how` is for the stop."""

@@ -2,21 +2,21 @@
 
 import re
 import signal
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from pydicom import Dataset
+from pynetdicom import AE
+
 from node.api import Address
 from tests.preloaded import Process
 from tests.rows import read_rows, view_rows, wait_until_applied
-from tests.waiting import within
+from tests.waiting import until
 
 READY = re.compile(r"voxelnode ready: AE (\S+) on ([\d.]+):(\d+)(?: and, by TLS, \d+)?, root (.*)")
-
-
-def until(condition: Any, seconds: float, what: str) -> None:
-    """Wait for something that another process does, with a deadline."""
-    assert within(seconds, condition), f"not within {seconds} s: {what}"
 
 
 def peak_bytes(process: int) -> int:
@@ -93,3 +93,39 @@ class Served:
             self.process.kill()
             self.process.wait()
             self.process.stdout.close()
+
+
+@dataclass
+class Sent:
+    """What a peer answered to those who send, as far as it did."""
+
+    acknowledged: list[str] = field(default_factory=list)
+    statuses: list[int] = field(default_factory=list)
+
+
+def sent(port: int, instances: Sequence[Dataset], seconds: float = 60) -> Sent:
+    """Send instances on one association until its peer dies."""
+    answers = Sent()
+    ae = AE("SENDER")
+    ae.network_timeout = ae.dimse_timeout = ae.acse_timeout = seconds
+    ae.add_requested_context(instances[0].SOPClassUID, instances[0].file_meta.TransferSyntaxUID)
+    assoc = ae.associate("127.0.0.1", port, ae_title="VOXELNODE")
+    for ds in instances:
+        if not assoc.is_established:
+            break
+        try:
+            status = assoc.send_c_store(ds)
+        except RuntimeError:  # the peer has died
+            break
+        if status:
+            answers.statuses.append(status.Status)
+        if status and status.Status == 0x0000:
+            answers.acknowledged.append(str(ds.SOPInstanceUID))
+    if assoc.is_established:
+        assoc.release()
+    return answers
+
+
+def send(port: int, *instances: Dataset) -> None:
+    """Send instances on one association; all of them are taken."""
+    assert sent(port, instances).acknowledged == [str(ds.SOPInstanceUID) for ds in instances]

@@ -14,11 +14,11 @@ import pytest
 
 from node.api import Address
 from tests import make
-from tests.acceptance.served import until
+from tests.acceptance.served import sent
 from tests.acceptance.test_cluster import Host
-from tests.acceptance.test_kill import Sender
 from tests.postgresql import start
 from tests.programs import needs
+from tests.waiting import until
 
 CONFIGURATION = Path(__file__).resolve().parents[2] / "deploy" / "haproxy.cfg"
 RECEIVERS = ("receive-1", "receive-2")
@@ -96,12 +96,10 @@ def takes_everything(balancer: Balancer, tries: int = 1) -> None:
     for _ in range(4):
         series = make.ct_series(2)
         for left in reversed(range(tries)):
-            sender = Sender(balancer.dicom.port, series, seconds=30)
-            sender.start()
-            sender.join()
-            if len(sender.acknowledged) == len(series):
+            taken = len(sent(balancer.dicom.port, series, seconds=30).acknowledged)
+            if taken == len(series):
                 break
-            assert left, f"{len(sender.acknowledged)} of {len(series)} were taken"
+            assert left, f"{taken} of {len(series)} were taken"
 
 
 def answers(balancer: Balancer) -> bool:

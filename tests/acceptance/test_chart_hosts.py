@@ -15,10 +15,9 @@ import pytest
 
 from node.index.reading import reading
 from tests import make
-from tests.acceptance.served import READY, until
+from tests.acceptance.served import READY, send, until
 from tests.acceptance.test_cluster import in_folder, store_of
 from tests.acceptance.test_cluster_deployment import CHART, DEPLOY
-from tests.acceptance.test_kill import Sender
 from tests.helm import template
 from tests.postgresql import start
 from tests.preloaded import Process, run
@@ -164,16 +163,10 @@ def test_pods_of_the_chart_receive_and_convert_and_a_killed_converter_comes_back
                         "converted"
                     ]
 
-            def send(one: list[Any]) -> None:
-                sender = Sender(receiver.ports["dicom"], one, seconds=60)
-                sender.start()
-                sender.join()
-                assert len(sender.acknowledged) == len(one)
-
-            send(series[0])
+            send(receiver.ports["dicom"], *series[0])
             until(lambda: converted(series[0]), 120, "the volume of a series")
             converter.end(signal.SIGKILL)
-            send(series[1])
+            send(receiver.ports["dicom"], *series[1])
             again = Pod(tmp_path / "again", sets["imaging-convert"], manifests)
             with ended(again):
                 again.start()

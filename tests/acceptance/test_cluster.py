@@ -18,11 +18,9 @@ from pynetdicom import AE
 from node.index.reading import ReadIndex, reading
 from node.receive.readiness import read_counters
 from tests import make
-from tests.acceptance.served import Served, until
-from tests.acceptance.test_kill import Sender
-from tests.crash.clock import ShiftedClock
+from tests.acceptance.served import Served, send, until
 from tests.postgresql import Server
-from tests.preloaded import LOOKS, Process, run
+from tests.preloaded import Process, run
 from tests.protocol.conftest import Raw, c_store_rq, data_set_bytes, p_data, pdv, status_of
 from tests.silent_line import line_to
 
@@ -102,13 +100,6 @@ class Host(Served):
             return index.instances.count_by_holder()
 
 
-def send(host: Host, instances: list) -> None:
-    sender = Sender(host.port, instances, seconds=30)
-    sender.start()
-    sender.join()
-    assert len(sender.acknowledged) == len(instances)
-
-
 def events_until(client: httpx2.Client, kind: str, after: int) -> tuple[int, list[str]]:
     """Follow the stream of events behind one until one of a kind comes; return its id, and the kinds up to it."""
     kinds: list[str] = []
@@ -130,41 +121,6 @@ def ready(client: httpx2.Client, query: str = "") -> tuple[int, dict[str, Any]]:
     return answer.status_code, answer.json()
 
 
-@pytest.mark.long
-def test_a_host_with_a_wrong_clock_loses_takes_and_deletes_nothing(server: Server, tmp_path: Path) -> None:
-    """Its clock is 10 minutes behind, then as much ahead: leases and waits are of the clock of the server."""
-    url, clock = server.create("skewed", "migrated"), ShiftedClock(tmp_path)
-    clock.set(-600)
-    received = [make.ct_series(3) for _ in range(4)]
-    uids = [str(one[0].SeriesInstanceUID) for one in received]
-    rules = {
-        "VOXELNODE_RETENTION__DAYS": "0.002",
-        "VOXELNODE_RETENTION__ONLY_CONVERTED": "false",
-        LOOKS: "0.1",
-    }  # 173 s
-    with ExitStack() as running:
-        a = running.enter_context(Host(tmp_path, url, "a", '["receive", "convert", "web"]', **rules))
-        client = running.enter_context(httpx2.Client(base_url=a.process.stdout.readline().split()[-1], timeout=60))
-        skewed = {**rules, **clock.environment, "VOXELNODE_CONVERT__WORKERS": "2"}
-        b = running.enter_context(Host(tmp_path, url, "b", **skewed))
-        until(lambda: "clock_differs" in ready(client)[1], 30, "the clock that is behind is noticed")
-        assert "600 s behind that of PostgreSQL" in ready(client)[1]["clock_differs"]
-        send(a, received[0]), send(b, received[1])
-        until(lambda: a.states(*uids[:2]) == ["converted"] * 2, 60, "series of both hosts")
-        clock.set(600)
-        until(lambda: "600 s ahead" in ready(client)[1]["clock_differs"], 30, "the clock that is ahead is noticed")
-        send(a, received[2]), send(b, received[3])
-        until(lambda: a.states(*uids) == ["converted"] * 4, 60, "series of both hosts")
-        assert {host["state"] for host in a.hosts().values()} == {"alive"}
-        clock.set(0)
-        until(lambda: "clock_differs" not in ready(client)[1], 30, "clocks that agree")
-        with reading(a.root, url) as index:
-            rows = [row for uid in uids for row in index.series.with_uid(uid)]
-            kinds = Counter(row["kind"] for row in index.events.since(0, 1000))
-        assert [(row["revision"], row["instances"]) for row in rows] == [(1, 3)] * 4
-        assert (kinds["series-quiet"], kinds["series-converted"], kinds["study-deleted"]) == (4, 4, 0)
-
-
 def test_hosts_receive_and_convert_for_each_other_and_each_tells_of_all(server: Server, tmp_path: Path) -> None:
     url = server.create("hosts", "migrated")
     first, second, late = make.ct_series(4), make.ct_series(4), make.ct_series(1)
@@ -176,7 +132,7 @@ def test_hosts_receive_and_convert_for_each_other_and_each_tells_of_all(server: 
         a = running.enter_context(Host(tmp_path, cut, "a", '["receive", "web"]', **own))
         address = a.process.stdout.readline().split()[-1]
         client = running.enter_context(httpx2.Client(base_url=address, timeout=60))
-        send(a, first)
+        send(a.port, *first)
         last, kinds = events_until(client, "series-converted", 0)  # by the other host
         reconvert = f"/api/v1/studies/{first[0].StudyInstanceUID}/reconvert?series_instance_uid={uids[0]}"
         assert client.post(reconvert).json() == {"owed": 1}
@@ -192,7 +148,7 @@ def test_hosts_receive_and_convert_for_each_other_and_each_tells_of_all(server: 
         until(lambda: stored and all(path.is_file() for path in stored), 30, "the volumes in the store")
         b.kill()
         c = running.enter_context(Host(tmp_path, url, "c", '["receive", "convert"]'))
-        send(c, second)
+        send(c.port, *second)
         until(lambda: c.states(uids[1]) == ["converted"], 60, "the conversion without that host")
         with reading(a.root, url) as index:
             hosts = {row["name"]: row for row in index.hosts.all(index.hosts.now())}
@@ -220,7 +176,7 @@ def test_hosts_receive_and_convert_for_each_other_and_each_tells_of_all(server: 
         c.command("audit", "--verify")
 
         line.silence()
-        send(a, late)
+        send(a.port, *late)
         assert ready(client, "?role=receive") == (200, {"ready": True, "reasons": {}})
         until(lambda: ready(client)[0] == 503, 30, "that the host says that it is cut off")
         for query in ("", "?role=web", "?scope=cluster"):

@@ -8,9 +8,8 @@ import yaml
 
 from node.index.reading import reading
 from tests import make
-from tests.acceptance.served import Served, until
-from tests.acceptance.test_balancer import CONFIGURATION, Balancer, Receiver, balancing
-from tests.acceptance.test_kill import Sender
+from tests.acceptance.served import Served, send, until
+from tests.acceptance.test_balancer import CONFIGURATION, Receiver, balancing
 from tests.object_store import object_store
 from tests.postgresql import start
 
@@ -35,14 +34,6 @@ class OfCompose(Receiver):
         Served.__init__(self, folder / name, **{**given, **here})
 
 
-def sent(balancer: Balancer, series: list) -> bool:
-    """Send a series; whether all of it was taken."""
-    sender = Sender(balancer.dicom.port, series, seconds=60)
-    sender.start()
-    sender.join()
-    return len(sender.acknowledged) == len(series)
-
-
 def test_two_receivers_and_two_converters_share_one_object_store(tmp_path: Path) -> None:
     series = [make.ct_series(6) for _ in range(12)]
     uids = [one[0].SeriesInstanceUID for one in series]
@@ -54,10 +45,12 @@ def test_two_receivers_and_two_converters_share_one_object_store(tmp_path: Path)
         first, second = hosts["receive-1"], hosts["receive-2"]
         balancer = running.enter_context(balancing(tmp_path, first, second))
         until(lambda: all(state == {"UP"} for state in balancer.states().values()), 60, "both receivers in use")
-        assert all(sent(balancer, one) for one in series[:6])
+        for one in series[:6]:
+            send(balancer.dicom.port, *one)
         first.kill()
         hosts["convert-1"].kill()
-        assert all(sent(balancer, one) for one in series[6:])
+        for one in series[6:]:
+            send(balancer.dicom.port, *one)
         first.start()  # it alone may have instances of the first series
 
         def are_converted() -> bool:

@@ -16,12 +16,12 @@ from node.association.client.send import send_files
 from node.index.rows.backend import ServerPlace
 from node.index.rows.place import upgrade
 from node.receive.dicom_files import MediaFile
-from tests.acceptance.served import until
 from tests.acceptance.test_cluster import Host, store_of
 from tests.acceptance.test_corpus_through_the_node import as_file, require_right, sent
 from tests.crash.cluster import ROLES, rows
 from tests.object_store import ObjectStore, object_store
 from tests.postgresql import start
+from tests.waiting import until
 
 __all__ = ["sent"]
 

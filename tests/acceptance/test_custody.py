@@ -11,10 +11,9 @@ import pytest
 from pydicom import Dataset
 
 from node.archive.root import MARKER
-from node.association.client.association import NoAssociation
 from node.association.client.send import send_files
 from tests import make
-from tests.acceptance.served import Served, until
+from tests.acceptance.served import Served
 from tests.preloaded import run
 
 pytestmark = pytest.mark.slow
@@ -130,85 +129,3 @@ def test_a_node_killed_within_an_erasure_finishes_it_when_it_starts_again(tmp_pa
         assert node.rows("SELECT 1 FROM v_studies") == []
     files = [path for path in node.root.rglob("*") if path.is_file() and not path.name.startswith("audit")]
     assert [path for path in files if b"Zwicklbauer" in path.read_bytes()] == []
-
-
-def test_patients_are_merged_beside_a_serving_node(tmp_path: Path) -> None:
-    with Served(tmp_path / "root") as node:
-        for patient_id in ("OLD", "NEW"):
-            send(node, tmp_path / "out", *make.ct_series(1, PatientID=patient_id))
-        assert len(node.rows("SELECT 1 FROM v_patients")) == 2
-        assert len(voxelnode(node.root, "patient", "merge", "OLD", "NEW")["studies"]) == 1
-        send(node, tmp_path / "out", *make.ct_series(1, PatientID="OLD"))
-        assert {row["patient_id"] for row in node.rows("SELECT patient_id FROM v_studies")} == {"NEW"}
-        assert "NOBODY: no study here" in voxelnode(node.root, "patient", "merge", "NOBODY", "NEW", status=2)
-        assert [row["merged_into"] is None for row in voxelnode(node.root, "patient", "list")].count(False) == 1
-
-
-def test_commands_list_refusals_and_conflicts(tmp_path: Path) -> None:
-    peers = {"VOXELNODE_PEERS__CT1__AE_TITLE": "CT1"}
-    [first] = make.ct_series(1, SeriesDescription="first")
-    with Served(tmp_path / "root", VOXELNODE_DICOM__HOST="127.0.0.1", **peers) as node:
-        send(node, tmp_path / "out", first)
-        first.SeriesDescription = "second"
-        send(node, tmp_path / "out", first)
-        with pytest.raises(NoAssociation):
-            send(node, tmp_path / "out", first, title="STRANGER")
-        until(lambda: node.rows("SELECT 1 FROM v_rejections"), 20, "the rejection is told")
-        [rejection] = voxelnode(node.root, "rejections")["items"]
-        assert (rejection["calling_ae_title"], rejection["what"]) == ("STRANGER", "association")
-        assert "[peers]" in rejection["remedy"]
-        [conflict] = voxelnode(node.root, "conflicts")
-        assert conflict["kind"] == "instance-bytes"
-        assert Path(conflict["path"]).is_file()
-        assert node.terminate() == 0
-    alerts = [line for line in audit_lines(node.root) if line["event"]["code"] == "110113"]
-    assert [alert["participants"][0]["user"] for alert in alerts] == ["STRANGER"]
-    assert alerts[0]["event"]["type"]["code"] == "110126"
-
-
-def test_quarantine_is_decided_about_beside_a_serving_node(tmp_path: Path) -> None:
-    [first] = make.ct_series(1)
-    second = make.ct_series(1, SOPInstanceUID=first.SOPInstanceUID, study_uid=first.StudyInstanceUID)[0]
-    second.SeriesInstanceUID, second.SOPInstanceUID = first.SeriesInstanceUID, first.SOPInstanceUID
-    second.file_meta.MediaStorageSOPInstanceUID = first.SOPInstanceUID
-    second.SeriesDescription = "corrected"
-    with Served(tmp_path / "root") as node:
-        send(node, tmp_path / "first", first)
-        send(node, tmp_path / "second", second)
-        before = node.rows("SELECT sha256 FROM v_images")
-        # It is moved there after the commit.
-        until(lambda: any((node.root / "quarantine").rglob("*.dcm")), 60, "the second is in quarantine")
-        [file] = voxelnode(node.root, "quarantine", "list")
-        shown = voxelnode(node.root, "quarantine", "show", file["name"])
-        assert (shown["problem"], shown["current_sha256"]) == (None, before[0]["sha256"])
-        assert "--replace" in voxelnode(node.root, "quarantine", "release", file["name"], status=2)
-        voxelnode(node.root, "quarantine", "release", file["name"], "--replace")
-        assert node.rows("SELECT sha256 FROM v_images") == [{"sha256": file["sha256"]}]
-        assert "--yes" in voxelnode(node.root, "quarantine", "purge", "--all", status=2)
-        assert len(voxelnode(node.root, "quarantine", "purge", "--all", "--yes")["purged"]) == 1
-        assert voxelnode(node.root, "quarantine", "list") == []
-
-
-def test_a_corrected_study_is_accepted_beside_a_serving_node(tmp_path: Path) -> None:
-    study = make.ct_series(3, PatientID="P-1")
-    with Served(tmp_path / "root") as node:
-        send(node, tmp_path / "first", *study)
-        node.wait_until_idle()
-        for ds in study:
-            ds.StudyInstanceUID, ds.PatientID = "1.2.3.4", "P-2"
-        send(node, tmp_path / "second", *study)
-        until(lambda: len(node.rows("SELECT 1 FROM v_conflicts")) == 3, 10, "all are indexed")
-        listed = voxelnode(node.root, "conflicts")
-        assert [row["study_instance_uid"] for row in listed] == ["1.2.3.4"] * 3
-        shown = voxelnode(node.root, "conflicts", "show", str(listed[0]["id"]))
-        assert {"attribute": "patient_id", "current": "P-1", "other": "P-2"} in shown["differences"]
-        assert shown["pixels"] == "the pixels are the same; elements that differ: PatientID, StudyInstanceUID"
-        assert len(voxelnode(node.root, "conflicts", "accept", str(listed[0]["id"]), "--alike")["accepted"]) == 3
-        assert voxelnode(node.root, "conflicts") == []
-        assert len(voxelnode(node.root, "conflicts", "--all")) == 6, "the first versions are conflicts, too"
-        node.wait_until_idle()
-        [series] = node.rows("SELECT study_instance_uid, state, instances FROM v_series")
-        assert series == {"study_instance_uid": "1.2.3.4", "state": "converted", "instances": 3}
-        assert "no conflict" in str(voxelnode(node.root, "conflicts", "keep", "999", status=2)).lower()
-        assert node.terminate() == 0
-    assert voxelnode(tmp_path / "root", "audit", "--verify")["ok"]

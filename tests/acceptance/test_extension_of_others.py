@@ -14,7 +14,7 @@ import httpx2
 import pytest
 
 from tests import make
-from tests.acceptance.served import until
+from tests.waiting import until
 
 pytestmark = pytest.mark.slow
 

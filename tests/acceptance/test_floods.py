@@ -20,15 +20,15 @@ import pytest
 from pydicom.dataset import Dataset
 from pynetdicom import build_context
 
-from node.api import Role, Settings
+from node.api import Role
 from node.control.repository import Repository
 from node.dicom import uids
 from node.runtime.logs import KINDS_OF_MINUTE
-from node.settings.core import Storage
 from node.web.credentials import digest, new_token
 from tests import make
 from tests.acceptance.floods import Flood, memory_bytes
 from tests.acceptance.served import Served, until
+from tests.ingest import settings_of
 from tests.pace import idle_seconds, now
 from tests.protocol.conftest import (
     CT_IMAGE_STORAGE,
@@ -145,7 +145,7 @@ class Flooded:
 
 
 def started(folder: Path, tls: ssl.SSLContext | None = None, **environment: str) -> Iterator[Flooded]:
-    store = Repository(Settings(storage=Storage(root=folder / "root", reserve_bytes=0)))
+    store = Repository(settings_of(folder / "root"))
     tokens, now = {}, dt.datetime.now(dt.UTC)
     for name, role in {"admin": Role.ADMIN, "writer": Role.WRITE, **dict.fromkeys(READERS, Role.READ)}.items():
         tokens[name] = token = new_token()

@@ -10,8 +10,7 @@ from urllib.request import urlopen
 import pytest
 
 from tests import make
-from tests.acceptance.served import Served, until
-from tests.acceptance.test_lifecycle import send
+from tests.acceptance.served import Served, send, until
 from tests.preloaded import run
 from tests.receivers import Answer, Received, Receiver, with_kind
 
@@ -52,7 +51,7 @@ def test_files_and_rows_of_a_message_exist_when_a_webhook_receives_it(tmp_path: 
         settings = hook("pipeline", on, url=receiver.url) | {"VOXELNODE_SERIES__STUDY_QUIET_SECONDS": "1"}
         with Served(tmp_path / "root", **settings) as node:
             web = re.findall(r"http://\S+\d", node.process.stdout.readline())[0]
-            send(node, series)
+            send(node.port, *series)
             reported = receiver.wait_for(7, 120)
             assert node.terminate() == 0
     assert [one.content["event"] for one in reported] == [
@@ -69,7 +68,7 @@ def test_a_message_that_was_given_up_is_retried_by_the_running_node_on_command(t
     program.chmod(0o700)
     settings = hook("one", ("series-quiet",), command=[str(program)], attempts=1)
     with Served(tmp_path / "root", **settings) as node:
-        send(node, make.ct_series(1))
+        send(node.port, *make.ct_series(1))
         until(lambda: node.rows("SELECT 1 FROM v_deliveries WHERE state = 'given-up'"), 60, "the failure")
         told = run("status", "--root", node.root, environment=settings, check=True).stdout
         assert "1 hook stuck, 1 given up: voxelnode hooks list" in told
@@ -104,7 +103,7 @@ def test_a_replay_sends_what_is_here_with_the_ids_of_the_events(tmp_path: Path) 
     small, large = make.ct_series(2), make.ct_series(4)
     with Served(tmp_path / "root") as node:
         for series in (small, large):
-            send(node, series)
+            send(node.port, *series)
         until(lambda: len(node.rows("SELECT 1 FROM v_series WHERE state = 'converted'")) == 2, 60, "two conversions")
         assert node.terminate() == 0
     with Receiver() as receiver:

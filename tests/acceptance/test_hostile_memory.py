@@ -13,11 +13,11 @@ from pydicom import dcmwrite
 from pydicom.dataset import FileDataset
 from pydicom.encaps import encapsulate
 
-from node.api import Settings, import_instances
+from node.api import import_instances
 from node.control.repository import Repository
-from node.settings.core import Storage
 from tests import make
 from tests.acceptance.served import Served, peak_bytes
+from tests.ingest import settings_of
 
 MEGABYTE = 1_000_000
 LARGE_BYTES = 200 * MEGABYTE
@@ -89,7 +89,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Served, s
         ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = f"1.2.{number}.1.1"
         dcmwrite(folder / "media" / f"{number}.dcm", ds, enforce_file_format=True)
         del ds
-    store = Repository(Settings(storage=Storage(root=folder / "root", reserve_bytes=0)))
+    store = Repository(settings_of(folder / "root"))
     report = import_instances([folder / "media"], store.ingest)
     assert (report.stored, len(report.refused)) == (len(hostile) - 1, 1)
     assert "more than 200000 elements" in report.refused[0].reason

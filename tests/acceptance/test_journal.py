@@ -1,6 +1,5 @@
 """The journal as users and scripts meet it: its commands, `fsck`, `db rebuild`, and the reader of docs/journal.md."""
 
-import json
 import os
 import re
 import signal
@@ -8,16 +7,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from pydicom import FileDataset
 
-from node.cli import main
 from node.receive.data_set import LARGE_BYTES
 from tests import make
-from tests.acceptance.served import Served, until
-from tests.acceptance.test_kill import Sender
+from tests.acceptance.served import Served, send, until
 from tests.integration.conftest import data_set_bytes
 from tests.made_once import lose_index, put_index_back, save_index
 from tests.rows import index_locked, read_rows
@@ -27,19 +24,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "journal.md"
 LONG_AGO_SECONDS = 600
-
-
-class Result(NamedTuple):
-    status: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-Run = Callable[..., Result]
+Run = Callable[..., Any]
 
 
 @pytest.fixture
@@ -48,24 +33,9 @@ def root(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def run(capfd: pytest.CaptureFixture[str], root: Path) -> Run:
+def run(run: Run, root: Path) -> Run:
     """Run one command on the root."""
-
-    def run_command(*arguments: str) -> Result:
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as end:
-            main([*arguments, "--root", str(root)])
-        return Result(int(end.value.code or 0), *capfd.readouterr())
-
-    return run_command
-
-
-def send(node: Served, *instances: FileDataset) -> None:
-    """Send instances on one association, all of them acknowledged."""
-    sender = Sender(node.port, list(instances), seconds=60)
-    sender.start()
-    sender.join()
-    assert sender.acknowledged == [str(ds.SOPInstanceUID) for ds in instances]
+    return lambda *arguments: run(*arguments, "--root", str(root))
 
 
 def large_instance() -> FileDataset:
@@ -77,7 +47,7 @@ def large_instance() -> FileDataset:
 def kill_with_records_that_wait(root: Path, *instances: FileDataset) -> None:
     """Leave a root with all instances in the journal and none of them in the index."""
     with Served(root) as node, index_locked(root):
-        send(node, *instances)
+        send(node.port, *instances)
         node.kill()
 
 
@@ -105,9 +75,9 @@ def test_the_reader_of_the_document_rescues_every_instance(root: Path, tmp_path:
     reader.write_text(script, encoding="utf-8")
     moved, small, large = large_instance(), make.ct_series(5), large_instance()
     with Served(root) as node, index_locked(root):
-        send(node, moved)  # applied as far as its file, and no further
+        send(node.port, moved)  # applied as far as its file, and no further
         until(lambda: objects(root), 30, "the file of the first instance")
-        send(node, *small, large)
+        send(node.port, *small, large)
         node.kill()
     assert len(list(root.glob("incoming/*.part"))) == 1
     reported = subprocess.run(
@@ -145,7 +115,7 @@ def test_the_reader_of_the_document_passes_over_a_damaged_record(root: Path, tmp
 def test_status_tells_what_waits_beside_a_running_node_and_after_it_was_killed(root: Path, run: Run) -> None:
     with Served(root) as node:
         with index_locked(root):
-            send(node, *make.ct_series(3))
+            send(node.port, *make.ct_series(3))
             reported = run("journal", "status", "--json")
             assert (reported.status, reported.json["waiting"], reported.json["damage"]) == (0, 3, [])
             assert reported.json["bytes"] >= 4096
@@ -171,7 +141,7 @@ def test_status_of_a_root_without_an_index_tells_what_a_new_one_would_get(root: 
 
 def test_rebuild_tells_what_came_from_files_and_what_from_the_journal(root: Path, run: Run) -> None:
     with Served(root) as node:
-        send(node, *make.ct_series(3))
+        send(node.port, *make.ct_series(3))
         node.terminate()
     kill_with_records_that_wait(root, *make.ct_series(2))
     assert "3 instances indexed, 2 applied from the journal, 0 unreadable" in run("db", "rebuild").out
@@ -180,7 +150,7 @@ def test_rebuild_tells_what_came_from_files_and_what_from_the_journal(root: Path
 
 def test_fsck_reports_what_waits_without_a_node_and_repair_applies_it(root: Path, run: Run) -> None:
     with Served(root) as node, index_locked(root):
-        send(node, *make.ct_series(3))
+        send(node.port, *make.ct_series(3))
         until(lambda: objects(root), 30, "a file that has no row yet: no finding of its own")
         node.kill()
     reported = run("fsck", "--json")
@@ -196,7 +166,7 @@ def test_fsck_reports_what_waits_without_a_node_and_repair_applies_it(root: Path
 
 def test_fsck_beside_a_node_is_quiet_about_what_is_being_applied(root: Path, run: Run) -> None:
     with Served(root) as node, index_locked(root):
-        send(node, *make.ct_series(3))
+        send(node.port, *make.ct_series(3))
         until(lambda: len(objects(root)) == 3, 30, "files without rows")
         for path in objects(root):
             os.utime(path, (path.stat().st_mtime - LONG_AGO_SECONDS,) * 2)
@@ -205,7 +175,7 @@ def test_fsck_beside_a_node_is_quiet_about_what_is_being_applied(root: Path, run
 
 def test_a_file_that_a_power_cut_took_is_written_again_by_repair(root: Path, run: Run) -> None:
     with Served(root) as node:
-        send(node, *make.ct_series(3))
+        send(node.port, *make.ct_series(3))
         until(lambda: node.rows("SELECT count(*) AS n FROM v_images") == [{"n": 3}], 30, "all applied")
         node.kill()
     gone, torn, _ = objects(root)
@@ -259,7 +229,7 @@ def test_drain_is_the_way_back_to_a_version_without_a_journal(root: Path, run: R
     assert index_rows(root, "SELECT count(*) FROM v_images") == [4]
     assert "0 instances" in run("journal", "drain").out  # nothing is left to do
     with Served(root) as node:  # a journal of its own again
-        send(node, *make.ct_series(2))
+        send(node.port, *make.ct_series(2))
         until(lambda: node.rows("SELECT count(*) AS n FROM v_images") == [{"n": 6}], 30, "all applied")
 
 
@@ -269,7 +239,7 @@ def test_a_backup_in_the_documented_order_has_what_waits_in_the_journal(root: Pa
     rsync = Rsync(lambda: None)
     with Served(root) as node:
         with index_locked(root):
-            send(node, *make.ct_series(3), large_instance())
+            send(node.port, *make.ct_series(3), large_instance())
             save_index(root, tmp_path / "index")
             rsync([str(root / "journal"), str(root / "incoming"), str(copy)])  # files may vanish meanwhile
         until(lambda: node.rows("SELECT count(*) AS n FROM v_images") == [{"n": 4}], 60, "all applied")

@@ -12,11 +12,9 @@ import pytest
 
 from node.control.repository import Repository
 from node.index.rows.place import FILE_NAME
-from node.settings.core import Storage
-from node.settings.model import Settings
 from tests.acceptance.served import READY, Served
 from tests.crash.journal import new_series
-from tests.ingest import take
+from tests.ingest import settings_of, take
 from tests.made_once import empty_folder
 from tests.preloaded import Process, run
 from tests.rows import view_rows, write_rows
@@ -27,7 +25,7 @@ PASSWORD_FREE = ("--role", "admin", "--no-password")
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    with Repository(Settings(storage=Storage(root=tmp_path / "root", reserve_bytes=0))) as repository:
+    with Repository(settings_of(tmp_path / "root")) as repository:
         take(repository.ingest, new_series(3))
     return tmp_path / "root"
 

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 from textwrap import dedent
-from types import SimpleNamespace
 from typing import Any
 
 import httpx2
@@ -28,10 +27,10 @@ from node.settings.core import SeriesSettings, Storage, Web
 from node.settings.model import Settings
 from node.volume.segmentation import volumes
 from tests import make
-from tests.acceptance.served import until
-from tests.acceptance.test_lifecycle import send
+from tests.acceptance.served import send
 from tests.preloaded import run
 from tests.rows import view_rows
+from tests.waiting import until
 from tests.web.pages import Visitor, start_browser
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "docs" / "examples" / "lung"
@@ -96,7 +95,7 @@ def test_lungs_come_back_as_segmentations_and_measurements(served: tuple[Setting
     root, phantom = settings.storage.root, thorax()
     series = make.ct_series(SLICES, pixels=phantom, rows=SIZE, columns=SIZE, pixel_spacing=(PIXEL_MM, PIXEL_MM),
         spacing=STEP_MM, origin=(-SIZE / 2 * PIXEL_MM, -SIZE / 2 * PIXEL_MM, -SLICES / 2 * STEP_MM))  # fmt: skip
-    send(SimpleNamespace(port=endpoints.dicom.port), series)  # type: ignore[arg-type]
+    send(endpoints.dicom.port, *series)
     client = httpx2.Client(base_url=endpoints.web or "", timeout=20)
 
     def jobs() -> list[dict[str, Any]]:
@@ -237,7 +236,7 @@ def test_a_test_of_a_hook_refuses_with_the_words_of_the_node(tmp_path: Path) -> 
     node = Node(settings)
     try:
         endpoints = node.start()
-        send(SimpleNamespace(port=endpoints.dicom.port), series)  # type: ignore[arg-type]
+        send(endpoints.dicom.port, *series)
         client = httpx2.Client(base_url=endpoints.web or "", timeout=60)
 
         def ended() -> dict[str, dict[str, Any]]:

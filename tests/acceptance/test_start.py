@@ -208,11 +208,6 @@ def run(folder: Path, *arguments: object) -> set[str]:
     return loaded(folder)
 
 
-@pytest.mark.parametrize("arguments", [pytest.param(["--help"], marks=pytest.mark.long), ["convert", "--help"]])
-def test_help_loads_no_library_of_the_work(tmp_path: Path, arguments: list[str]) -> None:
-    assert run(tmp_path, *arguments).isdisjoint(OF_SERVERS | OF_CHILDREN | OF_COMMANDS | {"pydicom", "multiprocessing"})
-
-
 def test_the_command_of_a_conversion_loads_nothing_that_only_its_child_needs(tmp_path: Path) -> None:
     packages = run(tmp_path, "convert", get_testdata_file("CT_small.dcm"), "-o", tmp_path / "out", "--json")
     assert (tmp_path / "out" / "conversion.json").is_file()

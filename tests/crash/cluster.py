@@ -39,8 +39,8 @@ from node.index.rows.backend import ServerPlace
 from node.index.rows.place import upgrade
 from node.settings.core import ClusterSettings, IndexSettings, Storage
 from tests import make
+from tests.acceptance.served import sent as send_all
 from tests.acceptance.test_cluster import Host, in_folder, store_of
-from tests.acceptance.test_kill import Sender
 from tests.crash.harness import arguments
 from tests.crash.objects import FAULTS, HELD, Line, line_to, listing
 from tests.integration.conftest import data_set_bytes
@@ -187,10 +187,9 @@ def send_until(stop: threading.Event, receivers: list[Host], sent: Sent, seed: i
         sent.series[str(series[0].SeriesInstanceUID)] = set(digests)
         left = {str(ds.SOPInstanceUID): ds for ds in series}
         while left:
-            sender = Sender(chance.choice(receivers).port, list(left.values()), seconds=10)
-            sender.run()  # on this thread
-            sent.statuses.update(sender.statuses)
-            for uid in sender.acknowledged:
+            answers = send_all(chance.choice(receivers).port, list(left.values()), seconds=10)
+            sent.statuses.update(answers.statuses)
+            for uid in answers.acknowledged:
                 sent.digests[uid] = digests[uid]
                 del left[uid]
             if left:

@@ -13,16 +13,14 @@ import pytest
 from node.control.care import rebuild_index
 from node.extensions.object_store.stores import INCOMING, PART_SECONDS
 from node.runtime.failpoints import VARIABLE
-from node.settings.core import Storage
-from node.settings.model import Settings
-from tests.acceptance.served import until
 from tests.crash.acknowledged import without_bytes
 from tests.crash.harness import Node, send
 from tests.crash.journal import Journal, new_series
+from tests.ingest import settings_of
 from tests.rows import read_rows
+from tests.waiting import until
 
 pytestmark = pytest.mark.slow
-
 
 UIDS = "SELECT sop_instance_uid FROM images ORDER BY id"
 
@@ -55,7 +53,7 @@ def test_what_was_acknowledged_is_in_the_store_although_the_disk_of_the_host_is_
         shutil.rmtree(root)
         assert [uid for uid, _ in journal.acknowledged()] == [one.sop_instance_uid for one in series[:2]]
         assert without_bytes(store, journal) == []
-    rebuild_index(Settings(storage=Storage(root=root, url=f"file://{store}", reserve_bytes=0)))
+    rebuild_index(settings_of(root, url=f"file://{store}"))
     found = {row["sop_instance_uid"] for row in read_rows(root, "SELECT sop_instance_uid FROM v_images")}
     assert found == {one.sop_instance_uid for one in series[:3]}
 
@@ -82,3 +80,33 @@ def test_a_kill_amid_an_upload_leaves_nothing_that_no_row_names(tmp_path: Path, 
         keys = {row["key"] for row in read_rows(root, "SELECT key FROM images")}
     found = {str(path.relative_to(store)) for path in store.rglob("*") if path.is_file()}
     assert found == {*keys, "voxelnode-archive.json", str(under_way.relative_to(store))}
+
+
+# A node that is killed around the answer to a release: whoever has released has done its part.
+
+
+CLOSED = "SELECT verdict, verdict_reason FROM v_series WHERE state NOT IN ('receiving', 'converting')"
+ENDS = "SELECT detail FROM v_events WHERE kind IN ('node-ended', 'sender-aborted')"
+
+
+@pytest.mark.parametrize("point", ["release-recorded", "release-answered"])
+def test_a_kill_around_the_answer_to_a_release_is_held_against_nobody(node: Node, journal: Journal, point: str) -> None:
+    assert node.start({VARIABLE: point})
+    send(node, new_series(8), journal)
+    assert node.end() != 0
+    assert node.start()
+    until(lambda: read_rows(node.root, CLOSED), 60, "the series is converted")
+    [series] = read_rows(node.root, CLOSED)
+    assert series["verdict"] == "complete", series["verdict_reason"]
+    assert read_rows(node.root, ENDS) == []
+
+
+def test_a_kill_before_the_end_is_durable_cuts_the_association_off_once(node: Node, journal: Journal) -> None:
+    assert node.start({VARIABLE: "record-synced:5"})
+    send(node, new_series(8), journal)
+    assert node.end() != 0
+    for _ in range(2):
+        assert node.start()
+        until(lambda: read_rows(node.root, CLOSED), 60, "the series is converted")
+        node.kill()
+    assert [row["detail"] for row in read_rows(node.root, ENDS)] == ["the node ended the association: it was killed"]

@@ -24,9 +24,9 @@ import node
 from node.receive.readiness import read_counters, running
 from node.runtime.failpoints import RECEIVING
 from tests import make
-from tests.acceptance.served import until
 from tests.crash.harness import Node, Run, beside_random_moments, gone
 from tests.preloaded import Process
+from tests.waiting import until
 
 pytestmark = pytest.mark.slow
 

@@ -8,12 +8,12 @@ import pytest
 
 from node.journal.inspection import MARK_FILE
 from node.runtime.failpoints import VARIABLE
-from tests.acceptance.served import until
 from tests.crash.harness import Node, send
 from tests.crash.journal import Journal, Sent, new_series
 from tests.made_once import empty_folder
 from tests.preloaded import run
 from tests.rows import read_rows, wait_until_applied
+from tests.waiting import until
 
 pytestmark = pytest.mark.slow
 

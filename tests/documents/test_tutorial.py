@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.served import until
 from tests.preloaded import Process, run
 from tests.rows import view_rows
+from tests.waiting import until
 
 PROJECT = Path(__file__).resolve().parents[2]
 VARYING = re.compile(

@@ -24,11 +24,10 @@ from node.lifecycle.deletion import Order, delete
 from node.receive.ingest import Announced, Ingest, Origin
 from node.receive.senders import quiet_seconds_of
 from node.runtime.metrics import Metrics
-from node.settings.core import Storage
 from node.settings.section import Convert
 from node.writers.options import WriteOptions, write_options
 from tests.converting import convert_series
-from tests.ingest import indexed, opened_ingest
+from tests.ingest import indexed, opened_ingest, settings_of
 from tests.protocol.conftest import keys  # noqa: F401  (a fixture)
 from tests.rows import view_rows
 
@@ -41,7 +40,7 @@ QUICK = write_options(Convert(thumbnails=False, formats=("nifti",)))
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     """Those of a root in an empty folder."""
-    return Settings(storage=Storage(root=tmp_path / "root", reserve_bytes=0))
+    return settings_of(tmp_path / "root")
 
 
 def data_set_bytes(ds: FileDataset) -> bytes:
@@ -56,11 +55,14 @@ def announced(ds: FileDataset) -> Announced:
     return Announced(ds.SOPClassUID, ds.SOPInstanceUID, ds.file_meta.TransferSyntaxUID)
 
 
-def bring(ingest: Ingest, *instances: FileDataset) -> list[Outcome]:
-    """Bring instances of a modality in, one after the other."""
+MODALITY = Origin("dicom", "MODALITY", "VOXELNODE", "127.0.0.1:1")
+
+
+def bring(ingest: Ingest, *instances: FileDataset, origin: Origin = MODALITY) -> list[Outcome]:
+    """Bring instances in, one after the other."""
     outcomes = []
     for ds in instances:
-        incoming = ingest.begin(announced(ds), Origin("dicom", "MODALITY", "VOXELNODE", "127.0.0.1:1"))
+        incoming = ingest.begin(announced(ds), origin)
         incoming.take_fragment(data_set_bytes(ds))
         outcomes.append(indexed(incoming))
     return outcomes
@@ -107,7 +109,7 @@ class Root:
 
     def take_bytes(self, said: Announced, data: bytes, origin: Origin | None = None) -> Outcome:
         """Bring one instance in, in fragments of 1000 bytes."""
-        incoming = self.ingest.begin(said, origin or Origin("dicom", "MODALITY", "VOXELNODE", "127.0.0.1:1"))
+        incoming = self.ingest.begin(said, origin or MODALITY)
         for start in range(0, len(data), 1000):
             incoming.take_fragment(data[start : start + 1000])
         return indexed(incoming)

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 from pydicom import FileDataset
 
-from node.api import Settings
 from node.archive.intact import data_set_offset
 from node.archive.root import MARKER
 from node.control.care import check_repository
@@ -21,12 +20,11 @@ from node.conversion.pipeline import convert
 from node.conversion.series import SeriesDamaged
 from node.receive.ingest import Origin
 from node.runtime.failpoints import RECOVERING, VARIABLE
-from node.settings.core import Storage
 from tests import make
 from tests.converting import convert_series
 from tests.crash.disk import keep_marks
 from tests.crash.harness import Node
-from tests.ingest import large_instance
+from tests.ingest import large_instance, settings_of
 from tests.integration.conftest import QUICK, announced, bring, data_set_bytes
 from tests.made_once import empty_folder
 from tests.rows import view_rows
@@ -59,10 +57,6 @@ class Days:
     sent: dict[str, set[tuple[str, str]]]
 
 
-def settings_of(root: Path) -> Settings:
-    return Settings(storage=Storage(root=root, reserve_bytes=0, overwrite_policy="replace"))
-
-
 def version(ds: FileDataset) -> tuple[str, str]:
     return str(ds.SOPInstanceUID), hashlib.sha256(data_set_bytes(ds)).hexdigest()
 
@@ -82,17 +76,17 @@ def days(tmp_path_factory: pytest.TempPathFactory) -> Days:
     folder = tmp_path_factory.mktemp("days")
     root, first, second, third = folder / "root", make.ct_series(4), make.ct_series(3), make.ct_series(2)
     large = [large_instance() for _ in range(3)]
-    with Repository(settings_of(root)) as repository:
+    with Repository(settings_of(root, "replace")) as repository:
         bring(repository.ingest, *first, large[0])
         converted(repository)
     shutil.copytree(root, folder / "old")
     again = [make.corrected(ds) for ds in first[:2]]
-    with Repository(settings_of(root)) as repository:
+    with Repository(settings_of(root, "replace")) as repository:
         bring(repository.ingest, *second, *again, large[1])
         converted(repository)
     shutil.copytree(root, folder / "clean")
     sent = {version(ds) for ds in (*first, *second, *again, *large[:2])}
-    with Repository(settings_of(root)) as repository:
+    with Repository(settings_of(root, "replace")) as repository:
         repository.applier.stop()
         for ds in (*third, large[2]):
             incoming = repository.ingest.begin(announced(ds), Origin("dicom", "MODALITY", "VOXELNODE", "127.0.0.1:1"))
@@ -155,7 +149,7 @@ def test_of_each_acknowledged_version_it_is_said_what_became_of_it(
     root, new = tmp_path / "root", make.ct_series(2)
     shutil.copytree(days.folder / end, root)
     harm(root, how, parts, days.folder / "old")
-    with Repository(settings_of(root)) as repository:
+    with Repository(settings_of(root, "replace")) as repository:
         gaps, is_all_old = repository.index.lost.gaps(), parts == PARTS
         assert is_all_old or gaps or silent(repository, root, days.sent[end]) == set()
         with repository.index.reading() as view:
@@ -167,9 +161,9 @@ def test_of_each_acknowledged_version_it_is_said_what_became_of_it(
         bring(repository.ingest, *new)
         assert silent(repository, root, {version(ds) for ds in new}) == set()
         converted(repository)
-    with Repository(settings_of(root)) as repository:
+    with Repository(settings_of(root, "replace")) as repository:
         assert (repository._odd, repository.index.lost.gaps()) == ({}, gaps)
-    found = {one.kind for one in check_repository(settings_of(root), digests=True, repair=False)}
+    found = {one.kind for one in check_repository(settings_of(root, "replace"), digests=True, repair=False)}
     for_the_scrub = {"volume-missing"} if how == "files" and end == "killed" else set()  # an earlier start has compared
     without_sources = {"volume-missing"} if {"objects", "volumes"} <= {*parts} else set()
     assert found <= {
@@ -192,7 +186,7 @@ def test_after_a_start_that_died_the_next_one_compares_as_well(days: Days, tmp_p
             node.start({VARIABLE: point})
             node.kill()
         assert node.start()
-    with Repository(settings_of(root)) as repository:
+    with Repository(settings_of(root, "replace")) as repository:
         assert (repository._odd, repository.index.lost.gaps()) == ({}, [])
         assert silent(repository, root, days.sent["killed"]) == set()
 
@@ -202,7 +196,7 @@ def test_a_journal_that_ends_before_the_index_is_damaged(days: Days, tmp_path: P
     shutil.copytree(days.folder / "killed", root)
     for path in (days.folder / "old" / "journal").iterdir():  # its marker stays
         shutil.copy2(path, root / "journal") if path.name != MARKER else None
-    [found] = check_repository(settings_of(root), digests=False, repair=False)
+    [found] = check_repository(settings_of(root, "replace"), digests=False, repair=False)
     assert (found.kind, "may be missing" in found.detail) == ("journal-damaged", True)
-    with Repository(settings_of(root)) as repository:
+    with Repository(settings_of(root, "replace")) as repository:
         assert len(repository.index.lost.gaps()) == 1

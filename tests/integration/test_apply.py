@@ -482,16 +482,6 @@ def test_senders_that_wait_for_the_index_share_commits(started: Started, monkeyp
     assert [batch.args for batch in committed.call_args_list] == [(1,), (2,), (1,)]
 
 
-def test_what_a_batch_has_left_waits_for_nobody(started: Started, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pace, "GATHER_SECONDS", 60.0)
-    monkeypatch.setattr(apply, "MAX_BATCH", 2)
-    parts = started(is_awaited=True)
-    outcomes = parts.receive_all(make.ct_series(4))
-    parts.applier._note(took=60.0)
-    parts.applier.start()
-    assert all(outcome.result(30) is Outcome.STORED for outcome in outcomes)
-
-
 def test_an_instance_that_an_index_refuses_goes_aside_alone(started: Started, monkeypatch: pytest.MonkeyPatch) -> None:
     sent = make.ct_series(5)
     refused = str(sent[2].SOPInstanceUID)
@@ -654,16 +644,6 @@ def test_a_query_waits_for_what_was_acknowledged_before_it(started: Started, mon
         assert not counted.done()
         go_on.set()
         assert counted.result(30) == 1
-
-
-def test_a_lone_record_does_not_wait_for_others_for_a_query(started: Started, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pace, "GATHER_SECONDS", 1000.0)
-    parts = started()
-    parts.index.ahead = parts.applier
-    parts.applier.start()
-    parts.receive(make.ct_series(1)[0])
-    with parts.index.reading():
-        assert len(parts.rows()) == 1
 
 
 def test_a_batch_waits_while_senders_send_until_it_is_full_or_late(

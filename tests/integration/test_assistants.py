@@ -15,8 +15,8 @@ import pytest
 from node.children.child import Child
 from node.children.confinement import offered
 from node.children.serving import Apart, Assistance, Assistants, ChildLimits, ChildPipes, serve_apart
-from tests.acceptance.served import until
 from tests.processes import children, descendants, known_outside_as
+from tests.waiting import until
 
 pytestmark = pytest.mark.slow
 

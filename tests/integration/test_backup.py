@@ -9,10 +9,10 @@ import pytest
 
 from node.control.care import check_repository
 from node.control.repository import Repository
-from node.settings.core import OverwritePolicy, Storage
+from node.settings.core import OverwritePolicy
 from node.settings.model import Settings
 from tests.crash.journal import Sent, new_series
-from tests.ingest import served, take
+from tests.ingest import served, settings_of, take
 from tests.made_once import IN_POSTGRESQL, copy_root, put_index_back, save_index
 from tests.preloaded import run
 from tests.rsync import Rsync
@@ -22,10 +22,6 @@ pytestmark = pytest.mark.slow
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 POLICIES = ("never", "keep_both", "replace")
-
-
-def settings_of(root: Path, policy: OverwritePolicy) -> Settings:
-    return Settings(storage=Storage(root=root, reserve_bytes=0, overwrite_policy=policy))
 
 
 def documented(document: str, title: str) -> list[list[str]]:

@@ -21,10 +21,10 @@ from node.files import acknowledged
 from node.settings.core import OverwritePolicy, Storage
 from tests.crash.journal import Sent, new_series
 from tests.crash.small_disk import another_disk, fill, mounted
-from tests.ingest import received, served
+from tests.ingest import received, served, settings_of
 from tests.integration.conftest import flip
 from tests.integration.test_acknowledged import convert_all
-from tests.integration.test_backup import POLICIES, Senders, require, settings_of
+from tests.integration.test_backup import POLICIES, Senders, require
 from tests.made_once import copy_root, empty_folder
 from tests.preloaded import run
 
@@ -48,7 +48,7 @@ def root(made: tuple[Path, list[Sent]], tmp_path: Path) -> Path:
 
 
 def receive(root: Path, sent: list[Sent]) -> None:
-    settings = Settings(storage=Storage(root=root, reserve_bytes=0))
+    settings = settings_of(root)
     quick = settings.model_copy(update={"series": settings.series.model_copy(update={"quiet_seconds": 0.0})})
     received(quick, sent)
     convert_all(quick)

@@ -17,10 +17,8 @@ import pytest
 from node.archive.proof import Proof, last_proof, note
 from node.conversion.out_folder import UNLOCKED_SECONDS
 from node.files.acknowledged import segments
-from node.settings.core import Storage
-from node.settings.model import Settings
 from tests.crash.journal import Sent, new_series
-from tests.ingest import received
+from tests.ingest import received, settings_of
 from tests.integration.conftest import flip
 from tests.integration.test_acknowledged import convert_all
 from tests.made_once import save_index
@@ -34,7 +32,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, list[Sen
     """A root with volumes of two series, its backup, and what was sent."""
     folder = tmp_path_factory.mktemp("made")
     root, sent = folder / "root", [*new_series(6), *new_series(5)]
-    settings = Settings(storage=Storage(root=root, reserve_bytes=0))
+    settings = settings_of(root)
     quick = settings.model_copy(update={"series": settings.series.model_copy(update={"quiet_seconds": 0.0})})
     received(quick, sent)
     convert_all(quick)

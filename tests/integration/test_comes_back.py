@@ -13,9 +13,8 @@ from node.api import Settings, UsageError, import_instances
 from node.archive.intact import data_set_offset
 from node.control.care import check_repository, rebuild_index
 from node.control.repository import Repository
-from node.settings.core import Storage
 from tests.crash.journal import Sent, new_series
-from tests.ingest import take
+from tests.ingest import settings_of, take
 from tests.made_once import copy_root, lose_index
 from tests.rows import view_rows
 
@@ -168,7 +167,7 @@ DOORS = (
 @pytest.fixture(scope="module")
 def filled_once(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Sent]]:
     root, sent = tmp_path_factory.mktemp("filled") / "root", new_series(3)
-    with Repository(Settings(storage=Storage(root=root, reserve_bytes=0))) as repository:
+    with Repository(settings_of(root)) as repository:
         take(repository.ingest, [*sent, sent[0].altered()])
     return root, sent
 

@@ -22,9 +22,8 @@ from node.control import control_socket, root
 from node.control.control_socket import ControlServer, NoControlSocket, NotPerformed, request_action
 from node.control.repository import Repository, perform_action
 from node.index.rows.place import FILE_NAME
-from node.settings.core import Storage
 from tests.crash.journal import new_series
-from tests.ingest import received
+from tests.ingest import received, settings_of
 from tests.preloaded import run
 from tests.waiting import running
 
@@ -432,7 +431,7 @@ def test_a_node_works_where_no_socket_can_be_made(tmp_path: Path) -> None:
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    settings = Settings(storage=Storage(root=tmp_path / "root", reserve_bytes=0))
+    settings = settings_of(tmp_path / "root")
     with Repository(settings):
         pass
     return settings
@@ -499,5 +498,7 @@ def test_more_series_are_reconverted_than_a_request_names(settings: Settings, mo
             f"INSERT INTO series ({', '.join(columns)}) {numbers} SELECT {copied} FROM n, (SELECT * FROM series)"
         )
     with Repository(settings) as repository, running(ControlServer(settings.storage.root, repository.actions.by_name)):
+        where = ("reconvert", "--where", 'modality == "XX"', "--root", settings.storage.root)
+        assert run(*where).stdout == "0 series will be converted again\n"
         done = run("reconvert", "--all", "--root", settings.storage.root)
     assert (done.returncode, done.stdout) == (0, "1500 series will be converted again\n"), done.stderr

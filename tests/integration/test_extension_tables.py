@@ -24,7 +24,7 @@ from node.index.rules.people.accounts import Content
 from node.registry import installed, resolve
 from node.settings.core import IndexSettings, Storage
 from tests.crash.journal import Sent, new_series
-from tests.ingest import take
+from tests.ingest import settings_of, take
 from tests.made_once import IN_POSTGRESQL, _name, copy_root, lose_index, put_index_back, save_index
 from tests.newer import NEWER, newer
 from tests.postgresql import programs, shared
@@ -64,10 +64,6 @@ def having(extension: Extension, tables: IndexTables) -> Iterator[None]:
         forget()
         yield
     forget()
-
-
-def settings_of(root: Path) -> Settings:
-    return Settings(storage=Storage(root=root, reserve_bytes=0))
 
 
 def url_of(root: Path) -> str | None:

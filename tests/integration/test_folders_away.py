@@ -23,9 +23,8 @@ from node.index.rows.place import IndexUnusable
 from node.lifecycle.scrub import Scrub, ScrubPass
 from node.receive.accounting import odd_parts
 from node.receive.ingest import Origin
-from node.settings.core import Storage
 from tests import make
-from tests.ingest import large_instance
+from tests.ingest import large_instance, settings_of
 from tests.integration.conftest import announced, bring, data_set_bytes
 from tests.made_once import copy_root
 from tests.preloaded import run
@@ -72,10 +71,6 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
         bring(repository.ingest, ds, make.corrected(ds), *make.ct_series(3))
         (root / "volumes" / "1" / "2" / "3").mkdir(parents=True)
     return root
-
-
-def settings_of(root: Path) -> Settings:
-    return Settings(storage=Storage(root=root, reserve_bytes=0))
 
 
 def content_of(root: Path) -> dict[str, bytes]:

@@ -19,12 +19,11 @@ from node.lifecycle.deletion import Order, delete
 from node.lifecycle.fsck import Finding, examine
 from node.receive.recovery import COPIED, RETURNED, record_quarantined
 from node.runtime.metrics import Metrics
-from node.settings.core import Storage
 from node.writers.options import WriteOptions
 from tests import make
 from tests.converting import convert_series
 from tests.crash.journal import Sent, new_series
-from tests.ingest import received, take
+from tests.ingest import received, settings_of, take
 from tests.integration.conftest import flip
 from tests.made_once import copy_root, empty_folder, lose_index, put_index_back, save_index
 from tests.rows import view_rows, write_rows
@@ -36,7 +35,7 @@ FAR = dt.datetime(2100, 1, 1, tzinfo=dt.UTC)
 def filled_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A root with a series of five instances, converted."""
     root = tmp_path_factory.mktemp("filled") / "root"
-    with Repository(Settings(storage=Storage(root=root, reserve_bytes=0))) as store:
+    with Repository(settings_of(root)) as store:
         take(store.ingest, new_series(5))
         convert_all(store)
     return root
@@ -305,5 +304,5 @@ def test_files_copied_before_the_index_leave_rows_without_files(settings: Settin
         take(store.ingest, new_series(3))
         save_index(settings.storage.root, tmp_path / "index")
     put_index_back(copy, tmp_path / "index")
-    with Repository(Settings(storage=Storage(root=copy, reserve_bytes=0))) as store:
+    with Repository(settings_of(copy)) as store:
         assert store.recovered.missing == 3

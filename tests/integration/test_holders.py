@@ -17,12 +17,11 @@ from node.index.rows.records import Lane
 from node.index.rules.people.person_plans import PatientLink
 from node.index.rules.work.messages import PendingEvent
 from node.index.rules.work.routes import SentInstance, lane_to
-from node.receive.ingest import Announced, Origin
+from node.receive.ingest import Origin
 from node.settings.core import RetentionSettings, Route
 from node.settings.peers import Peer
 from tests import make
-from tests.ingest import indexed
-from tests.integration.conftest import data_set_bytes
+from tests.integration.conftest import bring
 from tests.rows import view_rows
 
 NOBODY_ELSE = {
@@ -55,11 +54,7 @@ class Desk:
             repository.audit.note(AuditMessage(event, AuditAction.READ, Result.SUCCESS, people, objects))
 
     def take(self, *instances: Any) -> None:
-        for ds in instances:
-            said = Announced(ds.SOPClassUID, ds.SOPInstanceUID, ds.file_meta.TransferSyntaxUID)
-            incoming = self.repository.ingest.begin(said, Origin("dicom", "CT1", "VOXELNODE", "127.0.0.1:1"))
-            incoming.take_fragment(data_set_bytes(ds))
-            indexed(incoming)
+        bring(self.repository.ingest, *instances, origin=Origin("dicom", "CT1", "VOXELNODE", "127.0.0.1:1"))
 
     def due(self) -> list[DueInstance]:
         pending = PendingEvent("1", "replay", self.index.now(), self.study)

@@ -19,10 +19,9 @@ from node.notify.notifier import HookWorker, Notifier
 from node.receive.ingest import Origin
 from node.runtime.metrics import Metrics
 from tests import make
-from tests.acceptance.served import until
 from tests.integration.conftest import Root
 from tests.receivers import Answer, Received, Receiver, channel_of
-from tests.waiting import running
+from tests.waiting import running, until
 
 ALL = ("instance-stored", "series-quiet", "volume-written", "volume-superseded", "series-failed", "study-quiet")
 
@@ -127,16 +126,6 @@ def test_a_hook_is_reported_only_of_series_that_it_selects(root: Root, start: St
     assert root.rows("SELECT 1 FROM v_deliveries WHERE state <> 'delivered'") == []
 
 
-def test_a_result_under_its_own_title_does_not_start_the_hook_again(root: Root, start: Start) -> None:
-    with Receiver() as receiver:
-        worker = start(receiver, ("volume-written",), where={"calling_ae_titles": "!=SEGMENTER"})
-        scan, result = make.ct_series(3), make.ct_series(3)
-        convert(root, scan)
-        convert(root, result, "SEGMENTER")
-        work_off(worker)
-        assert [one.content["series_instance_uid"] for one in receiver.received] == [scan[0].SeriesInstanceUID]
-
-
 def test_a_message_is_judged_by_the_volumes_of_its_revision(root: Root, start: Start) -> None:
     whole = make.ct_series(5)
     with Receiver() as receiver:
@@ -226,15 +215,6 @@ def test_what_happened_in_a_study_waits_behind_what_failed_of_it_and_others_go_o
         (a, "series-quiet"),
         (a, "volume-written"),
     ]
-
-
-def test_a_hook_may_have_one_attempt(root: Root, start: Start) -> None:
-    with Receiver(refusing(500)) as receiver:
-        worker = start(receiver, ("volume-written",), attempts=1)
-        convert(root, make.ct_series(2))
-        worker.work()
-    [event] = root.rows("SELECT * FROM v_events WHERE kind = 'message-given-up'")
-    assert event["detail"] == "hook one did not take volume-written in 1 attempt: HTTP status 500"
 
 
 def test_a_message_is_given_up_after_its_attempts_and_a_person_may_have_it_retried(root: Root, start: Start) -> None:

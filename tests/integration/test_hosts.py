@@ -41,13 +41,13 @@ from node.runtime.metrics import Metrics
 from node.settings.core import RetentionSettings
 from node.settings.section import Convert
 from tests import make
-from tests.acceptance.served import until
 from tests.ingest import opened_ingest
 from tests.integration.conftest import Clock, data_set_bytes
 from tests.newer import NEWER, newer
 from tests.postgresql import Server
 from tests.processes import children
 from tests.silent_line import Line, line_to
+from tests.waiting import until
 
 psycopg = pytest.importorskip("psycopg", reason="psycopg is not installed")
 
@@ -313,36 +313,6 @@ def test_a_cursor_passes_no_event_that_is_still_to_be_committed_and_a_hook_misse
     may_commit.set()
     slow.join()
     assert followed() == owed() == ["before", "first", "second"]
-
-
-@pytest.mark.long
-def test_six_hosts_that_write_lose_no_event_of_ten_thousand(hosts: Hosts) -> None:
-    writers = [hosts(f"writer{number}") for number in range(6)]
-    reader = hosts("reader").index
-
-    def write(index: Index, number: int) -> None:
-        for count in range(10_000 // 6 + 1):
-            event = {"study_instance_uid": f"1.{number}", "detail": str(count)}
-            index._writer.run(
-                lambda connection, event=event: record_event(connection, "study-quiet", index.now(), **event)
-            )  # type: ignore[misc]
-
-    threads = [threading.Thread(target=write, args=(host.index, number)) for number, host in enumerate(writers)]
-    for thread in threads:
-        thread.start()
-    followed: dict[str, list[int]] = {}
-    last, is_over = 0, False
-    while not is_over:
-        is_over = not any(thread.is_alive() for thread in threads)
-        while True:
-            with reader.reading(wait=False, following=True) as view:
-                rows = view.events.since(last, 500)
-            for row in rows:
-                followed.setdefault(row["study_instance_uid"], []).append(int(row["detail"]))
-            if not rows:
-                break
-            last = rows[-1]["id"]
-    assert followed == {f"1.{number}": list(range(10_000 // 6 + 1)) for number in range(6)}
 
 
 @pytest.mark.slow

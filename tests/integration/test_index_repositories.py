@@ -28,11 +28,11 @@ from node.index.rows.repositories import set_about
 from node.index.rows.view_rows import Queries, Row, queries_of_file
 from node.index.rules.work import jobs
 from tests import make
-from tests.acceptance.served import until
 from tests.integration.conftest import Root
 from tests.made_once import IN_POSTGRESQL
 from tests.rows import executed, read_rows, write_rows
 from tests.several_writers import received
+from tests.waiting import until
 
 pytestmark = pytest.mark.postgresql
 

@@ -214,14 +214,6 @@ ROWS = (
 )
 
 
-def tables_of(place: Place) -> set[str]:
-    engine = open_engine(place, read_only=True)
-    with engine.connect() as connection:
-        found = set(inspect(connection).get_table_names())
-    engine.dispose()
-    return found
-
-
 @pytest.mark.slow
 def test_alembic_runs_in_a_checkout(database: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(CHECKOUT)  # here and not in a process: the server of the tests does not sync

@@ -29,14 +29,13 @@ from node.receive.data_set import LARGE_BYTES
 from node.receive.ingest import Origin
 from node.runtime.metrics import Metrics
 from tests import make
-from tests.acceptance.served import until
 from tests.integration.conftest import Root, announced, data_set_bytes
 from tests.integration.test_hooks import take
 from tests.integration.test_patients import number as number_of
 from tests.integration.test_patients import persons
 from tests.receivers import Answer, Received, Receiver, channel_of
 from tests.rows import read_rows
-from tests.waiting import running
+from tests.waiting import running, until
 
 pytestmark = pytest.mark.postgresql
 

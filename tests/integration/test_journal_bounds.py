@@ -7,7 +7,7 @@ from time import monotonic
 import pytest
 from pydantic import ValidationError
 
-from node.api import Index, Settings
+from node.api import Index
 from node.archive.filesystem import Archive
 from node.control.repository import MIN_SEGMENTS, Repository
 from node.index.rows.place import IndexUnusable
@@ -17,6 +17,7 @@ from node.receive.ingest import Ingest, Origin
 from node.runtime.metrics import Metrics
 from node.settings.core import Storage
 from tests import make
+from tests.ingest import settings_of
 from tests.integration.conftest import announced, data_set_bytes
 
 ORIGIN = Origin("dicom", "MODALITY", "VOXELNODE", "127.0.0.1:1")
@@ -33,7 +34,7 @@ def take(ingest: Ingest, pixel_bytes: int = 512) -> None:
 
 @pytest.mark.slow
 def test_a_small_journal_has_smaller_segments_and_keeps_its_bound(tmp_path: Path) -> None:
-    with Repository(Settings(storage=Storage(root=tmp_path, reserve_bytes=0, journal_bytes=SMALLEST))) as store:
+    with Repository(settings_of(tmp_path, journal_bytes=SMALLEST)) as store:
         for _ in range(60):  # three times what fits
             take(store.ingest, 900_000)
         store.applier.require_caught_up()
@@ -108,4 +109,4 @@ def test_a_journal_with_instances_but_no_index_beside_it_is_not_started_on(tmp_p
     journal.append(b"{}", b"an instance that was acknowledged a moment ago")
     journal.close()
     with pytest.raises(IndexUnusable, match="voxelnode db rebuild"):
-        Repository(Settings(storage=Storage(root=root, reserve_bytes=0)))
+        Repository(settings_of(root))

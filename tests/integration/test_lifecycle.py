@@ -14,6 +14,7 @@ from pydicom import FileDataset
 from pydicom.uid import generate_uid
 
 from node.api import Audit, OutOfResources
+from node.control.repository import Repository
 from node.conversion.job import ConversionJob, Converted
 from node.conversion.pipeline import convert
 from node.conversion.scheduler import Worker
@@ -31,10 +32,13 @@ from node.index.rules.work.messages import Attempt, PendingEvent
 from node.lifecycle.deletion import restore
 from node.receive.ingest import Origin
 from node.receive.senders import OpenAssociations, quiet_seconds_of
+from node.settings.core import SeriesSettings
 from node.settings.section import Convert
 from node.writers.options import write_options
 from tests import make
-from tests.integration.conftest import QUICK, Clock, Root, data_set_bytes
+from tests.ingest import settings_of
+from tests.integration.conftest import QUICK, Clock, Root, bring, data_set_bytes
+from tests.rows import view_rows
 from tests.split import by_volume, split_series
 
 MAX_WAIT = dt.timedelta(seconds=5400)
@@ -261,6 +265,17 @@ def test_a_series_whose_converter_crashes_has_a_verdict_too(root: Root) -> None:
 
 
 # Waits
+
+
+def test_a_sender_that_aborted_has_the_time_of_the_configuration_to_come_back(tmp_path: Path) -> None:
+    grace = SeriesSettings(aborted_grace_seconds=120)
+    with Repository(settings_of(tmp_path).model_copy(update={"series": grace})) as repository:
+        bring(repository.ingest, *make.ct_series(6)[:3], origin=origin("a1"))
+        repository.ingest.association_ended("a1", "aborted")
+        assert repository.applier.catch_up()
+    [row] = view_rows(tmp_path, "SELECT due_at, last_received_at FROM v_series")
+    due_at, received_at = (dt.datetime.fromisoformat(str(moment)) for moment in row.values())
+    assert (due_at - received_at).total_seconds() == pytest.approx(120, abs=5)
 
 
 def test_an_association_that_is_aborted_after_the_conversion_has_the_series_judged_again(root: Root) -> None:

@@ -15,12 +15,12 @@ from node.receive.readiness import reasons_not_ready
 from node.receive.stored_files import report_damage
 from node.settings.section import Convert as ConvertSettings
 from tests import make
-from tests.acceptance.served import until
 from tests.integration.conftest import data_set_bytes, doctor_finds
 from tests.integration.test_objects import NOW, Served
 from tests.lying_store import FLIPS, FLIPS_ONCE, KEEPS_NOTHING, ON_WRITING, RETURNS_OLD, TRUNCATES, Lying, lying_store
 from tests.object_store import ObjectStore, object_store
 from tests.trash import delete
+from tests.waiting import until
 
 
 @pytest.fixture(scope="module")

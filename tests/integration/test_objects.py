@@ -38,7 +38,6 @@ from node.settings.core import Acknowledge, JournalSettings, SeriesSettings, Sto
 from node.settings.section import Convert as ConvertSettings
 from node.writers.options import write_options
 from tests import make
-from tests.acceptance.served import until
 from tests.converting import convert_series
 from tests.integration.conftest import announced, bring, data_set_bytes, flip
 from tests.made_once import decoder, empty_folder, lose_index
@@ -46,6 +45,7 @@ from tests.object_store import object_store
 from tests.receivers import Answer, Receiver
 from tests.rows import view_rows
 from tests.trash import delete, empty_trash
+from tests.waiting import until
 
 OPTIONS = write_options(ConvertSettings(thumbnails=False, formats=("nifti", "mhd")))
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)

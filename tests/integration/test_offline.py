@@ -67,17 +67,6 @@ def test_gzip_finds_no_fault_in_a_compressed_volume(tmp_path: Path, intercept: i
     subprocess.run(["gzip", "--test", str(nifti)], check=True)
 
 
-def test_conversion_json_tells_the_verdict_on_each_series(tmp_path: Path) -> None:
-    whole, gap = make.ct_series(6), make.gap_series(6)
-    converted(tmp_path, whole + gap)
-    reported = json.loads((tmp_path / "out" / "conversion.json").read_text())["series"]
-    found = {row["series_instance_uid"]: (row["study_instance_uid"], row["verdict"]["state"]) for row in reported}
-    assert found == {
-        whole[0].SeriesInstanceUID: (whole[0].StudyInstanceUID, "complete"),
-        gap[0].SeriesInstanceUID: (gap[0].StudyInstanceUID, "incomplete"),
-    }
-
-
 def test_a_copy_of_an_instance_is_not_counted_in_the_place_of_a_missing_one(tmp_path: Path) -> None:
     instances = make.ct_series(6, ImagesInAcquisition=6)
     [series] = converted(tmp_path, [*instances[:4], *instances[:2]])["series"]
@@ -401,14 +390,6 @@ def test_the_name_of_a_series_is_read_behind_a_long_header(tmp_path: Path) -> No
     read.save_as(path)
     listing = convert_folder([path], tmp_path / "out", OPTIONS, here)
     assert [row["series_number"] for row in listing["series"]] == [7]
-
-
-def test_what_is_no_dicom_is_named(tmp_path: Path) -> None:
-    folder = saved(make.ct_series(2), tmp_path / "in")
-    (folder / "readme.txt").write_text("hello")
-    convert_folder([folder], tmp_path / "out", OPTIONS, here)
-    listing = json.loads((tmp_path / "out" / "conversion.json").read_text())
-    assert [Path(entry["name"]).name for entry in listing["not_dicom"]] == ["readme.txt"]
 
 
 def test_a_series_whose_process_dies_leaves_the_others_alone_and_says_why(tmp_path: Path) -> None:

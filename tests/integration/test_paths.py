@@ -10,18 +10,15 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from node.api import Settings, reading, send_files
+from node.api import reading
 from node.control.care import check_repository
 from node.control.repository import Repository
 from node.index.rows import place as engine
 from node.index.rows.place import FILE_NAME, check, open_engine
 from node.index.rows.sqlite import backup
 from node.index.rows.sqlite_file import connect
-from node.settings.core import Storage
-from tests import make
-from tests.acceptance.served import Served
 from tests.crash.journal import new_series
-from tests.ingest import take
+from tests.ingest import settings_of, take
 from tests.preloaded import run
 from tests.rows import view_rows
 
@@ -29,7 +26,7 @@ CHARACTERS = sorted({*string.printable, "é", "日", "\u202e", "\x7f", "\udcff"}
 
 
 def filled(root: Path) -> Path:
-    with Repository(Settings(storage=Storage(root=root, reserve_bytes=0))) as repository:
+    with Repository(settings_of(root)) as repository:
         take(repository.ingest, new_series(1))
     return root
 
@@ -78,28 +75,11 @@ def test_everything_about_a_root_works_at_any_path(tmp_path: Path, kind: str, mo
     [path] = paths(root)
     assert path.is_absolute()
     assert path.is_file()
-    settings = Settings(storage=Storage(root=root, reserve_bytes=0))
+    settings = settings_of(root)
     assert check_repository(settings, digests=True, repair=False) == []
     assert check(engine.place_of(root.absolute(), None)) == []
     with reading(root) as index:
         assert Path(index.root).samefile(root)
-
-
-@pytest.mark.long
-def test_a_node_converts_and_deletes_at_any_path(tmp_path: Path) -> None:
-    (tmp_path / HOSTILE).mkdir()
-    with Served(tmp_path / HOSTILE / "root") as node:
-        series = make.ct_series(3)
-        make.saved(series, tmp_path)
-        assert send_files([tmp_path / f"{number}.dcm" for number in range(3)], node.address, "CT1") == 3
-        node.wait_until_idle()
-        [volume] = node.rows("SELECT path FROM v_volumes WHERE kind = 'volume' AND format = 'nifti'")
-        assert Path(volume["path"]).is_file()
-        run("delete", series[0].StudyInstanceUID, "--yes", "--root", node.root, check=True)
-        run("trash", "empty", "--all", "--yes", "--root", node.root, check=True)
-        assert not Path(volume["path"]).exists()
-        assert node.terminate() == 0
-    assert [entry.name for entry in (tmp_path / HOSTILE).iterdir() if entry.is_dir()] == ["root"]
 
 
 @pytest.mark.slow
@@ -119,7 +99,7 @@ def test_a_root_at_another_path_is_right_at_once(tmp_path: Path, how: str) -> No
     [row] = view_rows(second, "SELECT sop_instance_uid FROM v_images")
     known = json.loads(run("info", row["sop_instance_uid"], "--root", second, "--json", check=True).stdout)
     assert known["instance"]["path"] == str(path)
-    settings = Settings(storage=Storage(root=second, reserve_bytes=0))
+    settings = settings_of(second)
     assert check_repository(settings, digests=True, repair=False) == []
 
 

@@ -9,9 +9,9 @@ import pytest
 
 from node.index.rows.backend import IndexUnusable, ServerPlace
 from node.index.rows.place import upgrade
-from tests.acceptance.served import until
 from tests.postgresql import Server, start
 from tests.programs import needs
+from tests.waiting import until
 
 pytest.importorskip("psycopg", reason="psycopg is not installed")
 

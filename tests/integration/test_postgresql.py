@@ -55,15 +55,16 @@ from node.settings.core import IndexSettings, JournalSettings, Storage
 from node.settings.section import Convert
 from node.writers.options import write_options
 from tests import make, several_writers
-from tests.acceptance.served import until
 from tests.acceptance.test_cluster_deployment import CHART
 from tests.helm import template
+from tests.ingest import settings_of
 from tests.integration.conftest import Root, doctor_finds
 from tests.made_once import dump
 from tests.postgresql import Server, programs, start
 from tests.rows import view_rows
 from tests.several_writers import INSTANCES, SERIES, received
 from tests.sql_words import CONDITIONS, ROWS, C, T
+from tests.waiting import until
 
 pytest.importorskip("psycopg", reason="psycopg is not installed")
 
@@ -849,7 +850,7 @@ def test_an_index_moves_to_postgresql_and_back(filled: Path, server: Server, mon
     monkeypatch.setattr("node.index.rows.copying.CHUNK_ROWS", 2)
     url, file = server.create("moved"), filled / FILE_NAME
     there = ServerPlace(url, filled)
-    of_file = Settings(storage=Storage(root=filled, reserve_bytes=0))
+    of_file = settings_of(filled)
     before = rows_of(file)
     with monkeypatch.context() as interrupted:
         interrupted.setattr(copying, "_compare", lambda *_: (_ for _ in ()).throw(InterruptedError))
@@ -893,7 +894,7 @@ def test_null_and_that_of_json_are_copied_as_is(filled: Path, server: Server, mo
         for values in (("CT", None), ("MR", "null"), ("XA", '{"a": ["1.2"]}')):
             columns = "kind, happened_at, detail, verdict_before"
             connection.execute(f"INSERT INTO events ({columns}) VALUES ('of nulls', '2026-01-01', ?, ?)", values)
-    of_file = Settings(storage=Storage(root=filled, reserve_bytes=0))
+    of_file = settings_of(filled)
     copy_index(of_file, url)
     as_they_were = [("CT", None), ("MR", "null"), ("XA", '{"a": ["1.2"]}')]
     assert nulls_of(ServerPlace(url, filled)) == as_they_were
@@ -918,7 +919,7 @@ def test_a_copy_that_differs_is_not_used(filled: Path, server: Server, monkeypat
     used = server.create("used", "migrated")
     Index(filled, Metrics(), url=used).close()
     with pytest.raises(IndexUnusable, match="has an index already"):
-        copy_index(Settings(storage=Storage(root=filled, reserve_bytes=0)), used)
+        copy_index(settings_of(filled), used)
     url = server.create("different")
     real = copying.copy_rows
 
@@ -930,7 +931,7 @@ def test_a_copy_that_differs_is_not_used(filled: Path, server: Server, monkeypat
 
     monkeypatch.setattr(copying, "copy_rows", copy_rows)
     with pytest.raises(IndexUnusable, match="a row of images differs"):
-        copy_index(Settings(storage=Storage(root=filled, reserve_bytes=0)), url)
+        copy_index(settings_of(filled), url)
     with pytest.raises(IndexUnusable, match="not finished"):
         Index(filled, Metrics(), url=url)
     Index(filled, Metrics()).close()
@@ -943,7 +944,7 @@ def test_a_copy_that_differs_is_not_used(filled: Path, server: Server, monkeypat
 def moved(filled: Path, server: Server, request: pytest.FixtureRequest) -> ServerPlace:
     """A root that is closed, whose index is in a database with the name of the test."""
     url = server.create(request.node.name[-60:])
-    copy_index(Settings(storage=Storage(root=filled, reserve_bytes=0)), url)
+    copy_index(settings_of(filled), url)
     return ServerPlace(url, filled)
 
 

@@ -26,12 +26,12 @@ from node.index.rules.custody.salvage import HISTORY, WORK
 from node.index.rules.intake import received as batches
 from node.index.rules.people.person_plans import PatientLink, Person
 from node.lifecycle.retention import Retention
-from node.settings.core import RetentionSettings, Storage
+from node.settings.core import RetentionSettings
 from node.writers.options import WriteOptions
 from tests import make
 from tests.converting import convert_series
 from tests.crash.journal import Sent, new_series
-from tests.ingest import received, take
+from tests.ingest import received, settings_of, take
 from tests.integration.conftest import bring
 from tests.made_once import IN_POSTGRESQL, copy_root, lose_index
 from tests.preloaded import run
@@ -80,7 +80,7 @@ def patient_ids(root: Path) -> list[tuple[object, ...]]:
 def lived_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A root with everything that only rows know: senders, revisions, versions, deletions and accounts."""
     root = tmp_path_factory.mktemp("lived") / "root"
-    with Repository(Settings(storage=Storage(root=root, reserve_bytes=0))) as repository:
+    with Repository(settings_of(root)) as repository:
         first, second, third = new_series(2), new_series(2), new_series(1)
         for series in (first, second, third):
             take(repository.ingest, series)

@@ -16,11 +16,10 @@ from node.index.rows.records import Outcome
 from node.lifecycle.scrub import Scrub, scrub_state
 from node.runtime.metrics import Metrics
 from tests import make
-from tests.acceptance.served import until
 from tests.converting import convert_with_all
 from tests.integration.conftest import QUICK, Root, flip
 from tests.preloaded import run
-from tests.waiting import running
+from tests.waiting import running, until
 
 DAY = 86400
 DAYS = 30

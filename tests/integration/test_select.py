@@ -15,14 +15,10 @@ from node.runtime.metrics import Metrics
 from node.selector import compile_selector
 from node.selector.fields import FIELDS, grid_fields
 from node.settings.core import RetentionSettings
-from node.settings.section import Convert
 from node.volume.reasons import REMEDIES
-from node.writers.options import write_options
 from tests import make
 from tests.integration.conftest import Root
 from tests.preloaded import run
-
-OPTIONS = write_options(Convert(thumbnails=False, formats=("nifti", "mhd")))
 
 
 def take(root: Root, series: list[Any], title: str = "CT1") -> tuple[str, str]:

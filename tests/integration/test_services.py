@@ -31,16 +31,11 @@ from node.settings.section import Convert
 from tests import make
 from tests.integration.conftest import Root
 from tests.rows import executed, give_locks_up_after, index_locked
-from tests.waiting import within
+from tests.waiting import until
 
 DEADLINE_SECONDS = 30.0
 WORKERS = 2
 LONG = dt.timedelta(hours=1)
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Wait for something that another thread does, with a deadline."""
-    assert within(DEADLINE_SECONDS, condition)
 
 
 def the_series(root: Root) -> dict[str, Any]:

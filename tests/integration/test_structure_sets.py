@@ -9,12 +9,11 @@ import pytest
 from pydicom import FileDataset
 from pydicom.uid import generate_uid
 
-from node.api import Audit, PersonRepository
+from node.api import PersonRepository
 from node.archive.root import MARKER
 from node.conversion.scheduler import Worker
 from node.conversion.series import REFERENCE_WAIT, ReferencedSeriesOpen, SeriesDamaged, is_unchanged
 from node.index.rows.records import ClaimedSeries
-from node.lifecycle.deletion import Order, delete
 from node.registry import installed, objects_of
 from node.settings.section import Convert
 from tests import make
@@ -73,15 +72,6 @@ def take_in_turn(root: Root, images: list[FileDataset], structures: FileDataset)
 def state(root: Root) -> tuple[str, str]:
     [row] = root.rows("SELECT state, coalesce(error, '') AS error FROM v_series WHERE modality = 'RTSTRUCT'")
     return row["state"], row["error"]
-
-
-def take(root: Root, *datasets: FileDataset) -> None:
-    root.take_all(datasets)
-
-
-def remove(root: Root, level: Any, uid: str) -> None:
-    audit, plan = Audit(root.folder, "VOXELNODE", now=root.clock), root.index.deletions.plan(level, uid)
-    delete(root.archive, root.index, audit, plan, Order("someone", "by command"), root.clock())
 
 
 def test_first_images_give_masks_at_once(root: Root, images: list[FileDataset], structures: FileDataset) -> None:

@@ -11,9 +11,8 @@ import pytest
 from node.control.repository import Repository
 from node.index import reading
 from node.index.look.study_search import StudyFilter, StudyOrder
-from node.settings.core import Storage
-from node.settings.model import Settings
 from tests import make
+from tests.ingest import settings_of
 from tests.integration.conftest import bring
 
 pytestmark = pytest.mark.postgresql
@@ -21,7 +20,7 @@ pytestmark = pytest.mark.postgresql
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Repository]:
-    with Repository(Settings(storage=Storage(root=tmp_path / "root", reserve_bytes=0))) as store:
+    with Repository(settings_of(tmp_path / "root")) as store:
         yield store
 
 

@@ -1,8 +1,11 @@
 """Syslog by datagrams and over TLS (RFC 5425), as a collector receives it."""
 
 import json
+import signal
 import socket
 import ssl
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -15,6 +18,7 @@ from node.api import Settings, UsageError
 from node.audit.audit_log import SOURCE, Audit, AuditAction, AuditEvent, AuditMessage, EventType, Participant, Result
 from node.extensions.syslog.collector import TlsSyslog, opened
 from node.extensions.syslog.settings import AuditSettings
+from node.runtime import logs
 from tests.unit.audit.test_audit_log import lines, tell
 
 SECONDS = 30
@@ -212,3 +216,30 @@ def test_messages_of_dicom_by_datagrams_are_those_of_rfc_5426(tmp_path: Path, sc
         header, _, body = collector.recv(65536).partition(b" DICOM+RFC3881 - \xef\xbb\xbf")
     assert header.startswith(b"<85>1 ")
     assert schema.validate(etree.fromstring(body)), schema.error_log
+
+
+# The log of a process that is killed.
+
+
+NODE = Path(logs.__file__).parent
+
+
+@pytest.mark.slow
+def test_the_lines_of_a_killed_process_are_in_the_file_and_the_next_one_appends(tmp_path: Path) -> None:
+    file = tmp_path / "node.log"
+    program = f"""
+import os, signal, structlog
+from pathlib import Path
+import pytest
+
+from node.runtime import logs
+logs.configure("info", "json")
+logs.write_to_file(Path({str(file)!r}), 1_000_000, 3)
+for number in range(100):
+    structlog.get_logger().info("instance_kept", count=number)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    for _ in range(2):
+        done = subprocess.run([sys.executable, "-c", program], cwd=NODE.parent, capture_output=True, check=False)
+        assert done.returncode == -signal.SIGKILL
+    assert [json.loads(line)["count"] for line in file.read_text().splitlines()] == [*range(100)] * 2

@@ -24,7 +24,6 @@ from node.lifecycle.deletion import Restored, empty, empty_due, restore, resume_
 from node.lifecycle.fsck import Finding, examine
 from node.receive import stored_files
 from node.receive.accounting import unaccounted
-from node.receive.aside import quarantined
 from node.receive.ingest import Origin
 from node.receive.recovery import recover
 from tests import make
@@ -244,20 +243,6 @@ def test_other_bytes_that_came_meanwhile_stay_current_and_both_are_kept(root: Ro
     assert images(root) == current
     [conflict] = root.rows("SELECT path FROM v_conflicts WHERE kind = 'instance-bytes'")
     assert Path(conflict["path"]).is_file()
-
-
-def test_conflicts_go_to_the_trash_with_their_files_and_come_back_as_they_were(root: Root, audit: Audit) -> None:
-    [first] = make.ct_series(1)
-    take(root, [first, make.corrected(first)])
-    query = "SELECT kind, path, sha256, detail, found_at FROM v_conflicts"
-    before, aside = root.rows(query), sorted((root.folder / "quarantine").glob("*.*"))
-    number = trash(root, "study", first.StudyInstanceUID)
-    assert root.rows(query) == []
-    with root.index.reading() as index:
-        assert quarantined(root.folder, index) == []
-    assert sorted((root.folder / "quarantine").glob("*.*")) == aside
-    assert bring_back(root, audit, number) == Restored(instances=1)
-    assert root.rows(query) == before
 
 
 def test_emptying_takes_the_files_of_conflicts_along(root: Root, audit: Audit) -> None:

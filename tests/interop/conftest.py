@@ -5,7 +5,7 @@ import os
 import socket
 import subprocess
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from node.association.client.send import send_files
 from tests.acceptance.served import Served
 from tests.make import ct_series, mr_series, saved
 from tests.programs import needs
-from tests.waiting import within
+from tests.waiting import until
 
 NODE_MODULES = Path(os.environ.get("VOXELNODE_NODE_MODULES", Path(__file__).parent / "node_modules"))
 """Where `npm ci --prefix tests/interop` puts what package-lock.json names, or another such folder."""
@@ -132,8 +132,3 @@ def orthanc_beside(folder: Path, http_port: int, dicom_port: int, node_port: int
             yield Orthanc(http_port, dicom_port)
         finally:
             process.terminate()
-
-
-def until(condition: Callable[[], bool], seconds: float = 90) -> None:
-    """Wait for what another process does, with a deadline: a node asks a peer that failed again after 30 s."""
-    assert within(seconds, condition), "not in time"

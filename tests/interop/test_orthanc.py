@@ -80,7 +80,7 @@ def test_orthanc_sends_and_has_its_copies_committed(node: Served, orthanc: Ortha
     orthanc.ask("/modalities/voxelnode/store", {"Resources": kept, "Synchronous": True})
     assert uids(series) <= held(node)
     asked = orthanc.ask("/modalities/voxelnode/storage-commitment", {"Resources": kept})
-    until(lambda: orthanc.ask(f"/storage-commitment/{asked['ID']}")["Status"] != "Pending")
+    until(lambda: orthanc.ask(f"/storage-commitment/{asked['ID']}")["Status"] != "Pending", 90)
     report = orthanc.ask(f"/storage-commitment/{asked['ID']}")
     assert report["Status"] == "Success"
     assert {one["SOPInstanceUID"] for one in report["Success"]} == uids(series)
@@ -103,7 +103,7 @@ def test_orthanc_is_reported_what_is_not_safe(node: Served, orthanc: Orthanc, st
         {"SOPClassUID": str(ct.SOPClassUID), "SOPInstanceUID": "1.2.3.4"},
     ]
     asked = orthanc.ask("/modalities/voxelnode/storage-commitment", {"DicomInstances": references})
-    until(lambda: orthanc.ask(f"/storage-commitment/{asked['ID']}")["Status"] != "Pending")
+    until(lambda: orthanc.ask(f"/storage-commitment/{asked['ID']}")["Status"] != "Pending", 90)
     report = orthanc.ask(f"/storage-commitment/{asked['ID']}")
     assert report["Status"] == "Failure"
     assert [one["SOPInstanceUID"] for one in report["Success"]] == [str(ct.SOPInstanceUID)]

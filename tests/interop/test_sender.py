@@ -30,7 +30,7 @@ def dcmqrscp(folder: Path) -> Iterator[Address]:
     )
     with subprocess.Popen([program, "-c", str(folder / "dcmqrscp.cfg")], stderr=subprocess.DEVNULL) as process:
         try:
-            until(lambda: is_answered(port))
+            until(lambda: is_answered(port), 90)
             yield Address("DCMTK", "127.0.0.1", port)
         finally:
             process.terminate()

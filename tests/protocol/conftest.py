@@ -50,11 +50,6 @@ FRAGMENT_BYTES = 8192
 LIBC = ctypes.CDLL(None)
 
 
-def until(condition: Callable[[], bool], seconds: float = DEADLINE_SECONDS) -> bool:
-    """Wait for a condition of another thread, with a deadline."""
-    return within(seconds, condition)
-
-
 def data_set_bytes(ds: FileDataset) -> bytes:
     """The data set alone, as it is sent."""
     stream = BytesIO()
@@ -126,7 +121,7 @@ class Running:
 
     def settled(self) -> bool:
         """Wait until no connection is left."""
-        return until(lambda: self.count("connections") == 0)
+        return within(DEADLINE_SECONDS, lambda: self.count("connections") == 0)
 
 
 @pytest.fixture

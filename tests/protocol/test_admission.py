@@ -1,14 +1,17 @@
-"""Who gets an association, and what the others are told."""
+"""Who is admitted, and how what is refused is told."""
 
 import ipaddress
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
+from pydicom.uid import ExplicitVRLittleEndian, JPIPHTJ2KReferencedDeflate
 from pynetdicom import build_context, build_role
 
 from node.dicom.uids import STUDY_ROOT_GET
 from node.settings.peers import Dicom, Peer
+from tests import make
 from tests.make import instance
 from tests.protocol.conftest import (
     CT_IMAGE_STORAGE,
@@ -20,8 +23,8 @@ from tests.protocol.conftest import (
     associate_rq,
     echo_seconds,
     pdu,
-    until,
 )
+from tests.waiting import until
 
 
 def rejected(node: Running, **request: Any) -> tuple[int, ...] | None:
@@ -45,7 +48,7 @@ def test_a_node_may_have_several_ae_titles(start_node: StartNode) -> None:
     node = start_node(require_called_ae_title=True, ae_title="ARCHIVE", called_ae_titles=("OLD_PACS", "MR_STORE"))
     assert [rejected(node, called=title) for title in ("ARCHIVE", "OLD_PACS", "MR_STORE")] == [None] * 3
     assert rejected(node, called="OTHER") == (1, 1, 7)
-    assert until(lambda: bool(node.rows("SELECT * FROM v_rejections")))
+    until(lambda: bool(node.rows("SELECT * FROM v_rejections")))
     [row] = node.rows("SELECT * FROM v_rejections")
     assert row["remedy"].startswith("this node is ARCHIVE or OLD_PACS or MR_STORE: ")
     with pytest.raises(ValidationError, match="needs require_called_ae_title"):
@@ -64,7 +67,7 @@ def test_a_peer_stores_the_classes_that_are_taken_from_it(start_node: StartNode)
     assert {one.abstract_syntax for one in assoc.accepted_contexts} == {CT_IMAGE_STORAGE, VERIFICATION}
     assert {one.result for one in assoc.rejected_contexts} == {1}
     assoc.release()
-    assert until(lambda: bool(node.rows("SELECT * FROM v_rejections")))
+    until(lambda: bool(node.rows("SELECT * FROM v_rejections")))
     [row] = node.rows("SELECT * FROM v_rejections")
     assert (row["what"], row["rule"], row["calling_ae_title"]) == ("context", "not taken", "CT1")
     assert row["remedy"] == f'if it may, add "{MR}" to `takes` of [peers.ct]'
@@ -112,7 +115,7 @@ def test_one_association_too_many_is_told_to_come_back(start_node: StartNode) ->
         assoc.send_c_echo()
     assert rejected(node) == (2, 3, 2)
     open_ones.pop().release()
-    assert until(lambda: node.count("open_associations") == 2)
+    until(lambda: node.count("open_associations") == 2)
     assert rejected(node) is None
     for assoc in open_ones:
         assoc.release()
@@ -136,7 +139,7 @@ def test_idle_associations_give_way_when_all_are_taken(start_node: StartNode) ->
     hogs[0].send_c_store(instance())
     hogs[1].send_c_echo()  # which is no work
     assert echo_seconds(node) < 2
-    assert until(lambda: not hogs[1].is_established)
+    until(lambda: not hogs[1].is_established)
     assert [assoc.is_established for assoc in hogs] == [True, False, True, True]
     assert node.count("evicted_connections_total{port=dicom}{rule=places}") == 1
     for assoc in hogs:
@@ -179,9 +182,140 @@ def test_silent_sockets_cannot_lock_others_out(start_node: StartNode, monkeypatc
     silent = [Raw(node) for _ in range(60)]
     try:
         assert echo_seconds(node) < 2
-        assert until(lambda: node.count("connections") <= 20)
+        until(lambda: node.count("connections") <= 20)
     finally:
         for peer in silent:
             peer.socket.close()
     assert node.settled()
     assert echo_seconds(node) < 2
+
+
+# Whatever is refused is told with who asked, what was offered, why, and what to do about it.
+
+
+UNIFIED_PROCEDURE_STEP_PULL = "1.2.840.10008.5.1.4.34.6.3"
+
+
+def reported(node: Running, what: str) -> list[dict[str, Any]]:
+    """The rows of `v_rejections` on one level, once there are any."""
+    query = f"SELECT * FROM v_rejections WHERE what = '{what}' ORDER BY offered"
+    until(lambda: bool(node.rows(query)), what=f"a refused {what} is told of")
+    return node.rows(query)
+
+
+def test_a_stranger_is_reported_with_the_remedy(start_node: StartNode) -> None:
+    node = start_node(peers={"CT1": Peer(ae_title="CT1")})
+    assert not associate(node, title="STRANGER").is_established
+    [row] = reported(node, "association")
+    assert (row["rule"], row["peer"], row["calling_ae_title"], row["called_ae_title"]) == (
+        "calling AE title",
+        "127.0.0.1",
+        "STRANGER",
+        "ANY-SCP",
+    )
+    assert row["reason"] == "rejected permanently: calling AE title not recognised"
+    assert row["remedy"] == (
+        "add the sender to [peers]: `voxelnode peers set STRANGER ae_title=STRANGER networks=127.0.0.1 "
+        "may=echo,store,commit`"
+    )
+    assert row["offered"] == f"2 presentation contexts, {VERIFICATION}, {CT_IMAGE_STORAGE}"
+    assert row["count"] == 1
+
+
+def test_each_refused_context_is_reported_with_what_was_offered(node: Running) -> None:
+    assoc = associate(
+        node,
+        build_context(CT_IMAGE_STORAGE, [JPIPHTJ2KReferencedDeflate]),
+        build_context(UNIFIED_PROCEDURE_STEP_PULL, [ExplicitVRLittleEndian]),
+        build_context(VERIFICATION),
+    )
+    assoc.release()
+    service, syntax = sorted(reported(node, "context"), key=lambda row: row["rule"])
+    assert (service["rule"], syntax["rule"]) == ("abstract syntax", "transfer syntaxes")
+    assert service["offered"] == f"{UNIFIED_PROCEDURE_STEP_PULL}: {ExplicitVRLittleEndian}"
+    assert syntax["offered"] == f"{CT_IMAGE_STORAGE}: {JPIPHTJ2KReferencedDeflate}"
+    assert "Little Endian" in syntax["remedy"]
+
+
+def test_an_association_of_128_contexts_is_one_row_for_each_rule(start_node: StartNode) -> None:
+    node = start_node(peers={"scanner": Peer(ae_title="GOOD", may=("store",)), "CT2": Peer(ae_title="CT2")})
+    private = [build_context(f"1.2.999.{number}", [JPIPHTJ2KReferencedDeflate]) for number in range(125)]
+    finds = [build_context(f"1.2.840.10008.5.1.4.1.2.{number}.1", [ExplicitVRLittleEndian]) for number in (1, 2)]
+    for _ in range(2):
+        associate(node, *private, *finds, build_context(CT_IMAGE_STORAGE)).release()
+    query = "SELECT sum(count) AS n FROM v_rejections"
+    until(lambda: node.rows(query)[0]["n"] == 4)
+    permission, syntaxes = sorted(reported(node, "context"), key=lambda row: row["rule"])
+    assert (syntaxes["rule"], syntaxes["count"]) == ("transfer syntaxes", 2)
+    assert syntaxes["offered"].startswith("1.2.999.0, 1.2.999.1, ")
+    assert f"1.2.999.124: {JPIPHTJ2KReferencedDeflate}" in syntaxes["offered"]
+    assert permission["reason"] == "not permitted to this peer: query"
+    assert permission["remedy"] == 'if it may, add "query" to `may` of [peers.scanner]'
+    assert permission["offered"] == (
+        f"1.2.840.10008.5.1.4.1.2.1.1, 1.2.840.10008.5.1.4.1.2.2.1: {ExplicitVRLittleEndian}"
+    )
+
+
+def test_a_refused_instance_is_reported_without_its_patient(node: Running) -> None:
+    [ds] = make.ct_series(1, PatientName="Secret^Name", PatientID="SECRET-1")
+    del ds.SeriesInstanceUID
+    assoc = associate(node)
+    assert assoc.send_c_store(ds).Status == 0xC000
+    assoc.release()
+    [row] = reported(node, "instance")
+    assert (row["rule"], row["calling_ae_title"]) == ("status 0xC000", "GOOD")
+    assert "Series Instance UID (0020,000E)" in row["reason"]
+    assert row["offered"].startswith(CT_IMAGE_STORAGE)
+    assert not any("SECRET" in str(value).upper() for value in row.values())
+
+
+OTHERS = {
+    "HTTP, not": b"GET / HTTP/1.1\r\nHost: example\r\n\r\n",
+    "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+    "HL7": b"\x0bMSH|^~\\&|A|B\x1c\r",
+    "PROXY protocol": b"PROXY TCP4 10.0.0.1 10.0.0.2 1 2\r\n",
+    "PROXY protocol, not DICOM: PDU type 0x0d": b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c",
+    "PDU type 0x99": b"\x99" * 20,
+}
+
+
+def test_other_protocols_are_reported_each_by_its_name(node: Running) -> None:
+    for begin in OTHERS.values():
+        with Raw(node) as raw:
+            raw.send(begin)
+            assert raw.closed()
+    until(lambda: len(reported(node, "connection")) == len(OTHERS))
+    rows = reported(node, "connection")
+    assert {(row["rule"], row["peer"], row["count"]) for row in rows} == {("request", "127.0.0.1", 1)}
+    for words in OTHERS:
+        assert any(words in row["reason"] for row in rows), words
+
+
+def test_a_peer_that_does_not_speak_tls_is_reported(start_node: StartNode, keys: Path) -> None:
+    node = start_node(tls_certificate=keys / "server.pem", tls_key=keys / "server.key")
+    with Raw(node) as raw:
+        raw.send(associate_rq())
+        assert raw.closed()
+    [row] = reported(node, "connection")
+    assert (row["rule"], row["peer"]) == ("TLS", "127.0.0.1")
+    assert node.count("rejections_total{what=connection}{rule=TLS}") == 1
+
+
+def test_each_refusal_that_is_listed_is_counted_by_what_was_refused_and_by_its_rule(start_node: StartNode) -> None:
+    node = start_node(peers={"WS1": Peer(ae_title="WS1", may=("query",)), "CT7": Peer(ae_title="CT7", may=("store",))})
+    [ds] = make.ct_series(1)
+    del ds.StudyInstanceUID
+    associate(node, build_context(CT_IMAGE_STORAGE), title="WS1")
+    find = build_context("1.2.840.10008.5.1.4.1.2.2.1")
+    scanner = associate(node, find, build_context(CT_IMAGE_STORAGE), title="CT7")
+    assert scanner.send_c_store(ds).Status == 0xC000
+    scanner.release()
+    associate(node, title="STRANGER")
+    until(lambda: node.rows("SELECT sum(count) AS n FROM v_rejections")[0]["n"] >= 4)
+    listed = {
+        f"voxelnode_rejections_total{{what={row['what']}}}{{rule={row['rule']}}}": row["n"]
+        for row in node.rows("SELECT what, rule, sum(count) AS n FROM v_rejections GROUP BY what, rule")
+    }
+    assert {name.partition("{what=")[2].partition("}")[0] for name in listed} == {"association", "context", "instance"}
+    found = node.metrics.snapshot()
+    assert {name: found[name] for name in found if name.startswith("voxelnode_rejections_total")} == listed

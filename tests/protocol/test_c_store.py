@@ -27,9 +27,9 @@ from tests.protocol.conftest import (
     p_data,
     pdv,
     status_of,
-    until,
 )
 from tests.rows import index_locked, read_rows
+from tests.waiting import until
 
 
 def test_what_was_sent_is_stored_byte_for_byte(node: Running) -> None:
@@ -87,7 +87,7 @@ def test_a_sender_that_is_promised_the_index_hears_of_success_once_the_row_is_th
         assert response.ErrorComment.startswith("the index has not taken what was received for")
         assert not associate(node).is_established
         assert list(reasons_not_ready(node.ingest, {})) == ["intake"]
-    assert until(lambda: node.ingest.applier.lag == 0)
+    until(lambda: node.ingest.applier.lag == 0)
     promise.seconds = 600.0
     assert [assoc.send_c_store(ds).Status for ds in (second, third)] == [0, 0]
     assoc.release()

@@ -33,9 +33,9 @@ from tests.protocol.conftest import (
     padded,
     pdv,
     status_of,
-    until,
 )
 from tests.protocol.test_retrieve import stored
+from tests.waiting import until
 
 COMMITMENTS = "SELECT * FROM v_commitments"
 ACTION_MESSAGE_ID = 9
@@ -116,7 +116,7 @@ def references(series: list[FileDataset]) -> list[tuple[str, str]]:
 
 def settled(node: Running, state: str = "reported") -> dict[str, Any]:
     """The one request, once it is settled."""
-    assert until(lambda: [row["state"] for row in node.rows(COMMITMENTS)] == [state])
+    until(lambda: [row["state"] for row in node.rows(COMMITMENTS)] == [state])
     [row] = node.rows(COMMITMENTS)
     return row
 
@@ -248,7 +248,7 @@ def test_a_result_is_given_up_after_its_tries_and_the_remedy_is_reported(
     row = settled(node, "given-up")
     assert row["attempts"] == 3
     assert "does not answer" in row["detail"]
-    assert until(lambda: bool(node.rows("SELECT * FROM v_rejections WHERE what = 'commitment'")))
+    until(lambda: bool(node.rows("SELECT * FROM v_rejections WHERE what = 'commitment'")))
     [reported] = node.rows("SELECT * FROM v_rejections WHERE what = 'commitment'")
     assert "[peers]" in reported["remedy"]
 
@@ -261,7 +261,7 @@ def test_what_is_owed_survives_a_restart(
     absent = Asker(port=1)
     node = start_node(peers=peers(absent))
     absent.ask(node, references(stored(node, ct_series(1), tmp_path)))
-    assert until(lambda: node.rows(COMMITMENTS)[0]["attempts"] == 1)
+    until(lambda: node.rows(COMMITMENTS)[0]["attempts"] == 1)
     for close in node.closers:
         close()
     node.closers.clear()
@@ -317,7 +317,7 @@ def test_a_result_for_a_peer_without_a_host_that_has_left_is_given_up_at_once_an
     assert Asker().ask(node, references(series)) == 0x0000
     row = settled(node, "given-up")
     assert (row["attempts"], row["detail"]) == (1, "ASKER has no host in [peers], and did not wait for the report")
-    assert until(lambda: bool(node.rows("SELECT * FROM v_rejections")))
+    until(lambda: bool(node.rows("SELECT * FROM v_rejections")))
     [row] = node.rows("SELECT * FROM v_rejections")
     assert (row["what"], row["rule"], row["calling_ae_title"]) == ("commitment", "not reported", "ASKER")
     assert row["reason"].endswith("did not wait for the report; given up after 1 attempt")

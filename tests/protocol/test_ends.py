@@ -27,8 +27,8 @@ from tests.protocol.conftest import (
     pdu,
     pdv,
     status_of,
-    until,
 )
+from tests.waiting import until
 
 ASKED = (5, b"\0\0\0\0")
 RELEASE_RQ, RELEASE_RP, ABORT = (pdu(kind, b"\0\0\0\0") for kind in (5, 6, 7))
@@ -225,7 +225,7 @@ def test_an_association_in_use_may_go_on_for_a_while_and_ends_once_its_peer_is_s
         assert begun.wait(DEADLINE_SECONDS)
         thread = threading.Thread(target=node.listener.drain, args=[60, 60])
         thread.start()
-        assert until(lambda: not node.listener.is_listening)
+        until(lambda: not node.listener.is_listening)
         for rest, next_begin in zip(rests, [*begins[1:], b""], strict=True):
             peer.send(rest + next_begin)
             assert status_of(peer.receive()) == 0x0000
@@ -240,11 +240,11 @@ def test_an_association_in_use_may_go_on_for_a_while_and_ends_once_its_peer_is_s
 def test_idle_and_silent_peers_are_not_waited_for(node: Running) -> None:
     silent = Raw(node)
     assoc = associate(node)
-    assert until(lambda: node.count("connections") == 2)
+    until(lambda: node.count("connections") == 2)
     began = now()
     node.listener.drain(8)
     assert idle_seconds(began, 4) < 4
-    assert until(lambda: not assoc.is_established)
+    until(lambda: not assoc.is_established)
     silent.socket.close()
 
 

@@ -14,7 +14,8 @@ from node.association.client.send import SendFailed, send_files
 from tests.interop.conftest import is_answered
 from tests.make import PYDICOM_FILES, ct_series, instance, saved
 from tests.programs import needs
-from tests.protocol.conftest import Running, StartNode, after_file_meta, until
+from tests.protocol.conftest import Running, StartNode, after_file_meta
+from tests.waiting import until
 
 PROPOSE = {
     "CT_small.dcm": "-xe",
@@ -51,7 +52,7 @@ def reference(tmp_path: Path) -> Iterator[tuple[int, Path]]:
             port = free.getsockname()[1]
         with subprocess.Popen([needs("storescp"), *accepts_all, str(port)]) as process:
             try:
-                assert until(lambda process=process, port=port: process.poll() is not None or is_answered(port))
+                until(lambda process=process, port=port: process.poll() is not None or is_answered(port))
                 if process.poll() is None:
                     yield port, folder
                     return

@@ -30,8 +30,8 @@ from tests.protocol.conftest import (
     p_data,
     pdv,
     status_of,
-    until,
 )
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def test_a_stranger_is_reported_that_it_is_rejected(start_node: StartNode) -> No
     assoc = associate(node, title="STRANGER")
     assert assoc.is_rejected
     assert assoc.acceptor.primitive.diagnostic == 3
-    assert until(lambda: [row["rule"] for row in node.rows("SELECT * FROM v_rejections")] == ["calling AE title"])
+    until(lambda: [row["rule"] for row in node.rows("SELECT * FROM v_rejections")] == ["calling AE title"])
     assert node.settled()
 
 
@@ -56,10 +56,10 @@ def test_the_instance_under_way_is_answered_before_the_association_ends(node: Ru
     with Raw(node).associate() as peer:
         peer.send(p_data(pdv(1, 3, c_store_rq(ds.SOPInstanceUID, ds.SOPClassUID))) + p_data(pdv(1, 0, content[:1000])))
         claims = node.listener.admission._budget.all
-        assert until(lambda: any(claim.holder.is_under_way for claim in claims()))
+        until(lambda: any(claim.holder.is_under_way for claim in claims()))
         thread = threading.Thread(target=node.listener.drain, args=[60])
         thread.start()
-        assert until(lambda: not idle.is_established)
+        until(lambda: not idle.is_established)
         peer.send(p_data(pdv(1, 2, content[1000:])))
         assert status_of(peer.receive()) == 0x0000
         peer.aborted()  # or only the end of the connection, which pynetdicom closes at once

@@ -21,8 +21,8 @@ from tests.protocol.conftest import (
     pdu,
     pdv,
     thread_count,
-    until,
 )
+from tests.waiting import until
 
 pytestmark = pytest.mark.own_acceptor
 
@@ -79,7 +79,7 @@ def results(body: bytes) -> dict[int, int]:
 
 def reported(node: Running) -> list[dict[str, Any]]:
     query = "SELECT * FROM v_rejections"
-    assert until(lambda: bool(node.rows(query)))
+    until(lambda: bool(node.rows(query)))
     return node.rows(query)
 
 
@@ -248,4 +248,4 @@ def test_mutations_leave_nothing(start_node: StartNode, capfd: pytest.CaptureFix
     assert "Jane" not in said
     assert "operation_failed" not in said
     assert "association_failed" not in said
-    assert until(lambda: thread_count() <= threads and len(open_files()) <= files), "something was left"
+    until(lambda: thread_count() <= threads and len(open_files()) <= files)

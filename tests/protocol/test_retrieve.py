@@ -57,9 +57,9 @@ from tests.protocol.conftest import (
     p_data,
     padded,
     pdv,
-    until,
 )
 from tests.rows import view_rows
+from tests.waiting import until
 
 MR_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.4"
 
@@ -129,6 +129,35 @@ def stored(node: Running, series: list[FileDataset], folder: Path) -> list[FileD
     """Send instances to the node."""
     send_files(saved(series, folder), node.address, "SENDER")
     return series
+
+
+Hold = Callable[..., Running]
+HoldBoth = Callable[..., tuple[Running, Destination]]
+
+
+@pytest.fixture
+def holding(start_node: StartNode, tmp_path: Path) -> Hold:
+    """Start a node that has these instances."""
+
+    def hold(series: list[FileDataset], destination: Destination | None = None, **options: Any) -> Running:
+        node = start_node(peers=peers(destination), **options)
+        stored(node, series, tmp_path)
+        return node
+
+    return hold
+
+
+@pytest.fixture
+def moving(holding: Hold, start_destination: StartDestination) -> HoldBoth:
+    """Start a node that has these instances, and where they may be moved to; `options` are those of the node."""
+
+    def hold(
+        series: list[FileDataset], status: Callable[[str], int] = lambda uid: 0x0000, **options: Any
+    ) -> tuple[Running, Destination]:
+        destination = start_destination(status=status)
+        return holding(series, destination, **options), destination
+
+    return hold
 
 
 def move(
@@ -230,14 +259,11 @@ OFFERS = (JPEG2000Lossless, ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 
 
 @pytest.mark.slow
-def test_whatever_is_stored_is_got_in_a_context_with_many_transfer_syntaxes(
-    start_node: StartNode, tmp_path: Path
-) -> None:
-    node = start_node(peers=peers())
+def test_whatever_is_stored_is_got_in_a_context_with_many_transfer_syntaxes(holding: Hold) -> None:
     study = generate_uid()
     plain, compressed = ct_series(2, study_uid=study, rows=64, columns=64)
     compressed.compress(JPEG2000Lossless, generate_instance_uid=False)
-    stored(node, [plain, compressed], tmp_path)
+    node = holding([plain, compressed])
     for offered in (order for length in (1, 2, 3) for order in permutations(OFFERS, length)):
         got = get(node, identifier("STUDY", StudyInstanceUID=study), (CT_IMAGE_STORAGE, list(offered)))
         sent = [compressed] if offered == (JPEG2000Lossless,) else [plain, compressed]
@@ -246,26 +272,21 @@ def test_whatever_is_stored_is_got_in_a_context_with_many_transfer_syntaxes(
         assert set(got.syntaxes.values()) == {next(uncompressed, JPEG2000Lossless)}, offered  # the first that suits all
 
 
-def test_videos_are_got_as_they_are_stored(start_node: StartNode, tmp_path: Path) -> None:
-    node = start_node(peers=peers())
+def test_videos_are_got_as_they_are_stored(holding: Hold) -> None:
     video = instance(sop_class_uid=VideoEndoscopicImageStorage)
     video.file_meta.TransferSyntaxUID = MPEG4HP41
     video.PixelData = encapsulate([b"\0" * 100])
     video["PixelData"].is_undefined_length = True
-    stored(node, [video], tmp_path)
+    node = holding([video])
     keys = identifier("STUDY", StudyInstanceUID=video.StudyInstanceUID)
     got = get(node, keys, (VideoEndoscopicImageStorage, [ExplicitVRLittleEndian, MPEG4HP41]))
     assert got.syntaxes == {video.SOPInstanceUID: MPEG4HP41}
 
 
-def test_a_study_is_moved_byte_for_byte_and_counted(
-    start_node: StartNode, start_destination: StartDestination, tmp_path: Path
-) -> None:
-    destination = start_destination()
-    node = start_node(peers=peers(destination))
+def test_a_study_is_moved_byte_for_byte_and_counted(moving: HoldBoth) -> None:
     study = generate_uid()
-    series = stored(node, [*ct_series(3, study_uid=study), *mr_series(2, study_uid=study)], tmp_path)
-    stored(node, ct_series(1), tmp_path)
+    series = [*ct_series(3, study_uid=study), *mr_series(2, study_uid=study)]
+    node, destination = moving([*series, *ct_series(1)])
     responses = move(node, identifier("STUDY", StudyInstanceUID=study))
     assert destination.stored == {ds.SOPInstanceUID: data_set_bytes(ds) for ds in series}
     assert [status.Status for status, _ in responses] == [0xFF00] * 5 + [0x0000]
@@ -280,15 +301,10 @@ def test_a_study_is_moved_byte_for_byte_and_counted(
 
 
 @pytest.mark.parametrize("how", ["series", "instances", "patient"])
-def test_every_level_selects_what_it_names(
-    start_node: StartNode, start_destination: StartDestination, tmp_path: Path, how: str
-) -> None:
-    destination = start_destination()
-    node = start_node(peers=peers(destination))
+def test_every_level_selects_what_it_names(moving: HoldBoth, how: str) -> None:
     study = generate_uid()
-    one = stored(node, ct_series(3, study_uid=study, PatientID="P-1"), tmp_path)
-    other = stored(node, ct_series(2, study_uid=study, PatientID="P-1"), tmp_path)
-    stored(node, ct_series(2, PatientID="P-2"), tmp_path)
+    one, other = (ct_series(count, study_uid=study, PatientID="P-1") for count in (3, 2))
+    node, destination = moving([*one, *other, *ct_series(2, PatientID="P-2")])
     keys, expected, model = {
         "series": (
             identifier("SERIES", StudyInstanceUID=study, SeriesInstanceUID=one[0].SeriesInstanceUID),
@@ -308,25 +324,21 @@ def test_every_level_selects_what_it_names(
     assert destination.stored.keys() == {ds.SOPInstanceUID for ds in expected}
 
 
-def test_a_destination_that_is_not_configured_gets_nothing_and_the_remedy_is_reported(
-    start_node: StartNode, tmp_path: Path
-) -> None:
-    node = start_node(peers=peers())
-    [ds] = stored(node, ct_series(1), tmp_path)
+def test_a_destination_that_is_not_configured_gets_nothing_and_the_remedy_is_reported(holding: Hold) -> None:
+    [ds] = ct_series(1)
+    node = holding([ds])
     [(status, _)] = move(node, identifier("STUDY", StudyInstanceUID=ds.StudyInstanceUID), to="EVIL")
     assert status.Status == 0xA801
     assert "not configured" in status.ErrorComment
-    assert until(lambda: bool(node.rows("SELECT * FROM v_rejections WHERE what = 'retrieve'")))
+    until(lambda: bool(node.rows("SELECT * FROM v_rejections WHERE what = 'retrieve'")))
     [row] = node.rows("SELECT * FROM v_rejections WHERE what = 'retrieve'")
     assert 'ae_title = "EVIL"' in row["remedy"]
     assert row["calling_ae_title"] == "ASKER"
 
 
-def test_while_the_index_is_behind_a_retrieve_is_refused_and_says_so(
-    start_node: StartNode, start_destination: StartDestination, tmp_path: Path
-) -> None:
-    node = start_node(peers=peers(start_destination()))
-    [ds] = stored(node, ct_series(1), tmp_path)
+def test_while_the_index_is_behind_a_retrieve_is_refused_and_says_so(moving: HoldBoth) -> None:
+    [ds] = ct_series(1)
+    node, _ = moving([ds])
 
     class Behind:
         def require_caught_up(self) -> None:
@@ -338,12 +350,12 @@ def test_while_the_index_is_behind_a_retrieve_is_refused_and_says_so(
     assert "3 instances behind" in status.ErrorComment
 
 
-def test_a_destination_that_does_not_answer_fails_all_with_their_uids(start_node: StartNode, tmp_path: Path) -> None:
-    node = start_node(peers=peers(Destination(port=1)))
-    series = stored(node, ct_series(2), tmp_path)
+def test_a_destination_that_does_not_answer_fails_all_with_their_uids(holding: Hold) -> None:
+    series = ct_series(2)
+    node = holding(series, Destination(port=1))
     with capture_logs() as lines:
         [(status, failed)] = move(node, identifier("STUDY", StudyInstanceUID=series[0].StudyInstanceUID))
-        assert until(lambda: any(line["event"] == "retrieve_ended" for line in lines))
+        until(lambda: any(line["event"] == "retrieve_ended" for line in lines))
     assert (status.Status, counts(status)) == (0xA702, (None, 0, 2, 0))
     [ended] = [line for line in lines if line["event"] == "retrieve_ended"]
     assert (ended["log_level"], ended["failed"]) == ("warning", 2)
@@ -351,13 +363,10 @@ def test_a_destination_that_does_not_answer_fails_all_with_their_uids(start_node
     assert list(failed.FailedSOPInstanceUIDList) == [ds.SOPInstanceUID for ds in series]
 
 
-def test_what_the_destination_refuses_is_listed_and_the_rest_is_sent(
-    start_node: StartNode, start_destination: StartDestination, tmp_path: Path
-) -> None:
+def test_what_the_destination_refuses_is_listed_and_the_rest_is_sent(moving: HoldBoth) -> None:
     series = ct_series(4)
     answers = {series[1].SOPInstanceUID: 0xA700, series[2].SOPInstanceUID: 0xB007}
-    node = start_node(peers=peers(start_destination(status=lambda uid: answers.get(uid, 0x0000))))
-    stored(node, series, tmp_path)
+    node, _ = moving(series, lambda uid: answers.get(uid, 0x0000))
     status, failed = move(node, identifier("STUDY", StudyInstanceUID=series[0].StudyInstanceUID))[-1]
     assert (status.Status, counts(status)) == (0xB000, (None, 2, 1, 1))
     assert failed.FailedSOPInstanceUIDList == series[1].SOPInstanceUID
@@ -412,12 +421,9 @@ def test_a_data_set_leaves_in_the_encoding_of_its_context_however_it_came(
         assert (after.PixelData, after.PatientName) == (ds.PixelData, ds.PatientName)
 
 
-def test_an_instance_whose_file_is_damaged_is_not_handed_on(
-    start_node: StartNode, start_destination: StartDestination, tmp_path: Path
-) -> None:
-    destination = start_destination()
-    node = start_node(peers=peers(destination))
-    series = stored(node, ct_series(3), tmp_path)
+def test_an_instance_whose_file_is_damaged_is_not_handed_on(moving: HoldBoth) -> None:
+    series = ct_series(3)
+    node, destination = moving(series)
     paths = {row["sop_instance_uid"]: node.root / row["path"] for row in node.rows()}
     flipped = bytearray(paths[series[0].SOPInstanceUID].read_bytes())
     flipped[-3] ^= 1
@@ -453,9 +459,7 @@ def test_an_identifier_that_breaks_a_model_is_reported_so(start_node: StartNode,
     assert (status.Status, counts(status)) == (0x0000, (None, 0, 0, 0))
 
 
-def test_a_cancelled_move_stops_and_tells_what_remains(
-    start_node: StartNode, start_destination: StartDestination, tmp_path: Path
-) -> None:
+def test_a_cancelled_move_stops_and_tells_what_remains(moving: HoldBoth) -> None:
     cancelled = threading.Event()
     count = 0
 
@@ -466,9 +470,8 @@ def test_a_cancelled_move_stops_and_tells_what_remains(
             cancelled.wait(10)
         return 0x0000
 
-    destination = start_destination(status=slowly)
-    node = start_node(peers=peers(destination))
-    series = stored(node, ct_series(30), tmp_path)
+    series = ct_series(30)
+    node, destination = moving(series, slowly)
     ae = AE("ASKER")
     ae.add_requested_context(STUDY_ROOT_MOVE)
     assoc = ae.associate(node.host, node.port)
@@ -489,16 +492,13 @@ def test_a_cancelled_move_stops_and_tells_what_remains(
     assert node.settled()
 
 
-def test_a_cancel_that_carries_what_it_must_not_is_still_a_cancel(
-    start_node: StartNode, start_destination: StartDestination, tmp_path: Path
-) -> None:
+def test_a_cancel_that_carries_what_it_must_not_is_still_a_cancel(moving: HoldBoth) -> None:
     go_on = threading.Event()
-    destination = start_destination(status=lambda uid: 0x0000 if go_on.wait(10) else 0xA700)
-    node = start_node(peers=peers(destination))
-    series = stored(node, ct_series(3), tmp_path)
+    series = ct_series(3)
+    node, destination = moving(series, lambda uid: 0x0000 if go_on.wait(10) else 0xA700)
     with asking(node) as peer:
         peer.send(move_request(series[0].StudyInstanceUID))
-        assert until(lambda: destination.associations == 1)
+        until(lambda: destination.associations == 1)
         cancel = command({0x0100: b"\xff\x0f", 0x0120: b"\x07\x00", 0x0800: b"\0\0"})
         answers = b"".join(
             pdv(1, 3, command({0x0100: b"\x01\x80", 0x0120: b"\x09\x00", 0x0800: b"\1\1", 0x0900: b"\0\0"}))
@@ -513,10 +513,10 @@ def test_a_cancel_that_carries_what_it_must_not_is_still_a_cancel(
     assert node.settled()
 
 
-def test_a_study_comes_back_on_the_same_association_byte_for_byte(start_node: StartNode, tmp_path: Path) -> None:
-    node = start_node(peers=peers())
+def test_a_study_comes_back_on_the_same_association_byte_for_byte(holding: Hold) -> None:
     study = generate_uid()
-    series = stored(node, [*ct_series(3, study_uid=study), *mr_series(2, study_uid=study)], tmp_path)
+    series = [*ct_series(3, study_uid=study), *mr_series(2, study_uid=study)]
+    node = holding(series)
     got = get(node, identifier("STUDY", StudyInstanceUID=study))
     assert got.stored == {ds.SOPInstanceUID: data_set_bytes(ds) for ds in series}
     assert (got.last.Status, counts(got.last)) == (0x0000, (None, 5, 0, 0))
@@ -552,20 +552,13 @@ BOTH = (IMPLICIT_CT, (MR_IMAGE_STORAGE, [ImplicitVRLittleEndian]))
     ids=["a patient", "a class that is not taken", "no role selection", "a refusal"],
 )
 def test_what_a_get_does_not_bring_is_a_failure_with_the_reason(
-    start_node: StartNode,
-    tmp_path: Path,
-    contexts: tuple[Any, ...],
-    options: dict[str, Any],
-    status: int,
-    completed: str,
-    failed: str,
+    holding: Hold, contexts: tuple[Any, ...], options: dict[str, Any], status: int, completed: str, failed: str
 ) -> None:
-    node = start_node(peers=peers())
     study = {"study_uid": generate_uid(), "PatientID": "P-1"}
     both = {"CT": ct_series(1, **study)[0], "MR": mr_series(1, **study)[0]}
     for number, ds in enumerate(both.values(), 1):
         ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = f"1.2.3.{number}"
-    stored(node, list(both.values()), tmp_path)
+    node = holding(list(both.values()))
     is_patient = options.get("model") == PATIENT_ROOT_GET
     keys = identifier("PATIENT", PatientID="P-1") if is_patient else identifier(
         "STUDY", StudyInstanceUID=study["study_uid"]
@@ -582,9 +575,9 @@ def test_what_a_get_does_not_bring_is_a_failure_with_the_reason(
 
 
 @pytest.mark.slow
-def test_a_cancelled_get_stops(start_node: StartNode, tmp_path: Path) -> None:
-    node = start_node(peers=peers())
-    series = stored(node, ct_series(60), tmp_path)
+def test_a_cancelled_get_stops(holding: Hold) -> None:
+    series = ct_series(60)
+    node = holding(series)
     got = get(node, identifier("STUDY", StudyInstanceUID=series[0].StudyInstanceUID), cancel_after=2)
     assert got.last.Status == 0xFE00
     remaining, completed, _, _ = counts(got.last)
@@ -594,9 +587,9 @@ def test_a_cancelled_get_stops(start_node: StartNode, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_requestor_that_vanishes_during_a_get_leaves_nothing_behind(start_node: StartNode, tmp_path: Path) -> None:
-    node = start_node(peers=peers())
-    series = stored(node, ct_series(60), tmp_path)
+def test_a_requestor_that_vanishes_during_a_get_leaves_nothing_behind(holding: Hold) -> None:
+    series = ct_series(60)
+    node = holding(series)
     ae = AE("ASKER")
     ae.add_requested_context(STUDY_ROOT_GET)
     ae.add_requested_context(CT_IMAGE_STORAGE, [ExplicitVRLittleEndian])
@@ -612,11 +605,9 @@ def test_a_requestor_that_vanishes_during_a_get_leaves_nothing_behind(start_node
     assert node.count("associations_total{outcome=aborted}") == 1
 
 
-def test_a_request_that_comes_too_early_waits_until_a_retrieve_is_over(
-    start_node: StartNode, start_destination: StartDestination, tmp_path: Path
-) -> None:
-    node = start_node(peers=peers(start_destination()))
-    series = stored(node, ct_series(3), tmp_path)
+def test_a_request_that_comes_too_early_waits_until_a_retrieve_is_over(moving: HoldBoth) -> None:
+    series = ct_series(3)
+    node, _ = moving(series)
     with asking(node) as peer:
         peer.send(move_request(series[0].StudyInstanceUID) + p_data(pdv(3, 3, c_echo_rq(8))))
         answers = [decoded(answer[1]) for answer in (peer.receive() for _ in range(5)) if answer is not None]
@@ -625,9 +616,7 @@ def test_a_request_that_comes_too_early_waits_until_a_retrieve_is_over(
     assert fields == [*[(moved, b"\x00\xff")] * 3, (moved, b"\x00\x00"), (b"\x30\x80", b"\x00\x00")]
 
 
-def test_no_more_retrieves_than_are_configured_are_under_way_at_once(
-    start_node: StartNode, start_destination: StartDestination, tmp_path: Path
-) -> None:
+def test_no_more_retrieves_than_are_configured_are_under_way_at_once(moving: HoldBoth) -> None:
     go_on = threading.Event()
     lock = threading.Lock()
     under_way: list[int] = []
@@ -638,15 +627,15 @@ def test_no_more_retrieves_than_are_configured_are_under_way_at_once(
         go_on.wait(10)
         return 0x0000
 
-    destination = start_destination(status=count)
-    node = start_node(peers=peers(destination), maximum_retrieves=1)
-    keys = identifier("STUDY", StudyInstanceUID=stored(node, ct_series(1), tmp_path)[0].StudyInstanceUID)
+    [ds] = ct_series(1)
+    node, destination = moving([ds], count, maximum_retrieves=1)
+    keys = identifier("STUDY", StudyInstanceUID=ds.StudyInstanceUID)
     last: list[int] = []
     threads = [threading.Thread(target=lambda: last.append(move(node, keys)[-1][0].Status)) for _ in range(3)]
     for thread in threads:
         thread.start()
-    assert until(lambda: len(under_way) == 1)
-    assert until(lambda: node.count("open_associations") == 3)
+    until(lambda: len(under_way) == 1)
+    until(lambda: node.count("open_associations") == 3)
     go_on.set()
     for thread in threads:
         thread.join(30)
@@ -655,9 +644,7 @@ def test_no_more_retrieves_than_are_configured_are_under_way_at_once(
 
 
 @pytest.mark.slow  # in one run of five, pynetdicom's requestor waits 30 s before it sees that the connection is closed
-def test_a_node_that_drains_tells_what_it_has_not_sent(
-    start_node: StartNode, start_destination: StartDestination, tmp_path: Path
-) -> None:
+def test_a_node_that_drains_tells_what_it_has_not_sent(moving: HoldBoth) -> None:
     sending, draining = threading.Event(), threading.Event()
 
     def slowly(uid: str) -> int:
@@ -665,8 +652,8 @@ def test_a_node_that_drains_tells_what_it_has_not_sent(
         draining.wait(60)
         return 0x0000
 
-    node = start_node(peers=peers(start_destination(status=slowly)))
-    series = stored(node, ct_series(5), tmp_path)
+    series = ct_series(5)
+    node, _ = moving(series, slowly)
     found: list[Any] = []
     keys = identifier("STUDY", StudyInstanceUID=series[0].StudyInstanceUID)
     asking = threading.Thread(target=lambda: move(node, keys, found=found))
@@ -675,9 +662,9 @@ def test_a_node_that_drains_tells_what_it_has_not_sent(
     drain = threading.Thread(target=node.listener.drain, args=(10,))
     drain.start()
     [connection] = node.listener.admission._budget.all()
-    assert until(lambda: connection.holder.is_draining)  # type: ignore[attr-defined]
+    until(lambda: connection.holder.is_draining)  # type: ignore[attr-defined]
     draining.set()
-    assert until(lambda: bool(found) and found[-1][0].Status != 0xFF00)
+    until(lambda: bool(found) and found[-1][0].Status != 0xFF00)
     status, failed = found[-1]
     assert (status.Status, counts(status)) == (0xB000, (None, 1, 4, 0))
     assert "stopping" in status.ErrorComment
@@ -754,14 +741,14 @@ def test_a_peer_gets_the_contexts_of_what_it_may_do(
     assert found == results
     if assoc.is_established:
         assoc.release()
-    assert until(lambda: bool(node.rows("SELECT * FROM v_rejections WHERE rule = 'not permitted'")))
+    until(lambda: bool(node.rows("SELECT * FROM v_rejections WHERE rule = 'not permitted'")))
     remedies = {row["remedy"] for row in node.rows("SELECT * FROM v_rejections WHERE rule = 'not permitted'")}
     assert all("`may`" in remedy for remedy in remedies)
 
 
-def test_each_retrieve_goes_to_the_audit_log(start_node: StartNode, tmp_path: Path) -> None:
-    node = start_node(peers=peers(), audit=Audit(tmp_path, "VOXELNODE"))
-    [ds] = stored(node, ct_series(1, PatientID="P-1"), tmp_path)
+def test_each_retrieve_goes_to_the_audit_log(holding: Hold, tmp_path: Path) -> None:
+    [ds] = ct_series(1, PatientID="P-1")
+    node = holding([ds], audit=Audit(tmp_path, "VOXELNODE"))
     get(node, identifier("STUDY", StudyInstanceUID=ds.StudyInstanceUID))
     assert node.settled()
     lines = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
@@ -774,16 +761,14 @@ def test_each_retrieve_goes_to_the_audit_log(start_node: StartNode, tmp_path: Pa
 @pytest.mark.slow
 @pytest.mark.parametrize("further", [b"", p_data(pdv(3, 3, c_echo_rq(8)))], ids=["alone", "behind a further request"])
 def test_a_requestor_that_vanishes_is_noticed_while_the_destination_says_nothing(
-    start_node: StartNode, start_destination: StartDestination, tmp_path: Path, further: bytes
+    moving: HoldBoth, further: bytes
 ) -> None:
-    answer = threading.Event()
-    destination = start_destination(status=lambda uid: 0x0000 if answer.wait(60) else 0xA700)
-    node = start_node(peers=peers(destination), response_seconds=120)
-    series = stored(node, ct_series(2), tmp_path)
+    series, answer = ct_series(2), threading.Event()
+    node, destination = moving(series, lambda uid: 0x0000 if answer.wait(60) else 0xA700, response_seconds=120)
     with asking(node) as peer:
         peer.send(move_request(series[0].StudyInstanceUID) + further)
-        assert until(lambda: destination.associations == 1)
-    assert until(lambda: node.count("connections") == 0, 10)
+        until(lambda: destination.associations == 1)
+    until(lambda: node.count("connections") == 0, 10)
     assert destination.stored == {}
     answer.set()
 
@@ -794,17 +779,17 @@ def test_a_destination_that_is_no_title_is_unknown_and_shown_safely(start_node: 
     with asking(node) as peer:
         peer.send(move_request("1.2.3", destination))
         assert decoded(peer.receive()[1])[0x0900] == b"\x01\xa8"
-    assert until(lambda: bool(node.rows("SELECT * FROM v_rejections WHERE what = 'retrieve'")))
+    until(lambda: bool(node.rows("SELECT * FROM v_rejections WHERE what = 'retrieve'")))
     [reported] = node.rows("SELECT * FROM v_rejections WHERE what = 'retrieve'")
     assert len(reported["offered"]) <= 16
     assert reported["offered"].isprintable()
 
 
 @pytest.mark.slow
-def test_a_get_whose_answer_cannot_come_waits_idle_and_is_given_up(start_node: StartNode, tmp_path: Path) -> None:
+def test_a_get_whose_answer_cannot_come_waits_idle_and_is_given_up(holding: Hold) -> None:
     # The peer sends a further request instead of the answer, so the answer would have to come behind it.
-    node = start_node(peers=peers(), response_seconds=2)
-    [ds] = stored(node, ct_series(1), tmp_path)
+    [ds] = ct_series(1)
+    node = holding([ds], response_seconds=2)
     keys = encoded(identifier("STUDY", StudyInstanceUID=ds.StudyInstanceUID), ImplicitVRLittleEndian)
     contexts = [build_context(STUDY_ROOT_GET, ImplicitVRLittleEndian), build_context(CT_IMAGE_STORAGE)]
     elements = {0x0002: padded(STUDY_ROOT_GET), 0x0100: b"\x10\x00", 0x0110: b"\x07\x00", 0x0700: b"\0\0"}
@@ -825,12 +810,9 @@ def test_a_get_whose_answer_cannot_come_waits_idle_and_is_given_up(start_node: S
     assert node.count("associations_total{outcome=given up}") == 1
 
 
-def test_what_is_retrieved_has_the_identity_that_queries_answer(
-    start_node: StartNode, start_destination: StartDestination, tmp_path: Path
-) -> None:
-    destination = start_destination()
-    node = start_node(peers=peers(destination))
-    [ds] = stored(node, ct_series(1, PatientID="C-7", PatientName="Wrong^Name"), tmp_path)
+def test_what_is_retrieved_has_the_identity_that_queries_answer(moving: HoldBoth) -> None:
+    [ds] = ct_series(1, PatientID="C-7", PatientName="Wrong^Name")
+    node, destination = moving([ds])
     persons, [row] = node.ingest.index.repository(PersonRepository), view_rows(node.root, "SELECT id FROM v_patients")
     keys = identifier("STUDY", StudyInstanceUID=ds.StudyInstanceUID)
     now, uid = node.ingest.now(), str(ds.SOPInstanceUID)

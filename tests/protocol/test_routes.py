@@ -23,19 +23,20 @@ from node.extensions.object_store.settings import BucketSettings
 from node.index.rows.models.history import EventKind
 from node.index.rules.work.events import record_series_event
 from node.index.rules.work.routes import lane_to
-from node.receive.ingest import Announced, Origin
+from node.receive.ingest import Origin
 from node.routing.router import RouteWorkers
 from node.routing.worker import RouteWorker
 from node.settings.peers import Dicom, Peer
 from tests import make
-from tests.ingest import indexed
+from tests.integration.conftest import bring
 from tests.made_once import decoder
 from tests.object_store import object_store
 from tests.peers import Pacs, Proxy, Stow
 from tests.programs import free_port
-from tests.protocol.conftest import Running, StartNode, data_set_bytes, until
+from tests.protocol.conftest import Running, StartNode
 from tests.receivers import Answer, Receiver
 from tests.rows import view_rows
+from tests.waiting import until
 
 pytestmark = pytest.mark.postgresql
 
@@ -81,13 +82,7 @@ class Source:
             pass
 
     def take(self, series: list[FileDataset], title: str = "MODALITY", source: Any = "dicom") -> None:
-        for ds in series:
-            syntax = ds.file_meta.TransferSyntaxUID
-            incoming = self.node.ingest.begin(
-                Announced(ds.SOPClassUID, ds.SOPInstanceUID, syntax), Origin(source, title, "SOURCE", "127.0.0.1:1")
-            )
-            incoming.take_fragment(data_set_bytes(ds))
-            indexed(incoming)
+        bring(self.node.ingest, *series, origin=Origin(source, title, "SOURCE", "127.0.0.1:1"))
 
     def rows(self, query: str) -> list[dict[str, Any]]:
         return view_rows(self.node.root, query)
@@ -392,7 +387,7 @@ def test_storage_commitment_proves_arrival_and_what_is_not_kept_is_sent_again(
     }  # fmt: skip
     assert len(there.stored_data_sets()) == 3
     assert node.state()["unconfirmed"] == 0
-    assert until(lambda: there.count("commitment_reports_total{outcome=reported}") >= 2)
+    until(lambda: there.count("commitment_reports_total{outcome=reported}") >= 2)
 
 
 @pytest.mark.slow
@@ -412,7 +407,7 @@ def test_a_report_that_comes_later_on_an_association_of_the_peer_counts_also_wit
     node.take(series)
     node.quiet(series[0])
     node.run("all/PACS")
-    assert until(lambda: node.rows("SELECT DISTINCT state FROM v_sent_instances") == [{"state": "confirmed"}])
+    until(lambda: node.rows("SELECT DISTINCT state FROM v_sent_instances") == [{"state": "confirmed"}])
     unknown = {one.sop_instance_uid for one in node.node.ingest.index.routes.owed(lane_to("all", "PACS"), node.clock())}
     assert unknown == set()
     assert not node.node.ingest.index.routes.note_commitment("2.25.1", set(), {}, node.clock())

@@ -27,8 +27,8 @@ from tests.protocol.conftest import (
     data_set_bytes,
     identifier,
     is_answered,
-    until,
 )
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ def test_two_ports_take_plain_connections_and_tls_at_the_same_time(start_node: S
         unproven.send(associate_rq(calling="SURE"))
         answer = unproven.receive()
         assert (answer[0], *answer[1][1:4]) == (3, 1, 1, 3)
-    assert until(lambda: bool(node.rows("SELECT 1 FROM v_rejections WHERE rule = 'peer certificate'")))
+    until(lambda: bool(node.rows("SELECT 1 FROM v_rejections WHERE rule = 'peer certificate'")))
     [row] = node.rows("SELECT remedy FROM v_rejections WHERE rule = 'peer certificate'")
     assert row["remedy"].startswith("the sender must call the TLS port ")
     assert node.settled()
@@ -184,7 +184,7 @@ def test_an_idle_association_is_ended_within_tls_too(start_node: StartNode, keys
     ):
         secure.sendall(associate_rq())
         assert secure.recv(1) == b"\x02"
-        assert until(lambda: node.count("open_associations") == 0)
+        until(lambda: node.count("open_associations") == 0)
     assert node.settled()
     assert node.count("associations_total{outcome=idle}") == 1
 

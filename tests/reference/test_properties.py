@@ -78,10 +78,6 @@ def all_series(corpus: Path) -> Library:
 # What a change may do
 
 
-def numbered(datasets: Sequence[FileDataset]) -> list[FileDataset]:
-    return sorted(datasets, key=lambda ds: whole(ds, "InstanceNumber") or 0)
-
-
 def reals(volume: Volume) -> np.ndarray:
     return np.stack(
         [real_plane(volume, time, index) for time in range(volume.times) for index in range(volume.shape[2])]

@@ -9,7 +9,7 @@ import pytest
 from node.runtime import budget
 from node.runtime.budget import Budget, Caller, Claim, Limits, Stage, Standing, Turns, decide, first_pending
 from node.runtime.metrics import Metrics
-from tests.acceptance.served import until
+from tests.waiting import until
 
 NOW = 1000.0
 LIMITS = Limits(places=4, per_address=3, per_caller=3, pending=3)

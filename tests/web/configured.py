@@ -14,9 +14,9 @@ from node.control.node import Node
 from node.control.repository import Repository
 from node.settings.load import load
 from tests import make
-from tests.acceptance.served import until
 from tests.peers import Pacs
 from tests.rows import view_rows
+from tests.waiting import until
 from tests.web.conftest import DEADLINE_SECONDS, PASSWORD, hash_once
 from tests.web.pages import Visitor
 

@@ -28,7 +28,6 @@ from node.control.repository import Repository
 from node.conversion.scheduler import Worker
 from node.extensions.object_store.settings import StoreSettings
 from node.extensions.oidc.settings import WebWithOidc
-from node.receive.ingest import Announced, Origin
 from node.registry import enabled, objects_of
 from node.settings.section import Convert
 from node.web.application import application
@@ -36,10 +35,9 @@ from node.web.credentials import digest, new_token
 from node.web.server import WebServer
 from node.writers.options import write_options
 from tests import make
-from tests.ingest import indexed
-from tests.integration.conftest import data_set_bytes
+from tests.integration.conftest import bring
 from tests.made_once import converters, decoder
-from tests.waiting import running, within
+from tests.waiting import running, until
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -184,11 +182,7 @@ class Site:
 
     def take(self, *instances: FileDataset) -> None:
         """Bring instances in."""
-        for ds in instances:
-            announced = Announced(ds.SOPClassUID, ds.SOPInstanceUID, ds.file_meta.TransferSyntaxUID)
-            incoming = self.store.ingest.begin(announced, Origin("dicom", "MODALITY", "VOXELNODE", "127.0.0.1:1"))
-            incoming.take_fragment(data_set_bytes(ds))
-            indexed(incoming)
+        bring(self.store.ingest, *instances)
 
     def convert(self, seconds: float = 90) -> None:
         """Convert what is stored; a worker runs no longer than that."""
@@ -216,11 +210,6 @@ class Site:
             self._in_process.end()
         self.server.stop(5)
         self.store.close()
-
-
-def until(condition: Callable[[], bool], seconds: float = DEADLINE_SECONDS) -> None:
-    """Wait for something that another thread does, with a deadline."""
-    assert within(seconds, condition), f"not within {seconds} s"
 
 
 def made_download(client: httpx2.Client, kind: str, seconds: float = DEADLINE_SECONDS, **order: Any) -> httpx2.Response:

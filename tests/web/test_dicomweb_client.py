@@ -5,11 +5,9 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from pydicom import dcmread
 
 from tests import make
-from tests.conftest import corpus_folder
-from tests.web.conftest import Site, open_site
+from tests.web.conftest import Site
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of the libraries that it imports
@@ -60,28 +58,3 @@ def test_pages_of_a_search_are_put_together(site: Site, web: DICOMwebClient) -> 
     web.store_instances([make.instance(study_uid=f"1.2.{number}") for number in range(7)])
     assert len(web.search_for_studies(limit=3)) == 3
     assert len(web.search_for_studies(limit=3, get_remaining=True)) == 7
-
-
-@pytest.mark.long
-@pytest.mark.corpus
-@pytest.mark.filterwarnings("ignore::UserWarning")  # pydicom finds fault with real instances
-def test_every_series_of_the_corpus_comes_out_as_it_went_in(
-    corpus: object, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    from node.receive.import_files import import_instances
-
-    with open_site(tmp_path_factory.mktemp("corpus") / "root") as site:
-        folders = [corpus_folder() / name for name in ("dcm_qa_ct", "pydicom", "derived/ko-pr-pdf", "dcmqi/seg-liver")]
-        assert import_instances(folders, site.services.ingest).stored > 10
-        web = DICOMwebClient(f"{site.url}/dicom-web")
-        with site.store.index.reading() as index:
-            stored = list(index.instances.stored())
-        for place in {(one.study_instance_uid, one.series_instance_uid) for one in stored}:
-            expected = {
-                one.sop_instance_uid: dcmread(site.store.archive.path(one.key))
-                for one in stored
-                if (one.study_instance_uid, one.series_instance_uid) == place
-            }
-            assert {ds.SOPInstanceUID: ds for ds in web.iter_series(*place, media_types=STORED)} == expected
-            assert len(web.retrieve_series_metadata(*place)) == len(expected)
-        web._session.close()

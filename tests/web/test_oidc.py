@@ -16,7 +16,7 @@ from joserfc.jwk import OctKey, RSAKey
 from playwright.sync_api import expect
 
 from node.api import ProviderUnavailable, Role, SignInFailed, UsageError
-from node.control.node import _require_account
+from node.control.checks import require_account
 from node.extensions.oidc import identity_provider
 from node.extensions.oidc.identity_provider import (
     MAX_WAITING,
@@ -425,7 +425,7 @@ def test_a_secret_that_cannot_be_read_is_an_error_of_the_start(provider: Provide
 
 def test_with_a_provider_a_node_starts_without_accounts_of_its_own(start: StartSite) -> None:
     site = start()
-    _require_account(site.services.settings, site.store)
+    require_account(site.services.settings, site.store.index.accounts.any)
     assert site.client().get("/healthz").status_code == 200
 
 

@@ -2,7 +2,6 @@
 
 import csv
 import datetime as dt
-import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -227,19 +226,6 @@ def test_studies_are_found_while_one_types_and_no_server_sees_the_name_in_an_add
 
 
 @pytest.mark.slow
-def test_filters_are_there_again_after_a_look_at_a_study(visitor: Visitor) -> None:
-    page = visitor.open("/")
-    page.get_by_role("combobox", name="State").select_option("refused")
-    expect(page.locator("#rows tr:not([hidden])")).to_have_count(1)
-    page.locator("#rows th a").click()
-    page.go_back()
-    expect(page.locator("#rows tr:not([hidden])")).to_have_count(1)
-    assert page.get_by_role("combobox", name="State").input_value() == "refused"
-    page.get_by_role("button", name="Clear").click()
-    expect(page.locator("#rows tr:not([hidden])")).to_have_count(5)
-
-
-@pytest.mark.slow
 def test_a_filter_narrows_the_list(visitor: Visitor) -> None:
     page = visitor.open("/")
     choose = {
@@ -298,20 +284,6 @@ def test_one_button_has_all_downloads(visitor: Visitor, shown: Shown, width: int
     with page.expect_download():
         menu.get_by_role("link", name="DICOM").click()
     expect(menu.locator(".panel")).to_be_hidden()
-
-
-@pytest.mark.slow
-def test_chosen_studies_are_taken_away_without_identities(visitor: Visitor) -> None:
-    page = visitor.open("/")
-    page.locator("#rows > tr:not(.expansion)").filter(has_text="Müller").get_by_role("checkbox").check()
-    page.locator("#selected .menu summary").click()
-    page.get_by_role("button", name="DICOM, de-identified").click()
-    with page.expect_download() as download:
-        page.get_by_role("link", name="Download ").click()
-    with ZipFile(download.value.path()) as archive:
-        assert len(json.loads(archive.read("deidentification.json"))["left_out"]) == 1  # the report
-        assert archive.namelist()[-2:] == ["remaining.csv", "deidentification.json"]
-        assert len(archive.namelist()) == 16 + 2
 
 
 @pytest.mark.slow
@@ -557,24 +529,6 @@ def test_the_header_is_loaded_when_asked_for_and_can_be_searched(visitor: Visito
     expect(rows).to_contain_text("30")
 
 
-@pytest.mark.long
-def test_files_of_a_revision_can_be_taken_away(visitor: Visitor, shown: Shown) -> None:
-    page = visitor.open(shown.knee)
-    files = page.locator("details.revision").first
-    for name in ("volume.nii.gz", "volume.mhd", "volume.zraw", "volume.json", "volume_thumbnail.png"):
-        expect(files.get_by_role("link", name=name, exact=True)).to_be_visible()
-    with page.expect_download() as download:
-        files.get_by_role("link", name="volume.nii.gz").click()
-    assert Path(download.value.path()).read_bytes()[:2] == b"\x1f\x8b"
-    page.locator(".heading .menu summary").click()
-    page.get_by_label("What is downloaded").select_option("Volumes")
-    page.get_by_role("button", name="Download de-identified").click()
-    with page.expect_download() as download:
-        page.get_by_role("link", name="Download ").click()
-    with ZipFile(download.value.path()) as archive:
-        assert any(name.endswith("volume.nii.gz") for name in archive.namelist())
-
-
 @pytest.mark.slow
 def test_problems_come_with_their_remedy(visitor: Visitor) -> None:
     page = visitor.open("/problems")
@@ -599,16 +553,6 @@ def test_the_menu_counts_what_waits_and_what_is_to_be_settled(visitor: Visitor) 
 
 
 @pytest.mark.slow
-def test_a_page_that_is_not_there_says_what_helps(shown: Shown, visit: Callable[[str], Visitor]) -> None:
-    visitor = visit(shown.site.url)
-    for path in ("/nowhere", "/studies/1.2.3.4.5", "/studies/1.2.65/series/9.9"):
-        page = visitor.open(path)
-        expect(page.get_by_role("heading", level=1)).to_have_text("Not Found")
-        expect(page.get_by_role("link", name="Studies")).to_be_visible()
-    visitor.expect_answer(404)
-
-
-@pytest.mark.slow
 def test_the_first_page_of_a_series_is_light_and_asks_no_other_machine(visitor: Visitor, shown: Shown) -> None:
     page = visitor.open(shown.head)
     page.wait_for_selector("#viewer[data-shown]")
@@ -620,13 +564,6 @@ def test_the_first_page_of_a_series_is_light_and_asks_no_other_machine(visitor: 
     assert sum(weight for name, weight in transferred.items() if not name.endswith("volume.nii.gz")) < 100_000
     page.goto("/upload")
     assert [url for url in visitor.asked if not url.startswith((shown.site.url, "data:"))] == []
-
-
-@pytest.mark.slow
-def test_an_empty_node_tells_how_to_send(site: Site, visit: Callable[[str], Visitor]) -> None:
-    page = visit(site.url).open("/")
-    expect(page.locator("main")).to_contain_text("dcmsend -aec VOXELNODE")
-    assert accessibility_faults(page) == []
 
 
 @pytest.mark.slow

@@ -39,7 +39,7 @@ NOT_READ = re.compile(
             r"POST /api/v1/(conflicts|downloads|hooks|jobs|patients|peers|projects|quarantine|routes|trash|work)/.*",
             r"POST /api/v1/(worklist|studies/.*/(comments|send|shares))",
             # Of a selection, a peer, a link or a download: see test_peers, test_shares, test_bids_grid, test_persons,
-            # test_deidentified, test_medium_downloads and test_prepared.
+            # test_medium_downloads and test_prepared.
             r"(GET|POST) /shared/.*",
             r"GET (/api/v1)?/peers/.*series",
             r"GET /(bids|patients/(merge|separate)|downloads/.*|api/v1/work/{work}/file)",

@@ -15,7 +15,7 @@ from tests import make
 from tests.preloaded import run
 from tests.web.conftest import PASSWORD, Site, open_site
 from tests.web.test_administration import signed_in
-from tests.web.test_deidentified import searched
+from tests.web.test_medium_downloads import searched
 
 STUDY, SERIES, OTHER = "1.2.3", "1.2.3.1", "1.2.4"
 

@@ -2,7 +2,6 @@
 
 import json
 import tracemalloc
-import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
 from email.message import Message
@@ -263,19 +262,6 @@ def test_a_client_that_goes_away_leaves_no_transcoded_file(site: Site) -> None:
         assert response.status_code == 200
         next(response.iter_raw(1000))
     until(lambda: list((site.root / "incoming").glob("*.*")) == [])
-
-
-def test_a_zip_file_has_every_instance_under_names_of_ours(filled: Site) -> None:
-    response = get(filled.client(), "/dicom-web/studies/1.2.3", "application/zip")
-    assert response.headers["content-type"] == "application/zip"
-    assert response.headers["content-disposition"] == 'attachment; filename="study.zip"'
-    with zipfile.ZipFile(BytesIO(response.content)) as archive:
-        assert archive.testzip() is None
-        assert archive.namelist() == [f"001/{number:06d}.dcm" for number in range(1, 6)]
-        given = [dcmread(BytesIO(archive.read(name))) for name in archive.namelist()]
-    assert [ds.InstanceNumber for ds in given] == [1, 2, 3, 4, 5]
-    stored = parts_of(get(filled.client(), "/dicom-web/studies/1.2.3", AS_STORED))
-    assert [ds.PixelData for ds in given] == [dcmread(BytesIO(body)).PixelData for _, body in stored]
 
 
 # Frames

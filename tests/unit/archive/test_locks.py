@@ -7,11 +7,10 @@ from unittest.mock import Mock
 
 import pytest
 
-from node.archive.root import file_system, lock_problem
+from node.archive.root import file_system, lock_problem, make_private, open_to_others
 from node.control.repository import Repository
 from node.control.root import LocksUnusable
-from node.settings.core import Storage
-from node.settings.model import Settings
+from tests.ingest import settings_of
 
 
 def mounted(tmp_path: Path, kind: str, options: str) -> Path:
@@ -54,10 +53,38 @@ def test_a_network_file_system_whose_locks_reach_no_other_machine_is_refused(
 def test_a_root_that_takes_no_lock_is_refused(tmp_path: Path, call: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fcntl, call, Mock(side_effect=OSError(errno.ENOLCK, "No locks available")))
     with pytest.raises(LocksUnusable, match=r"without locks \(No locks available\).*use a local disk"):
-        Repository(Settings(storage=Storage(root=tmp_path, reserve_bytes=0)))
+        Repository(settings_of(tmp_path))
 
 
 @pytest.mark.parametrize("call", ["flock", "fcntl"])
 def test_locks_that_everybody_gets_are_none(tmp_path: Path, call: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fcntl, call, lambda *arguments: 0)
     assert "exclude nobody" in str(lock_problem(tmp_path))
+
+
+# Rights of others on a root are found and withdrawn, also beside a node that writes and removes.
+
+
+def test_what_is_removed_while_rights_are_looked_at_is_passed_over(tmp_path: Path) -> None:
+    for name in "abc":
+        (tmp_path / name).touch()
+        (tmp_path / name).chmod(0o644)  # whatever the umask
+    tmp_path.chmod(0o700)
+    found = open_to_others(tmp_path)
+    first = next(found)
+    for path in tmp_path.iterdir():
+        if path != first:
+            path.unlink()
+    assert list(found) == []
+
+
+def test_rights_of_others_are_withdrawn_and_those_of_the_owner_stay(tmp_path: Path) -> None:
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open" / "file").touch()
+    for path, mode in ((tmp_path / "open", 0o755), (tmp_path / "open" / "file", 0o664)):
+        path.chmod(mode)
+    (tmp_path / "open" / "link").symlink_to("gone")
+    make_private(tmp_path)
+    assert list(open_to_others(tmp_path)) == []
+    assert (tmp_path / "open").stat().st_mode & 0o777 == 0o700
+    assert (tmp_path / "open" / "file").stat().st_mode & 0o777 == 0o600

@@ -1,13 +1,15 @@
 """Who has a study, by the audit log: for whoever erases it here."""
 
 import datetime as dt
+import math
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from node.audit.audit_files import FILE_NAME, set_full_file_aside, takers_of
+from node.audit import audit_files
+from node.audit.audit_files import FILE_NAME, last_line, last_lines, lines_naming, set_full_file_aside, takers_of
 from node.audit.audit_log import (
     APPLICATION,
     DESTINATION,
@@ -19,7 +21,7 @@ from node.audit.audit_log import (
     Participant,
     Result,
 )
-from tests.acceptance.served import until
+from tests.waiting import until
 
 STUDY, OTHER = "1.2.840.1", "1.2.840.10"
 NODE = Participant("VOXELNODE", SOURCE, is_requestor=True)
@@ -89,3 +91,32 @@ def test_a_torn_line_hides_no_other(written: Path) -> None:
 
 def test_a_root_without_an_audit_log_names_nobody(tmp_path: Path) -> None:
     assert takers_of(tmp_path, [STUDY]) == []
+
+
+# Lines of the audit log that name something are found from the end, in blocks, across the files of the log.
+
+
+@pytest.mark.parametrize("block", [1, 7, 20, 1000])
+@pytest.mark.parametrize("end", ["", "\n"])
+def test_each_line_that_names_something_is_found_once_newest_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int, end: str
+) -> None:
+    monkeypatch.setattr(audit_files, "BLOCK_BYTES", block)
+    texts = ["1.2", "1.20", "1.2", "x", "Müller", "1.2"]
+    lines = [f'{{"number": {number}, "uid": "{text}"}}' for number, text in enumerate(texts)]
+    (tmp_path / "audit-000001.jsonl").write_text("\n".join(lines[:2]) + "\n", encoding="utf-8")
+    (tmp_path / "audit-000002.jsonl").write_bytes(b"")
+    (tmp_path / "audit.jsonl").write_text("\n".join(lines[2:]) + end, encoding="utf-8")
+    found = [[line.decode().rstrip() for line in lines_naming(tmp_path, text, math.inf)] for text in ("1.2", "Müller")]
+    assert found == [[lines[5], lines[2], lines[0]], [lines[4]]]
+    for count in range(1, 8):
+        last, total = last_lines(tmp_path, count)
+        assert ([line.decode().rstrip() for line in last], total) == (lines[-count:], 6 if end else 5)
+        assert last[-1] == last_line(tmp_path) == (lines[5] + end).encode()
+
+
+def test_a_search_ends_at_its_deadline_but_after_a_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audit_files, "BLOCK_BYTES", 16)
+    (tmp_path / "audit.jsonl").write_text('{"uid": "1.2"}\n' * 3)
+    assert len(list(lines_naming(tmp_path, "1.2", -math.inf))) == 1
+    assert len(list(lines_naming(tmp_path, "1.2", math.inf))) == 3

@@ -20,7 +20,6 @@ from tests.converting import here
 from tests.make import dataset, enhanced_mr, saved
 from tests.split import by_slice, by_volume, split_series
 
-OPTIONS = write_options(Convert(thumbnails=False, formats=("nifti",)))
 TIMES, SLICES = 5, 4
 
 

@@ -1,13 +1,30 @@
 """What a volume is by the default rules, by rules of one's own, and by the names of ReproIn; and what is refused."""
 
+import re
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import pytest
 
 from node.errors import UsageError
 from node.extensions.bids.names import CHOICES, ENTITIES, INDICES, KINDS, reproin, stem
-from node.extensions.bids.rules import RULE_FIELDS, VOLUME_FIELDS, NotExported, Rules, read_rules, volume_facts
+from node.extensions.bids.rules import (
+    NAMED_BY_RULE,
+    RULE_FIELDS,
+    VOLUME_FIELDS,
+    DatasetTable,
+    NotExported,
+    Rule,
+    Rules,
+    SessionsTable,
+    SubjectsTable,
+    default_rules,
+    read_rules,
+    volume_facts,
+)
+from node.extensions.bids.state import STATE_FILE
+from tests.field_tables import with_table
 from tests.unit.extensions.bids.builders import AXIAL, EPI, facts, geometry, rules_of
 
 DEFAULT = read_rules(None)
@@ -215,3 +232,39 @@ def test_every_fact_of_a_volume_has_a_field() -> None:
 def test_kinds_know_their_entities() -> None:
     assert len({(kind.datatype, kind.suffix) for kind in KINDS}) == len(KINDS)
     assert all(kind.entities | INDICES | CHOICES.keys() <= set(ENTITIES) for kind in KINDS)
+
+
+# What docs/bids.md says of rules, against the rules.
+
+
+DOCUMENT = (Path(__file__).parents[4] / "docs" / "bids.md").read_text(encoding="utf-8")
+
+
+def test_the_table_of_fields_is_the_current_one() -> None:
+    assert with_table("bids.md") == DOCUMENT, "run: python -m tests.field_tables"
+
+
+def test_every_key_is_documented_and_no_other() -> None:
+    part = DOCUMENT.split("### Keys")[1].split("### Fields")[0]
+    named = {}
+    for line in part.splitlines():
+        if line.startswith("| `["):
+            table, keys, *_ = line.removeprefix("| `").split(" | ")
+            named.setdefault(table.strip("[]`"), set()).update(re.findall(r"`(\w+)`", keys))
+    tables = {"dataset": DatasetTable, "subjects": SubjectsTable, "sessions": SessionsTable, "rules": Rule}
+    assert named == {name: set(table.model_fields) for name, table in tables.items()}
+    assert {word for word in re.findall(r"`(\w+)`", part) if word in NAMED_BY_RULE} == NAMED_BY_RULE
+
+
+def test_the_example_is_valid_and_the_default_rules_stand_alone(tmp_path: Path) -> None:
+    example = DOCUMENT.split("and subjects of a table:\n")[1].split("### Keys")[0]
+    rules = rules_of(dedent(example), tmp_path)
+    assert rules.subjects.map == tmp_path / "subjects.csv"
+    own = rules.own
+    assert own == example.count("[[rules]]")
+    copied = rules_of("[dataset]\ndefault_rules = false\n" + default_rules(), tmp_path)
+    assert [rule.name for rule, _ in copied.rules] == [rule.name for rule, _ in rules.rules[own:]]
+
+
+def test_the_state_file_is_named() -> None:
+    assert f"`{STATE_FILE}`" in DOCUMENT

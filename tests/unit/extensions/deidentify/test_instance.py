@@ -1,5 +1,6 @@
 """One instance: nothing of its patient is left anywhere in it, or it is refused with the reason."""
 
+import sys
 from copy import deepcopy
 from io import BytesIO
 from pathlib import Path
@@ -7,26 +8,43 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 from pydicom import DataElement, Dataset, dcmread
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import FileDataset
 from pydicom.tag import BaseTag
 from pydicom.uid import (
+    ComputedRadiographyImageStorage,
     EncapsulatedPDFStorage,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
+    MRImageStorage,
     RLELossless,
+    RTDoseStorage,
+    SecondaryCaptureImageStorage,
+    SegmentationStorage,
+    UltrasoundImageStorage,
     UltrasoundMultiFrameImageStorage,
+    VLPhotographicImageStorage,
 )
 
 from node.children.pseudonyms import Patient, PseudonymKey, passing_key
 from node.errors import UsageError
-from node.extensions.deidentify.deidentification import Deidentification, PixelRule, RefusalReason, read_rules
+from node.extensions.deidentify.burned_in_text import is_examined
+from node.extensions.deidentify.deidentification import (
+    BurnedInText,
+    Deidentification,
+    NotDeidentified,
+    PixelRule,
+    RefusalReason,
+    read_rules,
+)
 from node.extensions.deidentify.files import pieces, write
 from node.extensions.deidentify.instance import deidentified
 from node.extensions.deidentify.profile import Option, Profile
+from node.extensions.deidentify.settings import DeidentifySettings
 from node.files.reading import read_instance
 from tests import make
 from tests.planted import plant_secrets
@@ -372,3 +390,36 @@ def test_native_pixels_of_an_odd_length_are_padded_and_what_follows_is_read(leng
     read = dcmread(BytesIO(b"".join(pieces(ds))))
     assert read.PixelData == bytes(range(length)) + b"\0" * (length % 2)
     assert read.DataSetTrailingPadding == b"\0\0"
+
+
+# What a configuration says of text in pixels, and what is told where its recognition is not installed.
+
+
+def test_what_blanks_must_be_allowed_to_change_pixels() -> None:
+    with pytest.raises(ValidationError, match="burned_in_text"):
+        DeidentifySettings(key=Path("key"), burned_in_text="blank")
+    DeidentifySettings(key=Path("key"), burned_in_text="blank", clean=("pixels",))
+
+
+def test_text_is_looked_for_unless_an_image_that_is_not_at_risk_says_that_there_is_none() -> None:
+    for kind in (ComputedRadiographyImageStorage, MRImageStorage):
+        assert is_examined(make.instance(sop_class_uid=kind))
+        assert is_examined(make.instance(sop_class_uid=kind, BurnedInAnnotation="YES"))
+        assert is_examined(make.instance(sop_class_uid=kind, BurnedInAnnotation=""))
+        assert not is_examined(make.instance(sop_class_uid=kind, BurnedInAnnotation="NO"))
+    for kind in (UltrasoundImageStorage, SecondaryCaptureImageStorage, VLPhotographicImageStorage):
+        assert is_examined(make.instance(sop_class_uid=kind, BurnedInAnnotation="NO"))
+    screen = {"ImageType": ["DERIVED", "SECONDARY", "SCREEN SAVE"], "BurnedInAnnotation": "NO"}
+    assert is_examined(make.instance(sop_class_uid=MRImageStorage, **screen))
+    for kind in (SegmentationStorage, RTDoseStorage):
+        assert not is_examined(make.instance(sop_class_uid=kind))
+        assert is_examined(make.instance(sop_class_uid=kind, BurnedInAnnotation="YES"))
+
+
+def test_where_nobody_can_look_nothing_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "rapidocr", None)
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    [ds] = make.ct_series(1)
+    with pytest.raises(NotDeidentified, match="text cannot be looked for") as raised:
+        deidentified(ds, Deidentification(Profile(frozenset()), passing_key(), burned_in_text=BurnedInText.REFUSE))
+    assert raised.value.reason is RefusalReason.UNDECODABLE
