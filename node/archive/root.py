@@ -170,6 +170,8 @@ def require_folders(root: Path) -> None:
     identity, notes = _marks(root)
     for name, note in notes.items():
         _require_own(root, name, identity, note)
+    for name in KEPT if identity else ():
+        _require_of(root, name, identity)
 
 
 def mark_folders(
@@ -197,9 +199,7 @@ def mark_folders(
         _write_marks(root, identity, notes)
     changed = [name for name in KEPT if not _is_as_marked(root, name, notes) and (name in notes or not is_new(name))]
     for name in changed:
-        its_identity, its_notes = _marks(root / name)
-        if its_identity not in ("", identity):
-            raise FolderAway(root, name, "is the folder of another root")
+        its_notes = _require_of(root, name, identity)
         is_accepted = len(its_notes) > 1  # a person has put a copy of the file of the root there
         if not is_accepted and (problem := lacks(name)) is not None:
             copy = f"is a copy, and {problem}", "copy the rest from where it was copied"  # a node may have run there
@@ -264,12 +264,19 @@ def _is_shared(folder: Path) -> bool:
     return (folder / MARKER).stat().st_nlink > 1
 
 
+def _require_of(root: Path, name: str, identity: str) -> dict[str, list[str]]:
+    found, notes = _marks(root / name)
+    if found not in ("", identity):
+        raise FolderAway(root, name, "is the folder of another root")
+    return notes if found else {}
+
+
 def _require_own(root: Path, name: str, identity: str, note: list[str]) -> None:
     if not (root / name).is_dir():
         raise FolderAway(root, name, "is missing")
-    found, its = _marks(root / name)
-    if found != identity:
-        raise FolderAway(root, name, "is the folder of another root" if found else f"has no {MARKER}")
+    its = _require_of(root, name, identity)
+    if not its:
+        raise FolderAway(root, name, f"has no {MARKER}")
     if not set(its.get(name, ())[1:]).intersection(note[1:]):
         raise FolderAway(root, name, "is what the folder was before it was copied to where it is")
 

@@ -10,6 +10,8 @@ from time import monotonic, sleep
 from typing import Any, TypeVar
 
 from node.archive.root import FolderAway, lock_problem, require_folders
+from node.archive.space import FOLDERS
+from node.audit.audit_files import FILE_NAME as AUDIT_FILE
 from node.control.control_socket import REQUEST_SECONDS, NoControlSocket, NotPerformed, request_action
 from node.errors import UsageError, VoxelnodeError
 from node.files.durable import locked, make_folder
@@ -41,13 +43,18 @@ class LocksUnusable(VoxelnodeError):
 
 
 def require_place(root: Path) -> None:
-    """Refuse a path that cannot be a root: something on it is no folder, or locks do not work there.
+    """Refuse a path that cannot be a root: it is no folder, something there cannot be written, or locks do not work.
 
     Raises UsageError, LocksUnusable. Raises OSError if no file can be made there.
     """
     there = next(path for path in (root, *root.parents) if os.path.lexists(path))
     if not there.is_dir():
         raise UsageError(f"{root} cannot be a root: {there} is not a folder")
+    for path in (there, *(root / name for name in (LOCK_FILE, FILE_NAME, AUDIT_FILE, *FOLDERS))):
+        if path.exists() and not os.access(path, os.W_OK):
+            raise UsageError(
+                f"{path} cannot be written: let the account that runs the node own it, on a disk for writing"
+            )
     if (problem := lock_problem(there)) is not None:
         raise LocksUnusable(
             f"{problem}: the index needs locks that exclude other processes and machines; use a local disk"

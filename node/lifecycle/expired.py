@@ -17,6 +17,8 @@ from node.settings.core import RetentionSettings
 if TYPE_CHECKING:
     from node.index.looking import Look
     from node.index.reading import ReadIndex
+    from node.index.rows.view_rows import Row
+    from node.settings.model import Settings
 
 FEW = 3
 """Studies that a pass may always delete, however few there are."""
@@ -58,6 +60,24 @@ def due_now(index: Look | ReadIndex, rules: RetentionSettings, now: dt.datetime)
     studies = _by_age(index, rules) if rules.is_active else ()
     owed = index.studies.owed() if rules.is_active else ()
     return expired_studies(studies, index.studies.count(), rules, now, owed)
+
+
+def to_come(index: Look | ReadIndex, settings: Settings, study_instance_uid: str) -> list[Row]:
+    """Return what happens to a study by itself, and when: messages once it is quiet, and its end by retention.
+
+    What keeps it from retention may end before that; if no rule sets a time, retention is not in the list.
+    """
+    rules = settings.retention
+    found = [row for kind in ("route", "hook") for row in index.quiet_to_come(kind, settings, study_instance_uid)]
+    study = index.studies.stored(study_instance_uid, with_senders=rules.is_by_sender)
+    if study is None or not isinstance(days := _days(study, rules), float):
+        return found
+    is_kept = rules.keep_where is not None and index.facts.studies_with(
+        compile_selector(rules.keep_where), [study_instance_uid]
+    )
+    due_at = study.last_received_at + dt.timedelta(days=days)
+    reason = f"retention deletes it: older than {days:g} days"
+    return found if is_kept else [*found, {"event": "retention", "due_at": due_at, "reason": reason}]
 
 
 def _by_age(index: Look | ReadIndex, rules: RetentionSettings) -> Iterator[StoredStudy]:

@@ -89,7 +89,7 @@ class HeldWorker(MessageLoop):
             return 0.0
         if state.retry_at is not None and state.retry_at > now:
             return (state.retry_at - now).total_seconds()
-        return seconds_until_open(self._route.between, now) or None
+        return self._route.seconds_until_open(now) or None
 
     def _failed(self, pending: PendingEvent, before: int, reason: str, *, is_final: bool) -> Attempt:
         """Return the outcome of a failed attempt, given the number of earlier attempts that count."""
@@ -126,25 +126,6 @@ class HeldWorker(MessageLoop):
     def _count(self, outcome: str, number: int) -> None:
         """Count instances, or volumes, with an outcome."""
         self._metrics.route_instances.labels(self.lane.name, self.lane.destination, outcome).inc(number)
-
-
-def seconds_until_open(between: str | None, now: dt.datetime) -> float:
-    """Return the seconds until a route may send, by the time zone of the machine; 0 if it may now.
-
-    `between`: ``HH:MM-HH:MM``, the end excluded; an end before the beginning is that of the next day. None: always.
-    """
-    if between is None:
-        return 0.0
-    begin, end = (dt.time.fromisoformat(text) for text in between.split("-"))
-    local = now.astimezone()
-    time = local.time()
-    is_open = begin <= time < end if begin < end else time >= begin or time < end
-    if is_open:
-        return 0.0
-    opening = local.replace(hour=begin.hour, minute=begin.minute, second=0, microsecond=0)
-    if opening <= local:
-        opening += dt.timedelta(days=1)
-    return (opening - local).total_seconds()
 
 
 OpenReceiver = Callable[[DestinationSettings, bool], Receiver]

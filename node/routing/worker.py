@@ -36,6 +36,7 @@ from node.audit.audit_log import (
     Result,
 )
 from node.errors import VoxelnodeError
+from node.index.look.views import ASK_AGAIN_SECONDS
 from node.index.rules.work.deliveries import Batch
 from node.index.rules.work.ledger import REASON_LENGTH, Ended, after_failure
 from node.index.rules.work.messages import Attempt, LedgerEvent, PendingEvent
@@ -57,9 +58,6 @@ IDLE_SECONDS = 5.0
 
 TURN_SECONDS = 1.0
 """Interval at which a worker that waits for its turn looks whether it is to stop."""
-
-ASK_AGAIN_SECONDS = 3600.0
-"""Time without a report after which a destination is asked again whether it keeps what it took."""
 
 DELETE_SECONDS = 30.0
 """Least time between two looks for series that may be deleted."""

@@ -4,6 +4,7 @@
 because child processes read it without the others.
 """
 
+import datetime as dt
 import re
 from collections.abc import Iterator, Mapping
 from ipaddress import IPv4Network, IPv6Network
@@ -422,6 +423,24 @@ class Route(SettingsSection):
         le=1000,
         description="Attempts to send what a destination refuses or loses; an unreachable one is tried without limit.",
     )
+
+    def seconds_until_open(self, now: dt.datetime) -> float:
+        """Return the seconds until the hours of sending begin, by the time zone of the machine; 0 if it may send now.
+
+        Their end is excluded; an end before the beginning is that of the next day.
+        """
+        if self.between is None:
+            return 0.0
+        begin, end = (dt.time.fromisoformat(text) for text in self.between.split("-"))
+        local = now.astimezone()
+        time = local.time()
+        is_open = begin <= time < end if begin < end else time >= begin or time < end
+        if is_open:
+            return 0.0
+        opening = local.replace(hour=begin.hour, minute=begin.minute, second=0, microsecond=0)
+        if opening <= local:
+            opening += dt.timedelta(days=1)
+        return (opening - local).total_seconds()
 
     def _mistakes(self) -> Iterator[str]:
         if self.delete_confirmed and not self.confirm:

@@ -18,14 +18,13 @@ from pydicom.data import get_testdata_file
 from typer.main import get_command
 
 from node import __version__
-from node.api import Index, Settings
+from node.api import Settings
 from node.cli.application import OF_PROGRAM, application, commands
 from node.cli.look.series import PrintedState
 from node.control.root import locked_root
 from node.hookspecs import Panel
 from node.index.rows import sqlite
 from node.receive.readiness import write_counters
-from node.runtime.metrics import Metrics
 from node.selector.fields import STATES
 from tests import make
 from tests.made_once import IN_POSTGRESQL
@@ -353,25 +352,6 @@ def test_the_database_is_found_created_and_checked(run, tmp_path: Path) -> None:
     assert json.loads(run("db", "check", "--root", "here", "--json").out)["ok"]
 
 
-@pytest.mark.sqlite("damages the file")
-def test_a_damaged_database_is_reported_with_status_1_and_no_traceback(run, tmp_path: Path) -> None:
-    (tmp_path / "index.sqlite").write_bytes(b"no database" * 1000)
-    for command in (("db", "check"), ("db", "upgrade"), ("status",)):
-        result = run(*command, "--root", ".")
-        assert result.status == 1
-        assert "database" in result.out + result.err
-        assert "Traceback" not in result.err
-
-
-def test_status_counts_stored_instances_series_and_failures(run, tmp_path: Path) -> None:
-    root = tmp_path / "here"
-    root.mkdir()
-    Index(root, Metrics()).close()
-    status = json.loads(run("status", "--root", "here", "--json").out)
-    assert (status["instances"], status["series"], status["failures"]) == (0, {}, 0)
-    assert "nothing is waiting" in run("status", "--root", "here").out
-
-
 def test_status_without_an_index_names_the_remedy(run) -> None:
     result = run("status", "--root", "nowhere")
     assert result.status == 1
@@ -676,17 +656,6 @@ def test_a_disk_that_does_not_answer_is_reported_and_hides_nothing_else(
     [disk] = (finding for finding in findings if finding["check"] == "disk")
     assert (disk["state"], disk["remedy"]) == ("broken", "check disk, mount and owner")
     assert "clock" in {finding["check"] for finding in findings}
-
-
-def test_what_makes_a_missing_root_or_index_is_what_a_start_accepts(run) -> None:
-    def told() -> list[str]:
-        findings = json.loads(run("doctor", "--root", "here", "--json").out)["findings"]
-        [found] = (finding["found"] for finding in findings if finding["check"] == "index")
-        return [found, run("status", "--root", "here").err]
-
-    assert ["`voxelnode serve --create` makes" in text for text in told()] == [True, True]
-    Path("here/objects").mkdir(parents=True)
-    assert ["a start makes" in text for text in told()] == [True, True]
 
 
 def test_status_says_that_a_node_is_starting_while_the_root_is_locked(run) -> None:

@@ -27,6 +27,7 @@ from node.index.rules.work.routes import lane_to
 from node.receive.ingest import Origin
 from node.receive.senders import Rejections
 from node.runtime.metrics import Metrics
+from node.settings.model import Settings
 from node.settings.section import Convert
 from tests import make
 from tests.integration.conftest import Root
@@ -141,9 +142,9 @@ def test_a_study_is_quiet_a_while_after_its_last_conversion(root: Root) -> None:
         """Who waits until the study is quiet, and when that is due."""
         with root.index.reading() as index:
             kinds = ("route", "hook") if not named else ("route",)
-            rows = [row for kind in kinds for row in index.quiet_to_come(kind, 900, uid, **named)]
+            rows = [row for kind in kinds for row in index.quiet_to_come(kind, Settings(), uid, **named)]
             assert all(row["state"] == "waiting" and row["reason"] for row in rows)
-            assert index.quiet_to_come("hook", 900, "1.2.3") == []
+            assert index.quiet_to_come("hook", Settings(), "1.2.3") == []
         return [(row.get("route") or row["hook"], row["due_at"]) for row in rows]
 
     root.take(one := make.ct_series(1)[0])

@@ -201,7 +201,7 @@ def test_what_waits_for_a_destination_that_is_down_or_paused_says_so(source: Sta
     assert len(index.routes.replay(lane, [key], False, node.clock()).queued) == 1
     node.run("all/PACS")
     with index.reading() as read:
-        [waits] = read.routes.messages(9, state="waiting")
+        [waits] = read.routes.messages(9, {}, state="waiting")
         [study] = read.routes.sent_of_study(key[0])
         [other] = read.routes.sent_of_study("1.2.3")
     assert "does not answer" in waits["reason"]
@@ -210,7 +210,7 @@ def test_what_waits_for_a_destination_that_is_down_or_paused_says_so(source: Sta
     assert dt.datetime.fromisoformat(str(waits["due_at"])).replace(tzinfo=dt.UTC) > node.clock()
     index.deliveries.pause([lane], True)
     with index.reading() as read:
-        [waits] = read.routes.messages(9, state="waiting")
+        [waits] = read.routes.messages(9, {}, state="waiting")
     assert (waits["reason"], waits["due_at"]) == ("the route is paused", None)
 
 

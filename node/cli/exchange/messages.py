@@ -51,7 +51,7 @@ DESTINATIONS: Columns = {
     "route": lambda row: row["route"] or BY_HAND, "to": "destination", "state": lambda row: _state(row),
     "delivered": optional("delivered"), "last": optional("delivered_at"), "waiting": optional("waiting"),
     "not looked at yet": lambda row: _unseen(row).removesuffix(" not looked at yet"),
-    "given up": optional("given_up"), "unconfirmed": optional("unconfirmed"), "study quiet": optional("study_quiet_at"),
+    "given up": optional("given_up"), "unconfirmed": optional("unconfirmed"), "next": optional("due_at"),
 }  # fmt: skip
 ROUTED: Columns = {
     "happened": "happened_at",
@@ -68,10 +68,10 @@ def list_hooks(root: Root) -> Listing:
     A hook of a program, which is not in the configuration, is listed while messages wait for it.
     """
     with root.looking() as index:
-        quiet = index.quiet_to_come("hook", root.settings.series.study_quiet_seconds)
-        progress = {row["hook"]: row for row in quiet.next_of(index.hooks.progress().values())}
+        rows = index.lanes("hook", index.hooks.progress().values(), root.settings)
+        progress = {row["hook"]: row for row in rows}
     known = root.settings.hooks
-    rows: list[dict[str, Any]] = [
+    rows = [
         {"hook": name, "on": list(hook.on), "by": hook.receiver, **progress.get(name, {})}
         for name, hook in known.items()
     ]
@@ -95,8 +95,8 @@ def _progress(row: Mapping[str, Any]) -> str:
     behind = f"{counted(row['instances_behind'], 'instance')} behind" if row["instances_behind"] else ""
     paused = "paused" if row["paused"] else ""
     counts = f"{row['delivered']} delivered{last}; {row['waiting']} waiting; {row['given_up']} given up"
-    quiet = f"the next study is quiet {minute(row['study_quiet_at'])}" if row["study_quiet_at"] else ""
-    return "; ".join(filter(None, (counts, behind, quiet, paused)))
+    due = f"next {minute(row['due_at'])}" if row["due_at"] else ""
+    return "; ".join(filter(None, (counts, behind, due, paused)))
 
 
 @hooks.command()
@@ -117,7 +117,7 @@ def deliveries(
     with root.looking() as index:
         rows = index.hooks.deliveries(limit, hook=hook, state=state)
         if state in (None, "waiting"):
-            rows += (quiet := index.quiet_to_come("hook", root.settings.series.study_quiet_seconds, hook=hook))[:limit]
+            rows += (quiet := index.quiet_to_come("hook", root.settings, hook=hook))[:limit]
             rows.total += len(quiet)
     if hook is not None and not rows:
         configured(root, hook)  # a misspelt name has no messages, either
@@ -358,8 +358,7 @@ def list_routes(root: Root) -> Listing:
     from node.index.look.views import outstanding
 
     with root.looking() as index:
-        quiet = index.quiet_to_come("route", root.settings.series.study_quiet_seconds)
-        rows = quiet.next_of(index.routes.destinations())
+        rows = index.lanes("route", index.routes.destinations(), root.settings)
     known = [(name, to) for name, route in root.settings.routes.items() for to in route.to]
     there = {(row["route"], row["destination"]) for row in rows}
     rows += [{"route": route, "destination": to} for route, to in known if (route, to) not in there]
@@ -399,8 +398,9 @@ def waiting(
     route, slash, destination = (name or "").partition("/")
     filters = {"route": route if name is not None else None, "destination": destination if slash else None}
     with root.looking() as index:
-        found = [index.routes.messages(limit, state=state, **filters) for state in ("given-up", "waiting", "skipped")]
-        found.append(index.quiet_to_come("route", root.settings.series.study_quiet_seconds, **filters))
+        states, known = ("given-up", "waiting", "skipped"), root.settings.routes
+        found = [index.routes.messages(limit, known, state=state, **filters) for state in states]
+        found.append(index.quiet_to_come("route", root.settings, **filters))
         rows, total = [*chain(*found)], sum(rows.total for rows in found)
         behind = [
             line

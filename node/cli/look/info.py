@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Collection, Iterable
 from functools import partial
-from itertools import chain
 from operator import itemgetter
 from pathlib import Path
 from time import monotonic
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from node.index.looking import Look, Named
     from node.index.reading import ReadIndex
     from node.index.rows.records import InstanceFile
+    from node.settings.model import Settings
 
 Row = dict[str, Any]
 
@@ -113,7 +113,7 @@ def info(
     if is_volume(path := Path(uid)):
         return volume_header(path)
     with root.looking() as index, root.files() as local:
-        description = _Describer(index, local, root.settings.series.study_quiet_seconds).describe(uid)
+        description = _Describer(index, local, root.settings).describe(uid)
     if not description:
         raise UsageError(_why_missing(uid, root))
     from node.index.look.problems import MAX_CONFLICTS
@@ -152,8 +152,8 @@ def _why_missing(uid: str, root: Root) -> str:
 class _Describer:
     """Describes what an index has, and what the headers of instances tell."""
 
-    def __init__(self, index: Look | ReadIndex, local: LocalFile, study_quiet_seconds: float) -> None:
-        self._index, self._local, self._study_quiet_seconds = index, local, study_quiet_seconds
+    def __init__(self, index: Look | ReadIndex, local: LocalFile, settings: Settings) -> None:
+        self._index, self._local, self._settings = index, local, settings
 
     def describe(self, uid: str) -> Row:
         """Return the level with the UID and the levels above it, or an empty row."""
@@ -237,9 +237,10 @@ class _Describer:
         return {"level": "study", "patient": patient, "study": row, "header": of_study} | self._outcome(uid)
 
     def _whole_study(self, uid: str, _: str) -> Row:
-        sent = self._index.routes.sent_of_study(uid)
-        quiet = (self._index.quiet_to_come(kind, self._study_quiet_seconds, uid) for kind in ("route", "hook"))
-        return {**self._study(uid), "series_of_study": self._states(uid), "sent": sent, "to_come": [*chain(*quiet)]}
+        from node.lifecycle.expired import to_come
+
+        sent, due = self._index.routes.sent_of_study(uid), to_come(self._index, self._settings, uid)
+        return {**self._study(uid), "series_of_study": self._states(uid), "sent": sent, "to_come": due}
 
     def _states(self, study: str) -> list[Row]:
         """Return the series of a study, each with its state and, of what is in no volume, the reason and the remedy."""
@@ -384,12 +385,12 @@ def _print_states(states: Iterable[Row]) -> None:
 
 
 def _print_waits(waits: list[Row]) -> None:
-    columns = ("sender", "quiet at", "grace until", "learnt quiet seconds", "from series")
+    columns = ("sender", "quiet at", "grace until", "open until", "learnt quiet seconds", "from series")
     rows = []
     for wait in waits:
         learnt = wait["learnt"] or {"quiet_seconds": None, "series": None}
-        moments = (wait["calling_ae_title"], minute(wait["quiet_at"]), minute(wait["grace_until"]))
-        rows.append((*moments, learnt["quiet_seconds"], learnt["series"]))
+        moments = (minute(wait[name]) for name in ("quiet_at", "grace_until", "open_until"))
+        rows.append((wait["calling_ae_title"], *moments, learnt["quiet_seconds"], learnt["series"]))
     print_table("waits for its senders", columns, rows)
 
 
@@ -454,8 +455,12 @@ def _print_absent(description: Row) -> None:
     for name, bound in description.get("first_only", {}).items():
         print(f"only the first {bound} {name} are shown")
     if description.get("trash"):
-        deleted = [(row["number"], row["level"], row["uid"], minute(row["deleted_at"])) for row in description["trash"]]
-        print_table("in the trash: `voxelnode trash restore NUMBER`", ("number", "level", "uid", "deleted"), deleted)
+        columns = ("number", "level", "uid", "deleted", "until")
+        deleted = [
+            (row["number"], row["level"], row["uid"], minute(row["deleted_at"]), minute(row["until"]))
+            for row in description["trash"]
+        ]
+        print_table("in the trash: `voxelnode trash restore NUMBER`", columns, deleted)
     if description.get("lost"):
         print(
             f"lost: {counted(len(description['lost']), 'instance')}, acknowledged and not here: `voxelnode lost list`"

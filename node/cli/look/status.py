@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from functools import partial
 from json import loads as json_of
 from typing import TYPE_CHECKING, Any
 
@@ -93,9 +92,8 @@ def _facts(root: Root, index: Look | ReadIndex, live: Mapping[str, Any] | None) 
     journal = journal_report(folder, index.applied)
     lost, damaged, gaps = owed(index)
     levels, stored = index.count_levels(), index.instances.totals()
-    quiet = partial(index.quiet_to_come, quiet_seconds=settings.series.study_quiet_seconds)
-    routes = quiet("route").next_of(index.routes.destinations())
-    hooks = quiet("hook").next_of(index.hooks.progress().values())
+    routes = index.lanes("route", index.routes.destinations(), settings)
+    hooks = index.lanes("hook", index.hooks.progress().values(), settings)
     intake, ready = intake_of(settings, live), readiness_of(live, folder)
     return {
         "root": folder,
@@ -125,7 +123,7 @@ def _facts(root: Root, index: Look | ReadIndex, live: Mapping[str, Any] | None) 
         "retention": index.retention.waits_for,
         "held_routes": [row for row in routes if is_held(row)],
         "held_hooks": [row for row in hooks if is_held(row)],
-        "to_come": [row for row in (*routes, *hooks) if row["study_quiet_at"]],
+        "to_come": [row for row in (*routes, *hooks) if row["due_at"]],
         "store_checksums": index.store_checksums,
         "backup_proof": asdict(proof) | {"ok": proof.ok, "text": proof.text} if proof else None,
         "volume_files": index.volumes.count_current(),
@@ -186,7 +184,7 @@ def _held(rows: Sequence[Mapping[str, Any]], noun: str, command: str) -> str:
 
 def _to_come(rows: Sequence[Mapping[str, Any]]) -> str:
     to = "route {route} > {destination}", "hook {hook}"
-    return "; ".join(f"{to['hook' in row].format(**row)} {minute(row['study_quiet_at'])}" for row in rows)
+    return "; ".join(f"{to['hook' in row].format(**row)} {minute(row['due_at'])}" for row in rows)
 
 
 def _scrub(last: Mapping[str, Any] | None) -> str:
@@ -227,7 +225,7 @@ def _print(facts: Mapping[str, Any], failures: list[dict[str, Any]]) -> None:
             **({"retention": facts["retention"]} if facts["retention"] else {}),
             **({"routes": _held(facts["held_routes"], "destination", "routes")} if facts["held_routes"] else {}),
             **({"hooks": _held(facts["held_hooks"], "hook", "hooks")} if facts["held_hooks"] else {}),
-            **({"when studies are quiet": _to_come(facts["to_come"])} if facts["to_come"] else {}),
+            **({"to come by itself": _to_come(facts["to_come"])} if facts["to_come"] else {}),
             **({"object store": facts["store_checksums"]} if facts["store_checksums"] else {}),
             "volume files": facts["volume_files"],
             **{

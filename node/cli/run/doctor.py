@@ -232,6 +232,11 @@ def _confinement(_: Site) -> Iterator[Said]:
     warning="every instance waits for syncs before it is acknowledged; use a faster disk",
 )
 def _root(site: Site) -> Iterator[Said]:
+    from node.control.root import require_place, require_root
+
+    if problems := _refused(partial(require_place, site.root), partial(require_root, site.root, site.maker)):
+        yield from problems
+        return
     try:
         seconds = _sync(site.folder)
     except OSError as error:
@@ -239,15 +244,10 @@ def _root(site: Site) -> Iterator[Said]:
         full = "free space on this disk, or remove files from it"
         yield ("broken", found, full) if error.errno in NO_ROOM else ("broken", found)
         return
-    from node.control.root import require_place, require_root
-
-    problems = _refused(partial(require_place, site.root), partial(require_root, site.root, site.maker))
-    yield from problems
     found = f"{site.root} is writable, a sync takes {seconds * 1000:.1f} ms"
-    if not problems:
-        yield "warning" if seconds > SLOW_SYNC_SECONDS else "ok", found
+    yield "warning" if seconds > SLOW_SYNC_SECONDS else "ok", found
     kind, _ = file_system(site.folder)
-    if kind in NETWORK and not problems:
+    if kind in NETWORK:
         remedy = "use a local disk; if you cannot, let no process on another machine open this root"
         yield "warning", f"{site.folder} is on {kind}: SQLite's write-ahead log serves one machine", remedy
 

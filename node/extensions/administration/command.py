@@ -28,6 +28,7 @@ SESSIONS: Columns = {
     "browser": "agent",
     "opened": "created_at",
     "last use": "used_at",
+    "until": "expires_at",
 }
 ROLES = "read, write (store and convert) or admin (delete)"
 RoleName = Literal["read", "write", "admin"]

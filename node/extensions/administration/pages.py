@@ -65,8 +65,8 @@ def connections(call: CurrentCall) -> Response:
     settings, sources = call.node.settings, call.node.settings.loaded_from
     waiting = Counter[tuple[str, str]]()
     with call.node.index.reading(wait=False) as view:
-        quiet = view.quiet_to_come("hook", settings.series.study_quiet_seconds)
-        progress = {row["hook"]: row for row in quiet.next_of(view.hooks.progress().values())}
+        lanes = view.lanes("hook", view.hooks.progress().values(), settings)
+        progress = {row["hook"]: row for row in lanes}
         hooks = [
             {**progress.get(name, {}), "name": name, "hook": hook, "where": _text(hook.where)}
             for name, hook in settings.hooks.items()
@@ -301,7 +301,8 @@ hooks_router = api_router(ADMINS, "hooks")
 class HookResource(Resource):
     """A hook with what waits for it; `trouble`: why the last attempt of what waits failed.
 
-    `study_quiet_at`: when the first message is due that waits for a quiet study.
+    `study_quiet_at`: when the first message is due that waits for a quiet study. `due_at`: when anything
+    happens next by itself.
     """
 
     hook: str
@@ -311,6 +312,7 @@ class HookResource(Resource):
     delivered: int
     trouble: str | None
     study_quiet_at: Moment | None
+    due_at: Moment | None
 
 
 class Hooks(Resource):
@@ -345,8 +347,7 @@ def change_hook(
 
 
 def _hook(call: Call, name: str, index: ReadIndex) -> HookResource:
-    quiet = index.quiet_to_come("hook", call.node.settings.series.study_quiet_seconds, hook=name)
-    [row] = quiet.next_of([index.hooks.progress().get(name, {"hook": name})])
+    [row] = index.lanes("hook", [index.hooks.progress().get(name, {"hook": name})], call.node.settings)
     return HookResource(
         hook=name,
         paused=bool(row.get("paused")),
@@ -355,4 +356,5 @@ def _hook(call: Call, name: str, index: ReadIndex) -> HookResource:
         delivered=row.get("delivered") or 0,
         trouble=row.get("trouble"),
         study_quiet_at=row["study_quiet_at"],
+        due_at=row["due_at"],
     )

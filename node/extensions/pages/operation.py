@@ -339,13 +339,13 @@ def change_route(
 
 def _shown(node: Services) -> dict[str, Any]:
     with node.index.reading(wait=False) as index:
-        rows = index.routes.destinations()
+        rows = index.lanes("route", index.routes.destinations(), node.settings)
         messages = [
             row
             for state in ("given-up", "waiting", "skipped")
-            for row in index.routes.messages(SHOWN_MESSAGES, state=state)
+            for row in index.routes.messages(SHOWN_MESSAGES, node.settings.routes, state=state)
         ]
-        messages += index.quiet_to_come("route", node.settings.series.study_quiet_seconds)[:SHOWN_MESSAGES]
+        messages += index.quiet_to_come("route", node.settings)[:SHOWN_MESSAGES]
         delivered = index.routes.delivered(SHOWN_DELIVERED)
     # What people may send by hand is shown once somebody did.
     rows = [row for row in rows if row["route"] or row["delivered"] or row["waiting"] or row["given_up"]]

@@ -13,6 +13,7 @@ from node.dicom.attributes import MAX_TEXT_BYTES
 from node.index.look.studies import ListedStudy
 from node.index.look.study_search import StudyCondition, StudyCursor, StudyFilter, StudyOrder
 from node.index.reading import ReadIndex
+from node.lifecycle.expired import to_come
 from node.receive.aside import strangers_in
 from node.registry import LABELS, part_of
 from node.web.access import MEMBERS, Call, CurrentCall, background_request
@@ -292,9 +293,8 @@ def study(call: CurrentCall, study_instance_uid: str, view: Literal["list"] | No
         labels = part_of(call.node.settings, LABELS)
         marks = labels.marks_of(index, study_instance_uid) if labels is not None else None
         values: dict[str, Any] = {"study": row, "namesake": namesake(index, row)}
-        seconds = call.node.settings.series.study_quiet_seconds
-        kinds = ("route", "hook") if call.account.scope is None else ()
-        values["to_come"] = [one for kind in kinds for one in index.quiet_to_come(kind, seconds, study_instance_uid)]
+        is_whole = call.account.scope is None
+        values["to_come"] = to_come(index, call.node.settings, study_instance_uid) if is_whole else []
         values |= {"cards": cards, "bytes": total, "viewers": viewers, "marks": marks, "digest": ""}
         return page(call, "study.html", target=(study_instance_uid,), **values, **many)
 

@@ -107,9 +107,10 @@ class StudyViews(ViewRows):
             values = {"last": rows[-1]["last_received_at"], "newest": rows[-1]["newest"], "limit": CHUNK_STUDIES}
             rows = self._stored(f"{after} {in_order}", with_senders=with_senders, **values)
 
-    def stored(self, study_instance_uid: str) -> StoredStudy | None:
-        """Return one study as retention sees it, without its senders; None if it is not there."""
-        rows = self._stored("AND st.study_instance_uid = :study", with_senders=False, study=study_instance_uid)
+    def stored(self, study_instance_uid: str, *, with_senders: bool = False) -> StoredStudy | None:
+        """Return one study as retention sees it; None if it is not there."""
+        is_it = "AND st.study_instance_uid = :study"
+        rows = self._stored(is_it, with_senders=with_senders, study=study_instance_uid)
         return _stored_study(rows[0]) if rows else None
 
     def owed(self) -> set[str]:
@@ -224,10 +225,11 @@ class SeriesViews(ViewRows):
         return self._rows(query, end=f"%{end}")
 
     def waits(self, study_instance_uid: str, series_instance_uid: str) -> list[Row]:
-        """Return what an open series waits for: ``calling_ae_title``, ``quiet_at``, ``grace_until`` of each sender."""
+        """Return what an open series waits for: ``calling_ae_title``, the moments of each sender."""
         source = (
-            "SELECT aw.calling_ae_title, aw.quiet_at, aw.grace_until FROM awaited_senders aw "
-            "JOIN series se ON se.id = aw.series_id JOIN studies st ON st.id = se.study_id"
+            "SELECT aw.calling_ae_title, aw.quiet_at, aw.grace_until, (SELECT max(o.open_until) FROM open_associations "
+            "o WHERE o.series_id = se.id AND o.calling_ae_title = aw.calling_ae_title) AS open_until "
+            "FROM awaited_senders aw JOIN series se ON se.id = aw.series_id JOIN studies st ON st.id = se.study_id"
         )
         return self._rows_of_study(source, study_instance_uid, series_instance_uid, "ORDER BY aw.calling_ae_title")
 

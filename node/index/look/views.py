@@ -3,10 +3,13 @@
 `node.index.looking` runs them without SQLAlchemy; what reads by SQLAlchemy inherits them.
 """
 
+from __future__ import annotations
+
 import datetime as dt
 import json
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, ClassVar, TypeVar
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from node.errors import counted, with_last_line
 from node.index.look import hosts, kept, level_views, problems
@@ -26,11 +29,18 @@ from node.index.rows.about_keys import (
 )
 from node.index.rows.view_rows import Kinds, Newest, PagedViews, Queries, Row, ViewRows, moment
 
+if TYPE_CHECKING:
+    from node.settings.core import Route
+    from node.settings.model import Settings
+
 Added = TypeVar("Added")
 
 
 _WITH_SERIES = "LEFT JOIN v_series se USING (study_instance_uid, series_instance_uid)"
 
+
+ASK_AGAIN_SECONDS = 3600.0
+"""Time without a report after which a destination is asked again whether it keeps what it took."""
 
 MAX_TO_COME = 1000
 """Studies that are not quiet yet, of which the first are shown."""
@@ -38,15 +48,6 @@ MAX_TO_COME = 1000
 _TO_COME: Row = dict.fromkeys(
     ("message_id", "series_instance_uid", "series_number", "modality", "series_description", "due_at", "output")
 ) | {"event": "study-quiet", "state": "waiting", "attempts": 0, "reason": "its series are received or converted"}
-
-
-class ToCome(Newest):
-    """The messages that hooks or routes will have once studies are quiet."""
-
-    def next_of(self, rows: Iterable[Row]) -> list[Row]:
-        """Return the rows of hooks or destinations, each with ``study_quiet_at``: when its first message is due."""
-        due = {_lane(one): one["due_at"] for one in reversed(self) if one["due_at"]}
-        return [{**row, "study_quiet_at": due.get(_lane(row))} for row in rows]
 
 
 def _lane(row: Row) -> tuple[str | None, str | None, str]:
@@ -93,7 +94,17 @@ class Snapshot(ViewRows):
         tables = {"patients": "patients", "studies": "studies", "series": "series", "instances": "images"}
         return {level: self._number(f"SELECT count(*) FROM {table}") for level, table in tables.items()}
 
-    def quiet_to_come(self, kind: str, quiet_seconds: float, study: str | None = None, **named: str | None) -> ToCome:
+    def lanes(self, kind: str, rows: Iterable[Row], settings: Settings) -> list[Row]:
+        """Return rows of ``v_hooks`` or ``v_routes``; ``due_at`` is when anything happens there next by itself.
+
+        It is None while that is at once, or somebody has to do something first. ``study_quiet_at``: when the first
+        message is due that waits for a quiet study.
+        """
+        quiet = {_lane(one): one["due_at"] for one in reversed(self.quiet_to_come(kind, settings)) if one["due_at"]}
+        found = [row | {"study_quiet_at": quiet.get(_lane(row))} for row in rows]
+        return [row | {"due_at": _next_of(row, settings.routes)} for row in found]
+
+    def quiet_to_come(self, kind: str, settings: Settings, study: str | None = None, **named: str | None) -> Newest:
         """Return the messages that hooks or routes will have once studies are quiet, the next one first.
 
         They are as rows of ``v_deliveries`` or ``v_route_messages`` will be. Without ``due_at``, series are received or
@@ -112,9 +123,9 @@ class Snapshot(ViewRows):
         found = [_TO_COME | row for row in rows if all(its in (None, row[name]) for name, its in named.items())]
         for row in found:
             if not row.pop("is_open"):
-                due = moment(row["happened_at"]) + dt.timedelta(seconds=quiet_seconds)
-                row |= {"due_at": due.replace(tzinfo=None).isoformat(" "), "reason": "when the study is quiet"}
-        return ToCome(found, len(found))
+                due_at = _later(row["happened_at"], settings.series.study_quiet_seconds)
+                row |= {"due_at": due_at, "reason": "when the study is quiet"}
+        return Newest(found, len(found))
 
     def applied(self, journal: str) -> AppliedPosition:
         """Return the last record of a journal that is in the index."""
@@ -216,10 +227,11 @@ class HookViews(ViewRows):
         `hook`, `state`: filters; None matches all.
         """
         around = (
-            "SELECT d.*, se.series_number, se.modality, se.series_description FROM ({0}) d "
-            f"{_WITH_SERIES} ORDER BY d.happened_at"
+            "SELECT d.*, h.paused, se.series_number, se.modality, se.series_description FROM ({0}) d "
+            f"{_WITH_SERIES} LEFT JOIN subscribers h ON h.kind = 'hook' AND h.name = d.hook ORDER BY d.happened_at"
         )
-        return self._newest(limit, "happened_at DESC", "v_deliveries", around, hook=hook, state=state)
+        rows = self._newest(limit, "happened_at DESC", "v_deliveries", around, hook=hook, state=state)
+        return Newest((_with_what_holds_it(row, {}) for row in rows), rows.total)
 
 
 class RouteViews(ViewRows):
@@ -259,13 +271,19 @@ class RouteViews(ViewRows):
         )
 
     def messages(
-        self, limit: int, *, route: str | None = None, destination: str | None = None, state: str | None = None
+        self,
+        limit: int,
+        routes: Mapping[str, Route],
+        *,
+        route: str | None = None,
+        destination: str | None = None,
+        state: str | None = None,
     ) -> Newest:
         """Return the last `limit` rows of ``v_route_messages``, newest first, with the names of series and patients.
 
         One that waits for a destination that is paused or held has the reason of that, and when it goes on.
 
-        `route`, `destination`, `state`: filters; None matches all.
+        `routes`: the configuration. `route`, `destination`, `state`: filters; None matches all.
         """
         around = (
             "SELECT m.*, h.paused, h.trouble, h.retry_at, se.series_number, se.modality, se.series_description, "
@@ -276,7 +294,7 @@ class RouteViews(ViewRows):
         )
         filters = {"route": route, "destination": destination, "state": state}
         rows = self._newest(limit, "happened_at DESC, message_id", "v_route_messages", around, **filters)
-        return Newest(map(_with_what_holds_it, rows), rows.total)
+        return Newest((_with_what_holds_it(row, routes) for row in rows), rows.total)
 
     def unseen(self, route: str, destination: str, limit: int) -> list[Row]:
         """Return at most `limit` series that a destination may want, as nobody has looked at them yet."""
@@ -292,14 +310,42 @@ class RouteViews(ViewRows):
         )
 
 
-def _with_what_holds_it(row: Row) -> Row:
-    """Return a message with the state of its destination as its reason, if it waits for that."""
-    paused, trouble, retry_at = (row.pop(name) for name in ("paused", "trouble", "retry_at"))
-    if row["state"] == "waiting" and paused:
-        row |= {"reason": "the route is paused", "due_at": None}
-    elif row["state"] == "waiting" and trouble:
-        row |= {"reason": trouble, "due_at": max(filter(None, (row["due_at"], retry_at)), default=None)}
+def _held(row: Row, routes: Mapping[str, Route]) -> tuple[str, str | None] | None:
+    """Return what holds all messages to a hook or a destination, and until when; None: nothing does.
+
+    It is None as well until somebody goes on, and empty if it is not known.
+    """
+    if row.get("paused"):
+        return f"the {'route' if 'route' in row else 'hook'} is paused", None
+    found = [(row["trouble"], row["retry_at"] or "")] if row.get("trouble") and "retry_at" in row else []
+    route, now = routes.get(row.get("route") or ""), dt.datetime.now(dt.UTC)
+    if route is not None and (seconds := route.seconds_until_open(now)):
+        found.append((f"the route sends between {route.between}", _later(now.isoformat(), seconds)))
+    return max(found, key=itemgetter(1), default=None)
+
+
+def _later(text: str, seconds: float) -> str:
+    """Return a moment after another one, both as the views have them."""
+    return (moment(text) + dt.timedelta(seconds=seconds)).replace(tzinfo=None).isoformat(" ")
+
+
+def _with_what_holds_it(row: Row, routes: Mapping[str, Route]) -> Row:
+    """Return a message with the state of its hook or destination as its reason, if it waits for that."""
+    held = _held(row, routes)
+    for name in ("paused", "trouble", "retry_at"):
+        row.pop(name, None)
+    if row["state"] == "waiting" and held is not None:
+        reason, until = held
+        row |= {"reason": reason, "due_at": until if until is None else max(row["due_at"] or "", until) or None}
     return row
+
+
+def _next_of(row: Row, routes: Mapping[str, Route]) -> str | None:
+    now, (_, until) = dt.datetime.now(dt.UTC).isoformat(" ")[:19], _held(row, routes) or ("", "")
+    asked_at = row.get("asked_at") and _later(row["asked_at"], ASK_AGAIN_SECONDS)
+    dues = [at for at in (row.get("due_at"), row["study_quiet_at"], asked_at, now * bool(unseen(row))) if at]
+    due_at = max(min(dues), until) if dues and until is not None else ""
+    return due_at if due_at > now else None
 
 
 def outstanding(row: Mapping[str, Any]) -> int:

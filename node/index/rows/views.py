@@ -39,7 +39,9 @@ _MESSAGE_STATE = """
 
 _OF_IT = "w.kind = h.kind AND w.name = h.name AND w.destination = h.destination"
 _COUNTS = f"""(SELECT count(*) FROM work w WHERE {_OF_IT} AND w.outcome IS NULL) AS waiting,
-                   (SELECT count(*) FROM work w WHERE {_OF_IT} AND w.outcome = 'failed') AS given_up"""
+                   (SELECT count(*) FROM work w WHERE {_OF_IT} AND w.outcome = 'failed') AS given_up,
+                   (SELECT min(coalesce(w.due_at, w.happened_at)) FROM work w
+                    WHERE {_OF_IT} AND w.outcome IS NULL) AS due_at"""
 """Messages of a hook or a destination of a route."""
 
 
@@ -206,6 +208,9 @@ def _of_core(say: Words) -> dict[str, str]:
                    (SELECT min(w.happened_at) FROM work w WHERE {_OF_IT} AND w.outcome IS NULL) AS waiting_since,
                    (SELECT count(*) FROM sent_instances s WHERE s.route = h.name AND s.destination = h.destination
                     AND s.state IN ('owed', 'asked')) AS unconfirmed,
+                   (SELECT min(CASE s.state WHEN 'asked' THEN s.asked_at END) FROM sent_instances s
+                    WHERE s.route = h.name AND s.destination = h.destination AND s.state IN ('owed', 'asked')
+                   ) AS asked_at,
                    h.delivered, h.delivered_at
             FROM subscribers h WHERE h.kind = 'route'""",
         "v_route_messages": f"""

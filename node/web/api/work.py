@@ -108,6 +108,7 @@ class RouteResource(Resource):
     delivered: int
     delivered_at: Moment | None
     study_quiet_at: Moment | None = Field(description="when the first message is due that waits for a quiet study")
+    due_at: Moment | None = Field(description="when something happens there next by itself")
 
 
 class RouteChange(Resource):
@@ -257,8 +258,8 @@ def change_route(
 
 
 def _destinations(call: Call, index: ReadIndex) -> list[RouteResource]:
-    quiet = index.quiet_to_come("route", call.node.settings.series.study_quiet_seconds)
-    return [RouteResource.of(row) for row in quiet.next_of(index.routes.destinations())]
+    rows = index.lanes("route", index.routes.destinations(), call.node.settings)
+    return [RouteResource.of(row) for row in rows]
 
 
 @router.get("/work", responses=problems(WRONG_CURSOR), tags=["work"])

@@ -11,9 +11,9 @@ from pydicom import Dataset
 from node.control.checks import problems, warnings
 from node.dicom.coercion import Coercion, NotCoerced
 from node.errors import UsageError
-from node.routing.held import seconds_until_open
 from node.routing.router import check_destination, selector_of
 from node.routing.worker import DestinationTurns
+from node.settings.core import Route
 from node.settings.model import Settings
 from tests import make
 
@@ -35,7 +35,7 @@ def at(time: str) -> dt.datetime:
     ],
 )
 def test_hours_may_go_over_midnight(between: str | None, time: str, seconds: float) -> None:
-    assert seconds_until_open(between, at(time)) == seconds
+    assert Route(to=("A",), between=between).seconds_until_open(at(time)) == seconds
 
 
 def test_the_turn_goes_to_the_highest_priority_and_then_to_who_waited_longest() -> None:
