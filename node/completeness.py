@@ -9,7 +9,7 @@ completeness is in the reason. Where only a weak fact does, or another contradic
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from node.dicom.counts import (
@@ -67,8 +67,6 @@ COUNTED_RULES: tuple[Rule, ...] = ("mpps", "c-find", "headers")
 
 ACKNOWLEDGED: Rule = "acknowledged"
 C_FIND = "C-FIND"
-NO_MORE = "as well (C-FIND)"
-"""In the reason of a verdict: the sender lacks what seems to be missing, too."""
 MPPS = "Performed Series Sequence (0040,0340)"
 COPIES_LEFT_OUT = "of the same content left out"
 """The end of a reason that counts further files of the same instances."""
@@ -201,7 +199,7 @@ class Completeness:
     """Whether a series is complete, the rule that decided, and the reason as a sentence.
 
     `missing` is the number of missing instances, or None if unknown; `missing_detail` says in words what seems to be
-    missing, empty if nothing does or if it is unknown.
+    missing, empty if nothing does or if it is unknown. `missing_at_sender`: the sender lacks it, too.
     """
 
     state: State
@@ -212,6 +210,11 @@ class Completeness:
     missing: int | None
     reason: str
     missing_detail: str = ""
+    missing_at_sender: bool = False
+
+    def document(self) -> dict[str, Any]:
+        """Return what a sidecar has of it: the reason says what the sender has."""
+        return {name: value for name, value in asdict(self).items() if name != "missing_at_sender"}
 
     @property
     def certainty(self) -> Certainty:
@@ -356,7 +359,8 @@ def _with_reported(verdict: Completeness, reported: Reported) -> Completeness:
         return replace(
             verdict,
             state="suspect" if doubtful else verdict.state,
-            reason=f"{verdict.reason}; the sender has {received} {NO_MORE}{counts}",
+            reason=f"{verdict.reason}; the sender has {received} as well (C-FIND){counts}",
+            missing_at_sender=True,
         )
     if has is not None and has > received:
         fact = f"{received} of {counted(has, 'instance')} that the sender has (C-FIND), of which it gave no list"

@@ -208,6 +208,7 @@ def _levels() -> None:
         sa.Column("expected_source", sa.String(64)),
         sa.Column("missing_instances", sa.Integer()),
         sa.Column("missing_detail", sa.Text()),
+        sa.Column("missing_at_sender", sa.Boolean(), server_default=sa.false(), nullable=False),
         sa.Column("acknowledged_problem", sa.String(64)),
         sa.Column("acknowledged_reason", sa.Text()),
         sa.Column("acknowledged_by", sa.String(64)),

@@ -338,7 +338,7 @@ def _outcome(
     files = FilesOfSeries(series, converted)
     verdict, refusals = None, [converted] if isinstance(converted, Refusal) else converted.refusals
     if isinstance(converted, Converted):
-        verdict = asdict(converted.completeness)
+        verdict = converted.completeness.document()
         listing["volumes"] = [
             {**own, **asdict(file), "path": _path_of(series, file.path, layout)} for file in converted.files
         ]

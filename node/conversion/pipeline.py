@@ -12,7 +12,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from time import perf_counter
@@ -81,7 +81,7 @@ def _convert(job: ConversionJob, began: float) -> Converted:
     files: list[ConvertedFile] = []
     sources: dict[tuple[int, str, int], None] = {}
     stack = _next_stack(assembly)
-    of_series = {**job.descriptions, "completeness": asdict(completeness)}
+    of_series = {**job.descriptions, "completeness": completeness.document()}
     if job.joined is not None:
         of_series["joined_series"] = list(job.joined.series_instance_uids)
     for volume in _parts(chain(assembly.volumes, objects.volumes(stack)), job.options):

@@ -25,7 +25,6 @@ import shutil
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict
 from glob import glob
 from math import inf
 from pathlib import Path, PurePath
@@ -410,7 +409,7 @@ def with_verdict(content: bytes, verdict: Completeness) -> bytes:
     lines = content.split(b"\n")
     for number, line in enumerate(lines):
         if line.startswith(_LINE):
-            encoded = json.dumps(asdict(verdict), ensure_ascii=False).encode("utf-8", "replace")
+            encoded = json.dumps(verdict.document(), ensure_ascii=False).encode("utf-8", "replace")
             lines[number] = _LINE + encoded + (b"," if line.endswith(b",") else b"")
     return b"\n".join(lines)
 

@@ -71,7 +71,7 @@ OF_FRAMES = (
 STATED = (
     *("series_instance_uid", "modality", "series_number", "series_description", "state", "verdict", "certainty"),
     *("verdict_rule", "verdict_reason", "instances", "expected_instances", "missing_instances", "last_received_at"),
-    *("due_at", "error"),
+    *("due_at", "error", "missing_at_sender"),
 )
 """Columns of ``v_series`` that are shown of each series of a study."""
 

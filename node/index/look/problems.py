@@ -102,6 +102,7 @@ class ProblemViews(ViewRows):
             SELECT series.id, st.study_instance_uid, series.series_instance_uid, series.series_number,
                 series.series_description, series.modality, series.state, series.revision, series.verdict,
                 {certainty_of("series")} AS certainty, series.verdict_reason, series.missing_detail,
+                series.missing_at_sender,
                 series.verdict_rule, series.expected_instances, series.missing_instances,
                 (SELECT count(*) FROM images i WHERE i.series_id = series.id) AS instances,
                 series.last_received_at, series.attempts, series.error, p.patient_name, p.patient_id, st.study_date,

@@ -19,7 +19,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
-from node.completeness import COUNTED_RULES, NO_MORE
+from node.completeness import COUNTED_RULES
 from node.selector.fields import POSITION_DIGITS
 from node.volume.reasons import REMEDIES
 
@@ -154,7 +154,7 @@ _REMEDIES: Mapping[str, str] = {
 
 def remedy_of(series: Mapping[str, Any]) -> str:
     """Return what to do about an incomplete or suspect series, a row of ``v_series``."""
-    if NO_MORE in (series["verdict_reason"] or ""):
+    if series["missing_at_sender"]:
         return "The sender has no more either: check the scanner, or acknowledge the series as it is."
     return _REMEDIES.get(series["verdict_rule"], REMEDIES["incomplete"])
 

@@ -82,7 +82,7 @@ def _of_core(say: Words) -> dict[str, str]:
             SELECT {_of_level("se", Level.SERIES)}, st.study_instance_uid,
                    se.state, se.verdict, {certainty_of("se")} AS certainty, se.verdict_rule, se.verdict_reason,
                    se.expected_instances, se.expected_source, se.missing_instances, se.missing_detail,
-                   (SELECT count(*) FROM images i WHERE i.series_id = se.id) AS instances,
+                   se.missing_at_sender, (SELECT count(*) FROM images i WHERE i.series_id = se.id) AS instances,
                    se.revision, se.open_since, se.last_received_at, se.due_at, se.attempts, se.error, se.why,
                    CASE WHEN {_IS_ACKNOWLEDGED} THEN se.acknowledged_reason END AS acknowledged_reason,
                    CASE WHEN {_IS_ACKNOWLEDGED} THEN se.acknowledged_by END AS acknowledged_by,

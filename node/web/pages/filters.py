@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from markupsafe import Markup
 
-from node.completeness import CERTAINTIES, NO_MORE, Certainty
+from node.completeness import CERTAINTIES, Certainty
 from node.dicom.uids import registered_name
 from node.index.look.studies import ListedStudy
 from node.index.rows.view_rows import remedy_of
@@ -405,7 +405,7 @@ class Remedy:
 
 def verdict_remedy(series: Mapping[str, Any]) -> Remedy:
     """Return what to do about an incomplete or suspect series."""
-    is_conflict = series["verdict_rule"] in ("versions", "conflict") and NO_MORE not in (series["verdict_reason"] or "")
+    is_conflict = series["verdict_rule"] in ("versions", "conflict") and not series["missing_at_sender"]
     return Remedy(remedy_of(series), CONFLICTS_PAGE if is_conflict else "")
 
 

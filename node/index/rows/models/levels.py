@@ -214,6 +214,7 @@ class SeriesRow(Numbered):
     expected_source: Mapped[str | None] = mapped_column(String(64))
     missing_instances: Mapped[int | None] = mapped_column(Integer)
     missing_detail: Mapped[str | None] = mapped_column(Text)
+    missing_at_sender: Mapped[bool] = mapped_column(default=False, server_default=false())  # the sender lacks it, too
     acknowledged_problem: Mapped[str | None] = mapped_column(String(64))  # see `node.index.rules.custody.problems`
     acknowledged_reason: Mapped[str | None] = mapped_column(Text)
     acknowledged_by: Mapped[str | None] = mapped_column(String(64))

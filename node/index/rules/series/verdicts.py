@@ -232,6 +232,7 @@ def completeness_columns(completeness: Completeness | None) -> dict[str, Any]:
         "expected_source": completeness.expected_source,
         "missing_instances": completeness.missing,
         "missing_detail": completeness.missing_detail,
+        "missing_at_sender": completeness.missing_at_sender,
     }
 
 
