@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from time import monotonic
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Literal, Protocol, Self, TypeVar
 
 import structlog
 
@@ -105,6 +105,9 @@ class Result(Enum):
 
 CHANGES = frozenset({AuditAction.UPDATE, AuditAction.DELETE})
 
+Stage = Literal["ordered", "done", "not done"]
+"""Of a change: the line before it, or the one that says what became of it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Participant:
@@ -119,7 +122,10 @@ class Participant:
 
 @dataclass(frozen=True, slots=True)
 class AuditMessage:
-    """Who did what to which `objects`: UIDs, Patient IDs, counts (PS3.15 A.5.2)."""
+    """Who did what to which `objects`: UIDs, Patient IDs, counts (PS3.15 A.5.2).
+
+    `of`: of what a deletion is, if not of what is here.
+    """
 
     event: AuditEvent
     action: AuditAction
@@ -128,6 +134,13 @@ class AuditMessage:
     objects: Sequence[Mapping[str, Any]] = ()
     detail: str = ""
     type: EventType | None = None
+    stage: Stage | None = None
+    of: Literal["trash", "lost"] | None = None
+
+    def at(self, stage: Stage) -> Self:
+        """Return the line of a stage of a change, which its detail says as well."""
+        result = Result.SERIOUS_FAILURE if stage == "not done" else self.result
+        return replace(self, stage=stage, result=result, detail=f"{stage}: {self.detail}")
 
     @classmethod
     def by(
@@ -248,7 +261,7 @@ class Audit:
         begun: list[bool] = []
 
         def ordered() -> None:
-            self.require(replace(order, detail=f"ordered: {order.detail}"))
+            self.require(order.at("ordered"))
             begun.append(True)
 
         if not is_late:
@@ -257,11 +270,10 @@ class Audit:
             made = make(ordered) if is_late else make()
         except VoxelnodeError:
             if begun:
-                self.note(replace(order, result=Result.SERIOUS_FAILURE, detail=f"not done: {order.detail}"))
+                self.note(order.at("not done"))
             raise
         if begun:
-            after = done(made) if done is not None else order
-            self.note(replace(after, detail=f"done: {after.detail}"))
+            self.note((done(made) if done is not None else order).at("done"))
         return made
 
     def _record(self, message: AuditMessage, *, durable: bool) -> None:
@@ -284,6 +296,7 @@ class Audit:
             ],
             "objects": [dict(item) for item in message.objects],
             "detail": message.detail,
+            **{name: value for name, value in (("stage", message.stage), ("of", message.of)) if value},
         }
         with self._lock:
             text = json.dumps({**content, "previous": self._previous}, ensure_ascii=False)

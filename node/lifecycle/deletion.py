@@ -28,7 +28,7 @@ import structlog
 
 from node.archive.filesystem import Archive
 from node.archive.intact import MISSING
-from node.audit.audit_log import Audit, AuditAction, AuditEvent, AuditMessage, Result
+from node.audit.audit_log import Audit, AuditAction, AuditEvent, AuditMessage
 from node.conversion.volume_files import remove_folder
 from node.errors import VoxelnodeError, sized
 from node.files.acknowledged import entries
@@ -76,7 +76,7 @@ def delete(archive: Archive, index: Index, audit: Audit, plan: DeletionPlan, ord
     """
     until = f", in the trash until {order.trash_until:%Y-%m-%d}" if order.trash_until is not None else ""
     what = f"delete {plan.level}, {order.reason}{until}"
-    audit.require(_message(plan, order, Result.SUCCESS, f"ordered: {what}"))
+    audit.require(_message(plan, order, what).at("ordered"))
     try:
         index.ahead.require_caught_up()  # the terms are about what was acknowledged
         # An instance that was indexed now would be deleted, and the ledger would miss it; what the journal still has, a
@@ -86,12 +86,12 @@ def delete(archive: Archive, index: Index, audit: Audit, plan: DeletionPlan, ord
             terms = order.terms, order.trash_until
             ordered = index.deletions.order(plan, order.reason, now, *terms, forgets=order.forgets)
     except VoxelnodeError:
-        audit.note(_message(plan, order, Result.SERIOUS_FAILURE, f"not done: {what}; the index did not change"))
+        audit.note(_message(plan, order, f"{what}; the index did not change").at("not done"))
         raise
     reached("deletion-ordered")
     finish(archive, index, ordered, listed, now)
     done = replace(plan, instances=ordered.instances)  # more may have come since the plan was made
-    audit.note(_message(done, order, Result.SUCCESS, f"done: {what}"))
+    audit.note(_message(done, order, what).at("done"))
     log.info("deleted", kind=plan.level, study_instance_uid=plan.study_instance_uid, instances=done.instances)
 
 
@@ -164,16 +164,13 @@ def unlink(archive: Archive, paths: Iterable[str]) -> None:
             archive.sync_folder(folder)
 
 
-def _message(plan: DeletionPlan, order: Order, result: Result, detail: str) -> AuditMessage:
+def _message(plan: DeletionPlan, order: Order, detail: str) -> AuditMessage:
     event = AuditEvent.STUDY_DELETED if plan.level == "study" else AuditEvent.INSTANCES_ACCESSED
     subject = {"level": plan.level, "uid": plan.uid, "study_instance_uid": plan.study_instance_uid}
     objects = [{**subject, "patient_id": plan.patient_id, "instances": plan.instances}]
     if order.trash_until is not None:  # later, nothing else knows whose it was
         objects[0] |= {"patient_name": plan.patient_name, "accession_number": plan.accession_number}
-    return AuditMessage.by(order.who, event, AuditAction.DELETE, detail, objects, result)
-
-
-RESTORE = "bring back from the trash"
+    return AuditMessage.by(order.who, event, AuditAction.DELETE, detail, objects)
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,12 +203,10 @@ def restore(
     """
     with index.reading(wait=False) as view:
         entry = view.trash.entry(number)
-    _audit(audit, entry, AuditAction.UPDATE, who, f"ordered: {RESTORE}")
-    index.trash.bring_back(number, now)
+    order = _of_entry(entry, AuditAction.UPDATE, who, "bring back from the trash")
+    audit.change(order, lambda: index.trash.bring_back(number, now))
     reached("restore-begun")
-    done = _compared(archive, index, number, quiet_seconds, now)
-    _audit(audit, entry, AuditAction.UPDATE, who, f"done: {RESTORE}")
-    return done
+    return _compared(archive, index, number, quiet_seconds, now)
 
 
 def resume_restores(archive: Archive, index: Index, quiet_seconds: Callable[[str], float], now: dt.datetime) -> None:
@@ -308,11 +303,12 @@ def empty(archive: Archive, index: Index, audit: Audit, number: int, who: str, r
     """
     with index.reading(wait=False) as view:
         entry = view.trash.entry(number)
-    _audit(audit, entry, AuditAction.DELETE, who, f"ordered: empty the trash, {reason}")
+    message = replace(_of_entry(entry, AuditAction.DELETE, who, f"empty the trash, {reason}"), of="trash")
+    audit.require(message.at("ordered"))
     deletion = index.trash.empty(number, now)
     reached("trash-emptied")
     finish(archive, index, deletion, 0, now)
-    _audit(audit, entry, AuditAction.DELETE, who, f"done: empty the trash, {reason}")
+    audit.require(message.at("done"))
     log.info("trash_emptied", study_instance_uid=entry.get("study_instance_uid"), reason=reason)
 
 
@@ -348,9 +344,9 @@ def empty_due(
     return None
 
 
-def _audit(audit: Audit, entry: dict[str, object], action: AuditAction, who: str, detail: str) -> None:
+def _of_entry(entry: dict[str, object], action: AuditAction, who: str, detail: str) -> AuditMessage:
     names = ("level", "uid", "study_instance_uid", "patient_id")
     objects = [{name: entry.get(name) for name in names} | {"instances": entry["files"]}]
     is_deleted = action is AuditAction.DELETE and entry["level"] == "study"
     event = AuditEvent.STUDY_DELETED if is_deleted else AuditEvent.INSTANCES_ACCESSED
-    audit.require(AuditMessage.by(who, event, action, detail, objects))
+    return AuditMessage.by(who, event, action, detail, objects)

@@ -22,6 +22,7 @@ from __future__ import annotations
 import datetime as dt
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from math import inf
 from pathlib import Path
 
@@ -189,7 +190,7 @@ def write_off(
     of_journal = f" and {len(gaps)} gaps of the journal" if gaps else ""
     detail = f"write off {len(instances)} lost instances{of_journal}: {reason}"
     order = AuditMessage.by(who, AuditEvent.INSTANCES_ACCESSED, AuditAction.DELETE, detail, objects)
-    return audit.change(order, made)
+    return audit.change(replace(order, of="lost"), made)
 
 
 def complete_ledger(archive: Archive, index: Index) -> int:

@@ -50,9 +50,6 @@ _UID = re.compile(r"[0-2](\.[0-9]+)+")
 _NO_STORAGE = "1.2.840.10008.1.1", "1.2.840.10008.5.1.4.1.2.", "1.2.840.10008.5.1.4.31"
 """How UIDs of abstract syntaxes begin that store nothing: Verification, Query/Retrieve, Modality Worklist."""
 
-EMPTIED = "empty the trash, "
-"""How the order of a deletion begins that was in the trash (`node.lifecycle.deletion`)."""
-
 NEVER = "never received here"
 """Of a UID, which the ledger would have."""
 
@@ -279,9 +276,10 @@ class _Asked:
         orders = self._orders(row["uid"])
         line = next(orders, None)
         at, why = (_moment(line["at"]), _order(line)) if line is not None else (row["ordered_at"], _why(row["reason"]))
-        if why.startswith(EMPTIED) and (first := _before(orders)) is not None:
+        is_emptied = line is not None and line["of"] == "trash"
+        if is_emptied and (first := next((one for one in orders if one["of"] != "trash"), None)) is not None:
             before = Whereabouts(self._deleted(row), "", _moment(first["at"]), _who(first), _order(first))
-            emptied = f"the trash was emptied, {why.removeprefix(EMPTIED)}"
+            emptied = f"the trash was emptied, {why.removeprefix('empty the trash, ')}"
             return Whereabouts("permanently", self._send_again(), at, _who(line), emptied, before=before)
         return Whereabouts(f"permanently {self._deleted(row)}", self._send_again(), at, _who(line), why)
 
@@ -322,11 +320,11 @@ class _Asked:
         received_at = _moment(self.received.received_at) if self.received is not None else None
         came: Row | None = None
         for line in self._lines(self.sought):
-            if line["action"] == "D" and line["detail"].startswith("done: "):
+            if line["action"] == "D" and line["stage"] == "done":
                 at, order = _moment(line["at"]), _order(line)
                 if received_at is not None and received_at > at:
                     break
-                what = "written off" if order.startswith("write off") else "permanently deleted"
+                what = "written off" if line["of"] == "lost" else "permanently deleted"
                 return Whereabouts(what, self._send_again(), at, _who(line), order)
             if line["action"] == "C":  # at the end of an association: what it is about may have been deleted before
                 came = came or line
@@ -399,7 +397,8 @@ def _audited(found: bytes) -> Row | None:
     """Return a line of the audit log; None if a power cut has torn it, or if it is of another version."""
     try:
         line = json.loads(found)
-        return {name: line[name] for name in ("at", "action", "outcome", "detail", "participants", "objects")}
+        known = {name: line[name] for name in ("at", "action", "outcome", "detail", "participants", "objects")}
+        return known | {name: line.get(name) for name in ("stage", "of")}
     except (ValueError, TypeError, KeyError):
         return None
 
@@ -435,11 +434,6 @@ def _who(line: Row | None) -> str:
 
 def _order(line: Row) -> str:
     return _why(line["detail"].partition(": ")[2])
-
-
-def _before(orders: Iterator[Row]) -> Row | None:
-    """Return the order of the deletion itself, from the lines before the one that emptied the trash."""
-    return next((line for line in orders if not _order(line).startswith(EMPTIED)), None)
 
 
 def _why(order: str) -> str:

@@ -49,9 +49,6 @@ REASONS = {
         extensions/administration/pages:_row extensions/bids/command:_print_skipped receive/whereabouts:_order
         receive/whereabouts:refused volume/derived:without_advice
         """,
-    "to become a value: what a line of the audit log says of its order": """
-        extensions/administration/pages:_is_change receive/whereabouts:remembered
-        """,
 }
 
 

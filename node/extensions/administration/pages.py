@@ -232,9 +232,6 @@ SHOWN_CHANGES = 200
 SHOWN_STUDIES = 3
 """Studies of a change that are named."""
 
-ORDERED = "ordered: "
-"""Of a change that is recorded before and after it was made."""
-
 _CHANGES = frozenset({AuditAction.UPDATE.value, AuditAction.DELETE.value})
 _ACTIVITY = AuditEvent.APPLICATION_ACTIVITY.value[0]
 _CONFIGURATION = EventType.SOFTWARE_CONFIGURATION.value[0]
@@ -274,7 +271,7 @@ def _lines(root: pathlib.Path) -> Iterator[Mapping[str, Any] | None]:
 
 def _is_change(line: Mapping[str, Any]) -> bool:
     is_of_node = line["event"]["code"] == _ACTIVITY or line["event"].get("type", {}).get("code") == _CONFIGURATION
-    return (line["action"] in _CHANGES or is_of_node) and not line.get("detail", "").startswith(ORDERED)
+    return (line["action"] in _CHANGES or is_of_node) and line.get("stage") != "ordered"
 
 
 def _row(line: Mapping[str, Any]) -> dict[str, Any]:
