@@ -475,9 +475,11 @@ def _history() -> None:
         sa.Column("reason", sa.String(64), nullable=False),
         sa.Column("paths", sa.JSON(), nullable=False),
         sa.Column("ordered_at", sa.DateTime(), nullable=False),
+        sa.Column("listed", sa.String(64)),
         sa.Column("finished_at", sa.DateTime()),
         sa.Column("trash_until", sa.DateTime(), index=True),
         sa.Column("restored_at", sa.DateTime()),
+        sa.Column("last_event", sa.Integer()),
         sa.Column("content", sa.JSON()),
     )
     op.create_table(
@@ -727,6 +729,7 @@ def _labels() -> None:
         sa.Column("given_by", sa.String(64), nullable=False),
         sa.Column("given_at", sa.DateTime(), nullable=False),
         sa.UniqueConstraint("study_instance_uid", "series_instance_uid", "label"),
+        **NO_ID_TWICE,
     )
 
 

@@ -5,7 +5,6 @@ Each changes what people decide about; what they say of an account goes to the a
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
@@ -142,11 +141,10 @@ class Actions:
         return {"changed": self._index.deliveries.pause([Lane(*one) for one in lanes], paused)}
 
     def _replay_deliveries(
-        self, hook: str, events: list[HookEvent], series: list[tuple[str, str]], before: str | None
+        self, hook: str, events: list[HookEvent], series: list[tuple[str, str]], again: str | None
     ) -> Mapping[str, Any]:
-        moment = dt.datetime.fromisoformat(before) if before is not None else None
         keys = [(study_instance_uid, series_instance_uid) for study_instance_uid, series_instance_uid in series]
-        return asdict(self._index.deliveries.replay(hook, events, keys, moment, self._index.now()))
+        return asdict(self._index.deliveries.replay(hook, events, keys, again, self._index.now()))
 
     def _replay_route(
         self, route: str, destination: str, series: list[tuple[str, str]], again: bool

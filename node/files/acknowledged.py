@@ -16,7 +16,6 @@ journal has nothing to append, no crash tore the end: it is damaged, and stays a
 
 from __future__ import annotations
 
-import datetime as dt
 import hashlib
 import json
 import os
@@ -54,7 +53,10 @@ Level = Literal["study", "series", "instance", "version"]
 
 
 class Acknowledged(NamedTuple):
-    """An instance that was acknowledged: what it is, and how it came. `sha256` is that of the data set as received."""
+    """An instance that was acknowledged: what it is, and how it came. `sha256` is that of the data set as received.
+
+    `at`: where a ledger has it, if it was read from there; see `node.index.rules.custody.lost.absent`.
+    """
 
     sop_instance_uid: str
     study_instance_uid: str
@@ -64,6 +66,7 @@ class Acknowledged(NamedTuple):
     calling_ae_title: str
     peer: str
     received_at: str  # ISO 8601, in UTC
+    at: LedgerPosition | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,18 +86,8 @@ class LedgerPosition:
         return cls(identity, int(entries))
 
 
-class WriteOff(NamedTuple):
-    """The entries of a UID before a number are written off. `ordered_at`: when the last deletion of it was ordered;
-    None if a person gave the instances up."""
-
-    before: int
-    ordered_at: str | None = None  # ISO 8601, in UTC
-
-
-NOT_WRITTEN_OFF = WriteOff(0)
-
-WriteOffs = Mapping[tuple[str, str], WriteOff]
-"""By level and UID."""
+WriteOffs = Mapping[tuple[str, str], int]
+"""The numbers before which entries are written off, by level and UID."""
 
 
 @dataclass(slots=True)
@@ -156,14 +149,12 @@ class Ledger:
         """
         self._append(_REPAIRED, _json(list(names)), 0)
 
-    def write_off(self, level: Level, uids: Sequence[str], before: int, ordered_at: dt.datetime | None = None) -> None:
+    def write_off(self, level: Level, uids: Sequence[str], before: int) -> None:
         """Write off the entries of these UIDs before a number, durably.
-
-        `ordered_at`: when the deletion was ordered that removed them; see `node.index.rules.custody.lost.absent`.
 
         Raises OSError if the disk is full or fails.
         """
-        self._append(_WRITTEN_OFF, _json([level, list(uids), before, ordered_at and ordered_at.isoformat()]), 0)
+        self._append(_WRITTEN_OFF, _json([level, list(uids), before]), 0)
 
     def keep_torn(self) -> bool:
         """Keep a torn end that no crash explains, and go on in another segment; return whether there is one.
@@ -216,8 +207,7 @@ class Ledger:
         segment.identity = before.identity if before is not None else uuid.uuid4().hex
         segment.first = before.first + before.entries if before is not None else 0
         if before is not None and before.torn:  # unknown how many entries are lost: no new one is written off
-            written_off = write_offs(self._root).values()
-            segment.first = max(segment.first, *(write_off.before for write_off in written_off), 0)
+            segment.first = max(segment.first, *write_offs(self._root).values(), 0)
         self._write(segment, _BEGIN, _json([VERSION, segment.identity, segment.first]))
         sync_folder(self._folder)
         reached("ledger-begun")
@@ -244,8 +234,8 @@ def segments(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name))
 
 
-def entries(root: Path, since: int = 0) -> Iterator[tuple[int, list[Acknowledged]]]:
-    """Yield what the ledger of a root names from an entry on: lists of instances, each with the number of its first.
+def entries(root: Path, since: int = 0) -> Iterator[tuple[LedgerPosition, list[Acknowledged]]]:
+    """Yield what the ledger of a root names from an entry on: lists of instances, each with where its first is.
 
     Reads a segment at a time, also while a node appends. What is damaged is left out; see `problems`.
 
@@ -258,10 +248,11 @@ def entries(root: Path, since: int = 0) -> Iterator[tuple[int, list[Acknowledged
             if kind == _NAMES:
                 found.append(_decoded(body))
 
-        number = read_segment(path, take).first
+        segment = read_segment(path, take)
+        number = segment.first
         for some in found:
             if number + len(some) > since:
-                yield max(number, since), some[max(0, since - number) :]
+                yield LedgerPosition(segment.identity, max(number, since)), some[max(0, since - number) :]
             number += len(some)
 
 
@@ -304,15 +295,12 @@ def write_offs(root: Path, since: int = 0) -> WriteOffs:
 
     Raises OSError if the disk fails.
     """
-    found: dict[tuple[str, str], WriteOff] = {}
+    found: dict[tuple[str, str], int] = {}
 
     def take(kind: bytes, body: bytes) -> None:
         if kind == _WRITTEN_OFF:
-            level, uids, before, ordered_at = json.loads(body)
-            for uid in uids:
-                known = found.get((level, uid), NOT_WRITTEN_OFF)
-                moments = [moment for moment in (known.ordered_at, ordered_at) if moment is not None]
-                found[level, uid] = WriteOff(max(before, known.before), max(moments, default=None))
+            level, uids, before, *_ = json.loads(body)
+            found.update({(level, uid): max(before, found.get((level, uid), 0)) for uid in uids})
 
     paths = segments(root / FOLDER)
     behind = _behind(paths, since)
@@ -324,7 +312,7 @@ def write_offs(root: Path, since: int = 0) -> WriteOffs:
 def is_written_off(one: Acknowledged, number: int, found: WriteOffs) -> bool:
     """Return whether an entry is written off."""
     uids = ("instance", one.sop_instance_uid), ("series", one.series_instance_uid), ("study", one.study_instance_uid)
-    return any(number < found.get(key, NOT_WRITTEN_OFF).before for key in (*uids, ("version", one.sha256)))
+    return any(number < found.get(key, 0) for key in (*uids, ("version", one.sha256)))
 
 
 def problems(root: Path) -> Iterator[tuple[Path, str]]:

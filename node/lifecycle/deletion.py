@@ -31,10 +31,10 @@ from node.archive.intact import MISSING
 from node.audit.audit_log import Audit, AuditAction, AuditEvent, AuditMessage
 from node.conversion.volume_files import remove_folder
 from node.errors import VoxelnodeError, sized
-from node.files.acknowledged import entries
+from node.files.acknowledged import LedgerPosition
 from node.index.database import Index
 from node.index.rows.place import REMEDY
-from node.index.rows.records import UIDS, Deletion, DeletionPlan, NotInTrash, removes_instances
+from node.index.rows.records import Deletion, DeletionPlan, NotInTrash, removes_instances
 from node.index.rows.repositories import Terms
 from node.index.rules.custody.deletions import is_deletable
 from node.index.rules.custody.trash import TrashedFile
@@ -82,14 +82,13 @@ def delete(archive: Archive, index: Index, audit: Audit, plan: DeletionPlan, ord
         # An instance that was indexed now would be deleted, and the ledger would miss it; what the journal still has, a
         # new index would take up again.
         with index.ahead.standing():
-            listed = archive.acknowledged.position.entries
-            terms = order.terms, order.trash_until
-            ordered = index.deletions.order(plan, order.reason, now, *terms, forgets=order.forgets)
+            terms, listed = (order.terms, order.trash_until), str(archive.acknowledged.position)
+            ordered = index.deletions.order(plan, order.reason, now, *terms, forgets=order.forgets, listed=listed)
     except VoxelnodeError:
         audit.note(_message(plan, order, f"{what}; the index did not change").at("not done"))
         raise
     reached("deletion-ordered")
-    finish(archive, index, ordered, listed, now)
+    finish(archive, index, ordered, now)
     done = replace(plan, instances=ordered.instances)  # more may have come since the plan was made
     audit.note(_message(done, order, what).at("done"))
     log.info("deleted", kind=plan.level, study_instance_uid=plan.study_instance_uid, instances=done.instances)
@@ -99,15 +98,15 @@ def resume_deletions(archive: Archive, index: Index, now: dt.datetime) -> int:
     """Finish deletions that a crash interrupted; return how many. Must run before files without a row are adopted."""
     unfinished = index.deletions.unfinished()
     for ordered in unfinished:
-        finish(archive, index, ordered, None, now)
+        finish(archive, index, ordered, now)
         log.warning("deletion_resumed", files=len(ordered.paths))
     return len(unfinished)
 
 
-def finish(archive: Archive, index: Index, ordered: Deletion, listed: int | None, now: dt.datetime) -> None:
-    """Remove the files of a committed deletion, and write off its UIDs in the first `listed` entries of the ledger.
+def finish(archive: Archive, index: Index, ordered: Deletion, now: dt.datetime) -> None:
+    """Remove the files of a committed deletion, and write off its UIDs in the entries that the ledger had then.
 
-    `listed` is None: in the entries before the first one that came after the deletion.
+    In another ledger than that of its host, nothing is written off.
 
     Instances in the trash are written off when they go there, not when the trash is emptied: they may have been sent
     again in between.
@@ -117,30 +116,14 @@ def finish(archive: Archive, index: Index, ordered: Deletion, listed: int | None
         for _, file in index.trash.files(ordered.id):
             archive.derived.drop(file.key)
     reached("deletion-unlinked")
-    if removes_instances(ordered.paths) != ordered.went_to_trash:
-        before = listed if listed is not None else _listed_before(archive, index, ordered)
-        archive.acknowledged.write_off(ordered.level, [ordered.uid], before, ordered.ordered_at)
+    ledger, listed = archive.acknowledged, LedgerPosition.of(ordered.listed)
+    if removes_instances(ordered.paths) != ordered.went_to_trash and listed.identity == ledger.position.identity:
+        before = min(listed.entries, ledger.position.entries)  # it may be of before
+        ledger.write_off(ordered.level, [ordered.uid], before)
         if ordered.versions:
-            archive.acknowledged.write_off("version", ordered.versions, before, ordered.ordered_at)
+            ledger.write_off("version", ordered.versions, before)
         reached("deletion-noted")
     index.deletions.finish(ordered, now)
-
-
-def _listed_before(archive: Archive, index: Index, ordered: Deletion) -> int:
-    """Return the number of the first entry that came after a deletion; if there is none, of the next one.
-
-    It was received later, or it has a row: the deletion removed those of all entries before it.
-    """
-    position = archive.acknowledged.position.entries
-    for first, some in entries(archive.root):
-        its = [
-            (number, one) for number, one in enumerate(some, first) if getattr(one, UIDS[ordered.level]) == ordered.uid
-        ]
-        later = (n for n, one in its if dt.datetime.fromisoformat(one.received_at) > ordered.ordered_at)
-        first_here = index.lost.first_with_row([one for _, one in its])
-        if found := [*later, *(its[place][0] for place in (first_here,) if place is not None)]:
-            return min(found)
-    return position
 
 
 def unlink(archive: Archive, paths: Iterable[str]) -> None:
@@ -307,7 +290,7 @@ def empty(archive: Archive, index: Index, audit: Audit, number: int, who: str, r
     audit.require(message.at("ordered"))
     deletion = index.trash.empty(number, now)
     reached("trash-emptied")
-    finish(archive, index, deletion, 0, now)
+    finish(archive, index, deletion, now)
     audit.require(message.at("done"))
     log.info("trash_emptied", study_instance_uid=entry.get("study_instance_uid"), reason=reason)
 

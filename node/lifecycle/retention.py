@@ -253,12 +253,12 @@ class Retention(BackgroundService):
         return len(expired)
 
     def _delete(self, expired: Expired, now: dt.datetime, rules: RetentionSettings) -> None:
-        uid, last = expired.study.study_instance_uid, expired.study.last_received_at
+        uid = expired.study.study_instance_uid
 
         def require_expired(index: ReadIndex) -> None:
             """Keep a study that has received something, or is to be sent, since it was listed: a pass may take long."""
             study = index.studies.stored(uid)
-            if study and (study.last_received_at != last or (rules.only_converted and not study.is_finished)):
+            if study and (study.came != expired.study.came or (rules.only_converted and not study.is_finished)):
                 raise NotThere("an instance came meanwhile, or a series waits for its conversion again")
             if study and index.studies.has_message(uid):
                 raise NotThere("it is to be sent, or a hook is to be told of it")

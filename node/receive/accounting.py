@@ -32,15 +32,7 @@ from node.archive.filesystem import Archive
 from node.archive.root import generation_of
 from node.archive.space import KEPT
 from node.audit.audit_log import Audit, AuditAction, AuditEvent, AuditMessage
-from node.files.acknowledged import (
-    Acknowledged,
-    LedgerPosition,
-    WriteOffs,
-    digests_of,
-    entries,
-    is_written_off,
-    write_offs,
-)
+from node.files.acknowledged import Acknowledged, LedgerPosition, digests_of, entries, is_written_off, write_offs
 from node.index.database import Index
 from node.index.rows.about_keys import COMPARED, GENERATION, JOURNAL, LEDGER
 from node.journal.journal import Journal
@@ -48,7 +40,7 @@ from node.runtime.failpoints import reached
 
 log = structlog.get_logger()
 
-Absent = Callable[[Sequence[Acknowledged], WriteOffs], list[int]]
+Absent = Callable[[Sequence[Acknowledged]], list[int]]
 
 LOOKED_UP_TOGETHER = 2048
 """Instances that are looked up in the index with one query."""
@@ -74,17 +66,17 @@ def unaccounted(root: Path, absent: Absent, since: int = 0, older: float = inf) 
     read.
     """
     written_off = write_offs(root, since)
-    written_off = {key: one for key, one in written_off.items() if key[0] != "version" or one.before <= older}
+    written_off = {key: one for key, one in written_off.items() if key[0] != "version" or one <= older}
     for batch in _batches(root, since):
-        owed = [one for number, one in batch if not is_written_off(one, number, written_off)]
-        if found := [owed[place] for place in absent(owed, written_off)]:
+        owed = [one._replace(at=at) for at, one in batch if not is_written_off(one, at.entries, written_off)]
+        if found := [owed[place] for place in absent(owed)]:
             yield found
 
 
-def _batches(root: Path, since: int) -> Iterator[list[tuple[int, Acknowledged]]]:
-    batch: list[tuple[int, Acknowledged]] = []
+def _batches(root: Path, since: int) -> Iterator[list[tuple[LedgerPosition, Acknowledged]]]:
+    batch: list[tuple[LedgerPosition, Acknowledged]] = []
     for first, some in entries(root, since):
-        batch += enumerate(some, first)
+        batch += ((LedgerPosition(first.identity, number), one) for number, one in enumerate(some, first.entries))
         if len(batch) >= LOOKED_UP_TOGETHER:
             yield batch
             batch = []
@@ -105,11 +97,10 @@ def note_lost(
     Raises OSError if the ledger cannot be read.
     """
     lost = 0
-    written_off = write_offs(archive.root, since)
     for found in unaccounted(archive.root, index.lost.absent, since, older):
         if recovered := index.instances.recovered_among([one.sop_instance_uid for one in found]):
             index.instances.distrust(digests_of(archive.root, recovered), now)
-        lost += index.lost.record(found, now, written_off)
+        lost += index.lost.record(found, now)
         if stop():
             break
     if lost:

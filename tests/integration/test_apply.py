@@ -298,7 +298,7 @@ def test_an_instance_that_comes_while_its_study_is_deleted_is_kept_and_nothing_i
     applying.join()
     parts.applier.checkpoint()
     assert note_lost(parts.archive, parts.index, NOW) == 0
-    owed = [one for some in unaccounted(parts.folder, lambda some, _: list(range(len(some)))) for one in some]
+    owed = [one for some in unaccounted(parts.folder, lambda some: list(range(len(some)))) for one in some]
     assert [one.sop_instance_uid for one in owed] == [str(late.SOPInstanceUID)], "what the ledger tells a new index"
     parts.require(late)
     lose_rows(parts)

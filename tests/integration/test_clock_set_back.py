@@ -5,16 +5,21 @@ import json
 from dataclasses import replace
 
 import pytest
+from pydicom.dataset import FileDataset
 
+from node.extensions.peers.asking import Question, QuestionRepository
 from node.index.rows.records import Lane
+from node.index.rows.states import Inquiry, Outcome
 from node.index.rules.work.ledger import Ended
 from node.index.rules.work.messages import Attempt
 from node.index.rules.work.routes import SentInstance
+from node.receive.accounting import unaccounted
 from tests import make
 from tests.integration.conftest import Root
 from tests.integration.test_jobs import WRITE, Begin, begin, jobs  # noqa: F401  (a fixture)
 from tests.integration.test_lifecycle import origin, settle, verdict
 from tests.integration.test_patients import number, persons, right
+from tests.rows import write_rows
 
 pytestmark = pytest.mark.postgresql
 
@@ -137,3 +142,54 @@ def test_messages_are_delivered_and_failures_counted_in_the_order_of_their_commi
     root.index.deliveries.record(lane, [Attempt(pending[0], Ended("failed", "no"), 1)], pending[:1], root.clock())
     with root.index.reading() as view:
         assert [view.work.count_failed(since) for since in (seen, view.events.newest())] == [1, 0]
+
+
+def test_a_study_is_back_from_the_trash_until_an_instance_comes(root: Root) -> None:
+    [image] = make.ct_series(1)
+    study = str(image.StudyInstanceUID)
+    root.take(image)
+    root.delete("study", study, trash_until=root.clock() + dt.timedelta(days=7))
+
+    def is_back() -> bool:
+        with root.index.reading() as view:
+            found = view.studies.stored(study)
+        assert found is not None
+        return found.is_back
+
+    set_back(root, 600)
+    root.index.trash.bring_back(root.rows("SELECT id FROM tombstones")[0]["id"], root.clock())
+    assert is_back(), "the rules of retention do not delete it at once, to have fewer studies"
+    set_back(root, 600)
+    root.take_all(make.ct_series(1, study_uid=study))
+    assert not is_back()
+
+
+def test_a_sender_is_left_alone_if_it_did_not_answer_the_last_question(root: Root) -> None:
+    questions = root.index.repository(QuestionRepository)
+    outcomes: tuple[Outcome, ...] = ("failed", "succeeded")
+    for outcome in outcomes:
+        questions.add([Question("pacs", ("1.2", "1.2.3"))], root.clock())
+        [work] = root.index.work.due(["question"], root.clock())
+        root.index.work.begin(work.id, root.clock())
+        root.index.work.record(work.id, Ended(outcome, None, Inquiry(silent_seconds=600)), root.clock())
+        assert questions.is_silent("pacs", root.clock()) == (outcome == "failed")
+        set_back(root, 600)
+
+
+def test_the_ledger_owes_what_was_sent_again_after_its_deletion(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("node.files.acknowledged.SEGMENT_ENTRIES", 1)
+    first, *others = make.ct_series(3)
+
+    def take(image: FileDataset) -> int:
+        root.take(image)
+        root.ingest.applier.checkpoint()
+        return root.archive.acknowledged.position.entries
+
+    take(first)
+    root.delete("series", str(first.SeriesInstanceUID))
+    marked = [take(one) for one in others][-1]
+    set_back(root, 600)
+    take(first)
+    write_rows(root.folder, "DELETE FROM images")
+    found = unaccounted(root.folder, root.index.lost.absent, since=marked)
+    assert [one.sop_instance_uid for some in found for one in some] == [first.SOPInstanceUID]

@@ -6,9 +6,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import node
+from node.extensions.worklist.performed_steps import PerformedStepRow
+from node.index.rows.models.levels import Utc
 
-_MOMENT = re.compile(r"\w+_(at|until|since)\b")
-_NOT_STORED = re.compile(r"monotonic|thread_time|_rested_at|_files_at|_revisions_at|MAX_SLEEP_SECONDS")  # or no moment
+STORED = {
+    column.name
+    for table in PerformedStepRow.metadata.tables.values()
+    for column in table.columns
+    if isinstance(column.type, Utc) and "_" in column.name
+}
+_AT_HAND = re.compile(r"\bnow\b|monotonic|MAX_SLEEP_SECONDS")
 _IN_SQL = re.compile(r"(?:max|min)\([^()]*_at\)|ORDER BY[^()]*?_at|_at\)? *(?:[<>]=?|=) *\(?[a-z]+\.\w+_at")
 _ORDERING = {"max", "min", "sorted", "order_by"}
 
@@ -18,23 +25,23 @@ def names(tree: ast.AST) -> set[str]:
     found = {one.attr for one in ast.walk(tree) if isinstance(one, ast.Attribute)}
     found |= {one.id for one in ast.walk(tree) if isinstance(one, ast.Name)}
     found |= {str(one.value) for one in ast.walk(tree) if isinstance(one, ast.Constant) and isinstance(one.value, str)}
-    return {name for name in found if _MOMENT.fullmatch(name)}
+    return found & STORED
 
 
 def compared(tree: ast.AST, function: str = "") -> Iterator[str]:
-    """The function of each comparison of two moments."""
+    """The function of each comparison of a moment, but with one at hand."""
     for one in ast.iter_child_nodes(tree):
         inner = one.name if isinstance(one, ast.FunctionDef | ast.ClassDef) else function
-        text = ast.unparse(one) if isinstance(one, ast.expr) else ""
-        is_sql = isinstance(one, ast.Constant | ast.JoinedStr) and " " in text and _IN_SQL.search(text)
+        is_sql = isinstance(one, ast.Constant | ast.JoinedStr) and _IN_SQL.search(ast.unparse(one))
         is_ordering = False
-        if isinstance(one, ast.Compare) and not isinstance(one.ops[0], ast.Is | ast.IsNot):
-            is_ordering = bool(names(one.left)) and bool(names(one.comparators[0]))
+        if isinstance(one, ast.Compare) and not isinstance(one.ops[0], ast.Is | ast.IsNot | ast.In | ast.NotIn):
+            sides = names(one.left), names(one.comparators[0])
+            is_ordering = all(sides) or (any(sides) and not _AT_HAND.search(ast.unparse(one)))
         elif isinstance(one, ast.Call):
             called = one.func.attr if isinstance(one.func, ast.Attribute) else getattr(one.func, "id", "")
             is_ordering = called in _ORDERING and any(names(argument) for argument in one.args)
             is_ordering |= called.startswith("is_") and bool(names(one.func)) and any(map(names, one.args))
-        if (is_ordering or is_sql) and not _NOT_STORED.search(text):
+        if is_ordering or is_sql:
             yield inner
         if not isinstance(one, ast.JoinedStr):
             yield from compared(one, inner)
@@ -46,38 +53,51 @@ KEEPS = "an age or an expiry: how long something is kept is a time of the clock"
 
 REASONS = {
     FOR_PEOPLE: """
-        look/hosts:heard look/instances:summary look/kept:newest look/kept:naming look/level_views:last_received_at
-        look/level_views:last_stored look/level_views:newest look/level_views:retried look/level_views:under_way
-        look/problems:alike look/problems:all look/problems:beyond_repair look/problems:causes
+        look/hosts:heard look/instances:summary look/kept:newest look/kept:naming
+        look/level_views:last_received_at look/level_views:last_stored look/level_views:newest
+        look/level_views:retried look/level_views:under_way look/problems:alike look/problems:all
+        look/problems:beyond_repair look/problems:causes
         look/problems:first_sender look/problems:newest look/studies:_summaries look/views:_with_what_holds_it
         look/views:deliveries look/views:messages look/views:progress look/views:quiet_to_come look/views:sent_of_study
-        look/work:_known look/work:delivered look/work:made rows/views:_of_core
+        look/work:_known look/work:delivered look/work:made rows/views:_of_core extensions/postgresql/hosts:_problems
+        receive/whereabouts:_is_over receive/whereabouts:refused receive/whereabouts:remembered
         """,
     WAITS: """
         look/level_views:next_due_at look/studies:oldest_due look/studies:oldest_unconverted
         rules/series/association_ends:_wait_after_end rules/series/claims: rules/series/claims:_due
         rules/series/claims:_first_received_since rules/series/quiet: rules/work/deliveries:next_due_at
-        rules/work/ledger:next_due_at rules/work/routes:next_ask_at
+        rules/work/ledger:next_due_at rules/work/routes:next_ask_at rules/work/routes:owed rules/series/waits:add
+        rules/series/waits: rules/series/waits:_correct quiet:after_received quiet:end extensions/peers/asking:unasked
+        extensions/postgresql/hosts:_series_waiting_for_hosts extensions/results/intake:work
+        extensions/results/rows:next_due_at routing/worker:_asks_in
         """,
     KEEPS: """
         look/level_views:_stored look/level_views:_stored_study look/level_views:by_age rules/custody/leaving:receipts
-        rules/custody/problems:_counted rules/series/conversions:superseded_before
+        rules/custody/problems:_counted rules/series/conversions:superseded_before rules/work/ledger:add_download
+        lifecycle/expired:expired_studies lifecycle/fsck:_unknown_losers extensions/shares/rows:make
+        extensions/worklist/performed_steps:remove_old
         """,
     "the last of a batch: a host may be late, and its series then waits longer": "rules/series/waits:_later",
-    "gaps are times of the clock, and those that it was set back by are none": "rules/series/quiet:learn_gaps",
-    "the ledger has the number; a moment alone, of a deletion that a crash keeps from it": "rules/custody/lost:absent",
+    "gaps are times of the clock, and those that it was set back by are none": """
+        rules/series/quiet:learn_gaps rules/series/quiet:_longest_gaps
+        """,
+    "owed, unless the number of the entry says so too": "rules/custody/lost:_covers",
     "is equal or later than all that it deletes": "rules/custody/deletions:order",
     "equal: the moment is that of the same row": "rules/custody/trash:_bring_conversions look/work:is_own_news",
     "equal: the moment stands for the decision": "rows/models/work:",
+    "equal: the moment stands for the change, and each has a later one": "extensions/worklist/performed_steps:change",
+    "no row has it: of this process, or of a file that was copied": """
+        extensions/dicomweb/bursts:note extensions/object_store/remote:_oldest extensions/object_store/remote:trim
+        receive/pace:due_at runtime/background:wake web/authenticators:is_due web/sessions:wait_seconds work_loop:step
+        """,
 }
 
 
 def test_moments_are_compared_only_for_a_reason() -> None:
-    index = Path(node.__file__).parent / "index"
-    files = [path for room in (index, index.with_name("conversion")) for path in room.rglob("*.py")]
+    folder = Path(node.__file__).parent
     found = {
-        f"{path.relative_to(index).with_suffix('')}:{function}" if path.is_relative_to(index) else f"{path}:{function}"
-        for path in files
+        f"{path.relative_to(folder).with_suffix('')}:{function}".removeprefix("index/")
+        for path in folder.rglob("*.py")
         for function in compared(ast.parse(path.read_text(encoding="utf-8")))
     }
     listed = [one for some in REASONS.values() for one in some.split()]

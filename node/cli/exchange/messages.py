@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime as dt
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import chain
@@ -224,13 +224,13 @@ def replay_hook(
     events = [event for event in hook.on if event in REPLAYED]
     if not events:
         raise UsageError(f"hook {name} receives none of the events that can be replayed: {', '.join(REPLAYED)}")
-    before = dt.datetime.now(dt.UTC).isoformat() if again else None
     selected = _selected(root, where)
     series = left = _let_through(root, hook, events, selected)
     total: dict[str, Any] = {"hook": name, "series": len(selected), "queued": [], "waiting": 0, "delivered": 0}
     total |= {"without_event": 0, "filtered_out": len(selected) - len(series)}
     if not dry_run:
-        requests, left = _queued(root, "replay-deliveries", series, hook=name, events=events, before=before)
+        command = secrets.token_hex(8) if again else None
+        requests, left = _queued(root, "replay-deliveries", series, hook=name, events=events, again=command)
         for done in requests:
             for key in ("queued", "waiting", "delivered", "without_event"):
                 total[key] += done[key]

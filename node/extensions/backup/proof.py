@@ -175,7 +175,7 @@ def _without_deleted(root: Path, differences: list[Finding]) -> list[Finding]:
     written_off = write_offs(root) if missing else {}
     is_owed: dict[str, bool] = {}
     for first, some in entries(root) if written_off else ():
-        for number, one in enumerate(some, first):
+        for number, one in enumerate(some, first.entries):
             for uid in missing.intersection((one.sop_instance_uid, one.series_instance_uid)):
                 is_owed[uid] = is_owed.get(uid, False) or not is_written_off(one, number, written_off)
     return [one for one in differences if is_owed.get(_missing(one), True)]

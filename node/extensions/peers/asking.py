@@ -215,7 +215,7 @@ def _is_silent(connection: Connection, peer: str, now: dt.datetime) -> bool:
     ended = select(WorkRow.outcome, WorkRow.ended_at, WorkRow.payload).where(
         in_lane(Lane("question", peer)), or_(WorkRow.outcome == "failed", WorkRow.outcome == "succeeded")
     )
-    last = connection.execute(ended.order_by(WorkRow.ended_at.desc(), WorkRow.id.desc()).limit(1)).first()
+    last = connection.execute(ended.order_by(WorkRow.last_event.desc(), WorkRow.id.desc()).limit(1)).first()
     if last is None or last.outcome != "failed" or last.ended_at is None:
         return False
     inquiry: Any = payload_of("question", last.payload)

@@ -243,8 +243,7 @@ class ReadProjects(ReadRepository, ProjectViews):
 
     def labels_state(self) -> tuple[object, ...]:
         """Return what is not the same after a change of labels."""
-        state = select(func.count(), func.max(LabelRow.id), func.max(LabelRow.given_at)).select_from(LabelRow)
-        return tuple(self._connection.execute(state).one())
+        return tuple(self._connection.execute(select(func.count(), func.max(LabelRow.id))).one())
 
 
 def _series_of(study: str | None, series: str | None = None) -> Select[int]:

@@ -143,7 +143,10 @@ class StudyViews(ViewRows):
         return self._rows(
             # For an EXISTS in the place of min(), PostgreSQL would read all series.
             "SELECT se.id AS newest, st.study_instance_uid, se.last_received_at, (SELECT max(t.restored_at) FROM "
-            "tombstones t WHERE t.uid = st.study_instance_uid) AS restored_at, (SELECT min(CASE WHEN o.state IN "
+            "tombstones t WHERE t.uid = st.study_instance_uid) AS restored_at, (SELECT max(t.last_event) FROM "
+            "tombstones t WHERE t.uid = st.study_instance_uid) AS restored, (SELECT max(o.last_event) FROM series o "
+            "WHERE o.study_id = st.id) AS received, (SELECT sum(o.receptions) FROM series o "
+            "WHERE o.study_id = st.id) AS receptions, (SELECT min(CASE WHEN o.state IN "
             "('converted', 'not-an-image') THEN 1 ELSE 0 END) FROM series o WHERE o.study_id = st.id) AS is_finished, "
             f"{titles} AS calling_ae_titles "
             "FROM series se JOIN studies st ON st.id = se.study_id WHERE NOT EXISTS (SELECT 1 FROM series o "
@@ -200,7 +203,8 @@ def _stored_study(row: Row) -> StoredStudy:
     titles = frozenset(title or "" for title in json.loads(row["calling_ae_titles"]))
     received_at, restored_at = moment(row["last_received_at"]), row["restored_at"] and moment(row["restored_at"])
     last = max(received_at, restored_at) if restored_at else received_at
-    return StoredStudy(row["study_instance_uid"], last, bool(row["is_finished"]), titles, is_back=last > received_at)
+    is_back, came = (row["restored"] or -1) >= row["received"], (row["receptions"], row["received"], row["restored"])
+    return StoredStudy(row["study_instance_uid"], last, bool(row["is_finished"]), titles, is_back=is_back, came=came)
 
 
 class SeriesViews(ViewRows):

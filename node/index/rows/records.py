@@ -320,16 +320,16 @@ def removes_instances(paths: Collection[str]) -> bool:
 class Deletion:
     """A committed deletion; `paths` are the files and folders to be removed, relative to the root.
 
-    `ordered_at`: no instance that it removed was received later. `went_to_trash`: its instances are in the trash, or
-    were before it was emptied. `instances`: how many it removed; 0 for one that is read back. `versions`: digests of
-    those in conflicts that went with them, as far as the UIDs of the deletion do not tell.
+    `listed`: how far the ledger of its host was, which has the entries of all that it removed. `went_to_trash`: its
+    instances are in the trash, or were before it was emptied. `instances`: how many it removed; 0 for one that is read
+    back. `versions`: digests of those in conflicts that went with them, as far as the UIDs of the deletion do not tell.
     """
 
     id: int
     paths: tuple[str, ...]
     level: Level
     uid: str
-    ordered_at: dt.datetime
+    listed: str | None
     went_to_trash: bool = False
     instances: int = 0
     versions: tuple[str, ...] = ()
@@ -352,7 +352,8 @@ class StoredStudy:
     """A study as retention sees it; `is_finished`: each series is converted or contains no images.
 
     `is_kept`: a rule selects one of its series, and the study is never deleted. `is_back`: it came back from the trash
-    after its last instance was received, and counts as received then.
+    after its last instance was received, and counts as received then. `came`: how many instances have come, and the
+    numbers of the events before the last one, and before it was brought back.
     """
 
     study_instance_uid: str
@@ -361,6 +362,7 @@ class StoredStudy:
     calling_ae_titles: frozenset[str]
     is_kept: bool = False
     is_back: bool = False
+    came: tuple[int | None, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,11 +69,13 @@ class Message:
     `detail`: what the event says.
     `output`: end of the output of a command in the last attempt; it may name patients.
     `verdict_before`: see `EventRow`.
+    `again`: the command that has it sent again.
     """
 
     detail: str | None = None
     output: str | None = None
     verdict_before: Mapping[str, Any] | None = None
+    again: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -247,9 +247,11 @@ class TombstoneRow(Numbered):
     reason: Mapped[str] = mapped_column(String(64))
     paths: Mapped[list[str]] = mapped_column(JSON)  # relative to the root
     ordered_at: Mapped[dt.datetime] = mapped_column(Utc)
+    listed: Mapped[str | None] = mapped_column(String(64))  # how far the ledger of its host was: a `LedgerPosition`
     finished_at: Mapped[dt.datetime | None] = mapped_column(Utc)
     trash_until: Mapped[dt.datetime | None] = mapped_column(Utc, index=True)
     restored_at: Mapped[dt.datetime | None] = mapped_column(Utc)
+    last_event: Mapped[int | None] = mapped_column(Integer)  # the newest one before it was restored
     content: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
 
 

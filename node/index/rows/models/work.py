@@ -277,7 +277,7 @@ class LabelRow(Numbered):
     """A word that people gave a study, or one of its series; see `node.extensions.labels.marks`."""
 
     __tablename__ = "labels"
-    __table_args__ = (UniqueConstraint("study_instance_uid", "series_instance_uid", "label"),)
+    __table_args__ = (UniqueConstraint("study_instance_uid", "series_instance_uid", "label"), NO_ID_TWICE)
 
     study_instance_uid: Mapped[str] = mapped_column(String(64))
     series_instance_uid: Mapped[str] = mapped_column(String(64))  # empty: the study has it

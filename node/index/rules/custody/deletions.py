@@ -148,10 +148,11 @@ class DeletionRepository(IndexRepository):
         trash_until: dt.datetime | None = None,
         *,
         forgets: bool = False,
+        listed: str | None = None,
     ) -> Deletion:
         """Remove the rows and add a tombstone that names the files, those of volumes alone if it is for the trash.
 
-        `forgets`: also who somebody has decided that its patients are.
+        `forgets`: also who somebody has decided that its patients are. `listed`: see `Deletion`.
         Raises NotThere if it was deleted after the plan was made.
         """
         study_id = connection.execute(
@@ -196,9 +197,9 @@ class DeletionRepository(IndexRepository):
         after_deletion(connection, plan.study_instance_uid, now, forgets=trash is None)
         about: dict[str, Any] = {UIDS[plan.level]: plan.uid, "study_instance_uid": plan.study_instance_uid}
         record_event(connection, "deleted", now, detail=f"{plan.level}, {reason}", **about)
-        tombstone = add_tombstone(connection, plan.level, plan.uid, reason, paths, ordered_at)
+        tombstone = add_tombstone(connection, plan.level, plan.uid, reason, paths, ordered_at, listed)
         deletion = Deletion(
-            tombstone, tuple(paths), plan.level, plan.uid, ordered_at, trash is not None, instances, tuple(versions)
+            tombstone, tuple(paths), plan.level, plan.uid, listed, trash is not None, instances, tuple(versions)
         )
         if trash is not None:
             in_trash = update(TombstoneRow).where(TombstoneRow.id == tombstone)
@@ -215,8 +216,7 @@ class DeletionRepository(IndexRepository):
         unfinished = select(TombstoneRow.__table__, went_to_trash.label("went_to_trash"))
         rows = connection.execute(unfinished.where(TombstoneRow.finished_at.is_(None)))
         return [
-            Deletion(row.id, tuple(row.paths), row.level, row.uid, row.ordered_at, bool(row.went_to_trash))
-            for row in rows
+            Deletion(row.id, tuple(row.paths), row.level, row.uid, row.listed, bool(row.went_to_trash)) for row in rows
         ]
 
     @on_reader

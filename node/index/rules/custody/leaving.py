@@ -104,11 +104,13 @@ def delete_series_rows(
 
 
 def add_tombstone(
-    connection: Connection, level: str, uid: str, reason: str, paths: Sequence[str], now: dt.datetime
-) -> int:
+    connection: Connection, level: str, uid: str, reason: str, paths: Sequence[str], now: dt.datetime,
+    listed: str | None = None,
+) -> int:  # fmt: skip
     """Record that files are to be deleted; return the number of the tombstone."""
     owe_host_removals(connection, paths, now)
-    tombstone = insert(TombstoneRow).values(level=level, uid=uid, reason=reason, paths=list(paths), ordered_at=now)
+    values = {"level": level, "uid": uid, "reason": reason, "paths": list(paths), "ordered_at": now, "listed": listed}
+    tombstone = insert(TombstoneRow).values(values)
     return int(connection.execute(tombstone.returning(TombstoneRow.id)).scalar_one())
 
 

@@ -13,15 +13,14 @@ import datetime as dt
 import json
 from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
-from types import MappingProxyType
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, delete, func, or_, select, true
+from sqlalchemy import ColumnElement, Connection, Row, delete, func, null, or_, select, true
 from sqlalchemy.orm import join
 
 from node.completeness import lost_instances
 from node.errors import UsageError
-from node.files.acknowledged import NOT_WRITTEN_OFF, Acknowledged, WriteOffs
+from node.files.acknowledged import Acknowledged, LedgerPosition
 from node.index.rows.about_keys import GAPS
 from node.index.rows.converted import SeriesKey
 from node.index.rows.models.history import HAS_FILE, ConflictRow, LostInstanceRow, TombstoneRow
@@ -41,6 +40,8 @@ from node.index.rows.sql import insert, looked_up_in
 from node.index.rules.series.reopening import reopen
 from node.index.rules.series.verdicts import judge, series_at
 from node.index.rules.work.events import record_event, record_series_event
+
+_COLUMNS = Acknowledged._fields[:-1]
 
 
 def found_again(
@@ -77,15 +78,12 @@ def of_plan(plan: DeletionPlan) -> tuple[ColumnElement[bool], ...]:
     return (of_study, LostInstanceRow.series_instance_uid == plan.uid) if plan.level == "series" else (of_study,)
 
 
-def absent(
-    connection: Connection, instances: Sequence[Acknowledged], written_off: WriteOffs = MappingProxyType({})
-) -> list[int]:
+def absent(connection: Connection, instances: Sequence[Acknowledged]) -> list[int]:
     """Return which of some acknowledged versions are nowhere and were not deleted since, by their places in the list.
 
     A version is here if its UID and its digest are those of a row, or of a file that a conflict names. A deletion
-    counts from the moment of its order: what was received later is not covered by it. One that the ledger has
-    (`written_off`) is decided by the numbers of the entries: an instance that was acknowledged before a deletion and
-    applied after it is still owed.
+    covers what was received before it, but for what its ledger has behind it: an instance that was acknowledged before
+    and applied after it is still owed. A ledger that another host has, or that is of before, knows no better.
     """
     places = list(range(len(instances)))
     for columns in (
@@ -98,38 +96,34 @@ def absent(
         if not places:
             return []
     uids = {uid for place in places for uid in instances[place][:3]}
-    deletions: dict[str, dt.datetime] = {}
-    of = TombstoneRow
-    tombstones = select(of.level, of.uid, of.paths, of.ordered_at, of.content.is_not(None))
-    rows = connection.execute(tombstones.where(looked_up_in(of.uid, list(uids))))
-    for level, uid, paths, ordered_at, is_in_trash in rows:
-        noted_at = written_off.get((level, uid), NOT_WRITTEN_OFF).ordered_at
-        if noted_at is not None and ordered_at <= dt.datetime.fromisoformat(noted_at):
-            continue
-        if is_in_trash or removes_instances(paths):
-            deletions[uid] = max(ordered_at, deletions.get(uid, ordered_at))
-    return [place for place in places if not _is_deleted(instances[place], deletions)]
+    of, deletions = TombstoneRow, defaultdict[str, list[Any]](list)
+    tombstones = select(of.uid, of.paths, of.ordered_at, of.listed, of.content.is_not(None).label("is_in_trash"))
+    for row in connection.execute(tombstones.where(looked_up_in(of.uid, list(uids)))):
+        if row.is_in_trash or removes_instances(row.paths):
+            deletions[row.uid].append(row)
+    return [
+        place
+        for place in places
+        if not any(_covers(row, instances[place]) for uid in instances[place][:3] for row in deletions[uid])
+    ]
 
 
-def _is_deleted(one: Acknowledged, deletions: dict[str, dt.datetime]) -> bool:
-    received_at = dt.datetime.fromisoformat(one.received_at)
-    return any(uid in deletions and deletions[uid] >= received_at for uid in one[:3])
+def _covers(deletion: Row[Any], one: Acknowledged) -> bool:
+    listed, at = LedgerPosition.of(deletion.listed), one.at or LedgerPosition.of(None)
+    is_behind = listed.identity and at.identity == listed.identity and at.entries >= listed.entries
+    return not is_behind and bool(deletion.ordered_at >= dt.datetime.fromisoformat(one.received_at))
 
 
-def record_lost(
-    connection: Connection,
-    instances: Sequence[Acknowledged],
-    now: dt.datetime,
-    written_off: WriteOffs = MappingProxyType({}),
-) -> int:
+def record_lost(connection: Connection, instances: Sequence[Acknowledged], now: dt.datetime) -> int:
     """Note instances as lost, unless they came meanwhile; return for how many this is news.
 
-    The verdict of a closed series becomes incomplete; its volumes stay. `written_off`: see `absent`.
+    The verdict of a closed series becomes incomplete; its volumes stay.
     """
-    lost = [instances[place] for place in absent(connection, instances, written_off)]
+    lost = [instances[place] for place in absent(connection, instances)]
     news: Counter[tuple[str, str]] = Counter()
     for one in lost:
-        values = {**one._asdict(), "received_at": dt.datetime.fromisoformat(one.received_at), "noticed_at": now}
+        values = {name: getattr(one, name) for name in _COLUMNS}
+        values |= {"received_at": dt.datetime.fromisoformat(one.received_at), "noticed_at": now}
         if connection.execute(insert(LostInstanceRow).values(values).on_conflict_do_nothing()).rowcount == 1:
             news[one.study_instance_uid, one.series_instance_uid] += 1
     for (study, series), count in news.items():
@@ -144,15 +138,6 @@ class LostRepository(IndexRepository):
     """The lost instances of an index."""
 
     absent = reads(absent)
-
-    @on_reader
-    def first_with_row(self, connection: Connection, instances: Sequence[Acknowledged]) -> int | None:
-        """Return the place of the first of some acknowledged instances that has the row of this very receipt."""
-        known = looked_up_in(ImageRow.sop_instance_uid, [one.sop_instance_uid for one in instances])
-        rows = connection.execute(select(ImageRow.sop_instance_uid, ImageRow.received_at).where(known)).all()
-        here = {(uid, received_at) for uid, received_at in rows}
-        receipts = ((one.sop_instance_uid, dt.datetime.fromisoformat(one.received_at)) for one in instances)
-        return next((place for place, receipt in enumerate(receipts) if receipt in here), None)
 
     all = reads(all_lost)
 
@@ -248,7 +233,7 @@ def _gaps(connection: Connection) -> list[dict[str, str]]:
     return list(json.loads(about(connection, GAPS) or "[]"))
 
 
-_STORED = select(ImageRow.id, *columns_of(Acknowledged, ImageRow, StudyRow, SeriesRow)).select_from(
+_STORED = select(ImageRow.id, *columns_of(Acknowledged, ImageRow, StudyRow, SeriesRow, at=null())).select_from(
     join(ImageRow, SeriesRow).join(StudyRow)
 )
 
@@ -256,7 +241,9 @@ _ASIDE = select(ConflictRow).where(ConflictRow.kind.in_(SET_ASIDE), *HAS_FILE)
 
 
 def _acknowledged(row: Any) -> Acknowledged:
-    fields = {name: getattr(row, name) or "" for name in Acknowledged._fields}  # what came from a file has no sender
+    fields: dict[str, Any] = {
+        name: getattr(row, name) or "" for name in _COLUMNS
+    }  # what came from a file has no sender
     return Acknowledged(**fields | {"received_at": row.received_at.isoformat()})
 
 

@@ -33,7 +33,7 @@ from node.index.rules.people.persons import APART
 from node.index.rules.series.reopening import convert_referring, reopen
 from node.index.rules.series.verdicts import doubt_parts, judge_doubted
 from node.index.rules.work import jobs
-from node.index.rules.work.events import owe_host_removals, owe_trashed, record_event
+from node.index.rules.work.events import NEWEST_EVENT, owe_host_removals, owe_trashed, record_event
 from node.index.rules.work.ledger import begin_again
 
 _IN_TRASH = TombstoneRow.content.is_not(None)
@@ -82,8 +82,8 @@ class TrashRepository(IndexRepository):
         Files of instances that came again meanwhile have no row of their own yet. Raises NotInTrash.
         """
         content = _content(connection, number)
-        taken = update(TombstoneRow).where(TombstoneRow.id == number, _IN_TRASH)
-        level = connection.scalar(taken.values(content=None, restored_at=now).returning(TombstoneRow.level))
+        taken = update(TombstoneRow).where(TombstoneRow.id == number, _IN_TRASH).returning(TombstoneRow.level)
+        level = connection.scalar(taken.values(content=None, restored_at=now, last_event=NEWEST_EVENT))
         if level is None:
             raise NotInTrash  # somebody was quicker
         study = content["study_instance_uid"]
@@ -170,7 +170,7 @@ class TrashRepository(IndexRepository):
         paths = sorted({*row.paths, *keys})
         owe_host_removals(connection, paths, now)
         connection.execute(update(TombstoneRow).where(TombstoneRow.id == number).values(paths=paths))
-        return Deletion(number, tuple(paths), row.level, row.uid, row.ordered_at, went_to_trash=True)
+        return Deletion(number, tuple(paths), row.level, row.uid, row.listed, went_to_trash=True)
 
     @on_writer
     def forget_patients(self, connection: Connection, number: int) -> None:

@@ -15,7 +15,7 @@ import heapq
 import uuid
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from operator import itemgetter
 from typing import Any
@@ -33,7 +33,7 @@ from node.index.rows.sql import insert
 from node.index.rows.states import OUTCOMES, Kind, Outcome
 from node.index.rules.work import jobs
 from node.index.rules.work.events import forget_owed, kinds_in_words, narrow_owed
-from node.index.rules.work.ledger import Ended, begin_again, end, in_lane
+from node.index.rules.work.ledger import Ended, end, in_lane
 from node.index.rules.work.messages import (
     MAX_READ_ROWS,
     Attempt,
@@ -43,6 +43,7 @@ from node.index.rules.work.messages import (
     enqueue,
     keep,
     known_among,
+    pending_of,
     retry,
     waiting_by_study,
 )
@@ -236,14 +237,14 @@ class DeliveryRepository(IndexRepository):
         hook: str,
         events: Collection[HookEvent],
         series: Sequence[SeriesKey],
-        before: dt.datetime | None,
+        again: str | None,
         now: dt.datetime,
     ) -> Replay:
         """Queue messages about series that are here: the newest event of each kind in `REPLAYED`, with its id.
 
         The messages wait in the same rows as all others and are delivered like them.
 
-        `before`: queue also messages that were delivered before this moment; None: none that were delivered.
+        `again`: queue also messages that were delivered, but for those that this command, which it names, has queued.
         """
         room = MAX_REPLAYED - waiting_by_study(connection, Lane("hook", hook)).total()
         queued: list[str] = []
@@ -254,7 +255,7 @@ class DeliveryRepository(IndexRepository):
             found = _replayed(connection, events, key)
             states["none"] += not found
             for pending in found:
-                state = _queue(connection, hook, pending, before, now)
+                state = _queue(connection, hook, pending, again, now)
                 states[state] += 1
                 if state == "new":
                     queued.append(pending.message_id)
@@ -296,21 +297,16 @@ def _replayed(connection: Connection, events: Collection[HookEvent], series: Ser
     return [_of_event(row, HOOK_EVENTS[row.kind]) for row in sorted(found, key=lambda row: row.id)]
 
 
-def _queue(
-    connection: Connection, hook: str, pending: PendingEvent, before: dt.datetime | None, now: dt.datetime
-) -> str:
-    """Let a message wait for its delivery, unless it does or was delivered after `before`; return the state it had."""
+def _queue(connection: Connection, hook: str, pending: PendingEvent, again: str | None, now: dt.datetime) -> str:
+    """Let a message wait for its delivery, unless it does or was delivered; return the state it had."""
     lane = Lane("hook", hook)
     this = in_lane(lane), WorkRow.key == pending.message_id
-    row = connection.execute(select(WorkRow.id, WorkRow.outcome, WorkRow.tried_at).where(*this)).first()
+    row = connection.execute(select(WorkRow.__table__).where(*this)).first()
     if row is not None and row.outcome is None:
         return "waiting"
-    if row is None:
-        enqueue(connection, lane, pending, now)
-    elif row.outcome == "succeeded" and (before is None or row.tried_at is None or row.tried_at >= before):
+    if row is not None and row.outcome == "succeeded" and again in (None, pending_of(row).again):
         return "delivered"
-    else:
-        begin_again(connection, now, WorkRow.id == row.id)
+    enqueue(connection, lane, replace(pending, again=again), now)
     jobs.replay(connection, hook, [pending.message_id])
     return "new"
 

@@ -50,6 +50,7 @@ class PendingEvent:
     detail: str | None = None
     verdict_before: Mapping[str, Any] | None = None  # of `verdict-changed`
     attempts: int = 0  # so far
+    again: str | None = None  # the command that has it sent again
     event_id: int | None = None  # row of `events`, if it was read from there
     image_id: int | None = None  # row of `images`, if it was read from there
 
@@ -80,7 +81,7 @@ def keep(connection: Connection, lane: Lane, attempt: Attempt, now: dt.datetime)
     pending = attempt.pending
     if attempt.if_repaired is not None and not _is_marked(connection, attempt.damaged):
         attempt = replace(attempt, decision=attempt.if_repaired)
-    payload = Message(pending.detail, attempt.output, pending.verdict_before)
+    payload = Message(pending.detail, attempt.output, pending.verdict_before, pending.again)
     of_message = in_lane(lane), WorkRow.key == pending.message_id
     row = connection.execute(select(WorkRow.id, WorkRow.outcome).where(*of_message)).first()
     if row is None:
@@ -185,7 +186,7 @@ def pending_of(row: Row[Any]) -> PendingEvent:
     message = cast(Message, payload_of(row.kind, row.payload))
     return PendingEvent(
         row.key, row.event, row.happened_at, row.study_instance_uid, row.series_instance_uid, row.sop_instance_uid,
-        row.revision, message.detail, message.verdict_before, row.attempts,
+        row.revision, message.detail, message.verdict_before, row.attempts, message.again,
     )  # fmt: skip
 
 
