@@ -193,7 +193,7 @@ class Repository:
             reason = None if is_asked else "the index is older than the journal, and may lack labels"
         if reason is not None:
             log.error("retention_held", reason=reason)
-            self.index.retention.hold(reason, self.index.now())
+            self.index.retention.hold(reason)
             about.set(asked, str(self.journal.freed))
 
     def _apply_journal(self) -> None:

@@ -220,7 +220,7 @@ class Retention(BackgroundService):
         reason = contradiction(state.last, now, up, receipts)
         if reason is not None:
             log.error("retention_held", reason=reason)
-            return self._keep(before, replace(state, held=reason, held_at=now, asked=None, approved=0))
+            return self._keep(before, replace(state, held=reason, asked=None, approved=0))
         is_recorded = state.last is not None and now - state.last.at < dt.timedelta(seconds=LOOK_SECONDS)
         if not is_recorded or receipts.image - after >= LOOK_INSTANCES:
             state = replace(state, last=ClockLook(now, up, receipts.image))

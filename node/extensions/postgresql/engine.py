@@ -408,13 +408,6 @@ def make_grams(connection: Connection) -> None:
         )
 
 
-def drop_grams(connection: Connection) -> None:
-    """See `node.index.rows.backend.Backend`."""
-    for row in "sp":
-        connection.exec_driver_sql(f"DROP FUNCTION {NAME}_of_{row}() CASCADE")  # and its trigger
-    connection.exec_driver_sql(f"DROP TABLE {NAME}")
-
-
 PAGES = 256
 """Pages of a table that are read in one step."""
 

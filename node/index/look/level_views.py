@@ -390,10 +390,6 @@ class InstanceViews(_FileViews):
         """Return the total numbers of ``instances`` and ``bytes``."""
         return self._rows("SELECT count(*) AS instances, coalesce(sum(bytes), 0) AS bytes FROM images")[0]
 
-    def count_files(self) -> int:
-        """Count the instances whose file is not known to be missing or damaged."""
-        return self._number("SELECT count(*) FROM images WHERE NOT file_missing")
-
     def count_by_place(self) -> dict[str, PlaceCount]:
         """Return the instances in each place: ``folder``, ``spool``, ``store``. Reads all rows."""
         return {place: PlaceCount(*of_place) for place, of_place in self._by_place("images").items()}

@@ -108,15 +108,13 @@ class ClockLook:
 class RetentionState:
     """What retention has seen, and what it waits for.
 
-    `last`: the last look at the clock that contradicted nothing. `held`: why nothing is deleted, since `held_at`: the
-    clock is in doubt, or labels are lost. `asked`: how many studies a pass would delete. `approved`: how many a person
-    has agreed to. `confirmation`: the last one that was followed. `differs`: what the hosts of the index do not agree
-    about.
+    `last`: the last look at the clock that contradicted nothing. `held`: why nothing is deleted: the clock is
+    in doubt, or labels are lost. `asked`: how many studies a pass would delete. `approved`: how many a person has
+    agreed to. `confirmation`: the last one that was followed. `differs`: what the hosts do not agree about.
     """
 
     last: ClockLook | None = None
     held: str | None = None
-    held_at: dt.datetime | None = None
     asked: int | None = None
     approved: int = 0
     confirmation: str = ""
@@ -150,9 +148,7 @@ def retention_state(text: str | None) -> RetentionState:
     content = json.loads(text or "{}")
     if not content:
         return RetentionState()
-    held_at = content["held_at"] and dt.datetime.fromisoformat(content["held_at"])
-    last = content["last"] and look_of(content["last"])
-    return RetentionState(**{**content, "held_at": held_at, "last": last})
+    return RetentionState(**{**content, "last": content["last"] and look_of(content["last"])})
 
 
 def look_of(fields: dict[str, Any]) -> ClockLook:

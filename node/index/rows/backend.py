@@ -253,9 +253,6 @@ class Backend(Protocol):
     def make_grams(self, connection: Connection) -> None:
         """Make the table and the triggers of `node.index.rows.grams`, in a migration."""
 
-    def drop_grams(self, connection: Connection) -> None:
-        """Undo `make_grams`, in a migration back."""
-
     def order_numbers(self, connection: Connection, tables: Iterable[str]) -> None:
         """Prepare tables for `Sharing.watermarks`, in a migration."""
 

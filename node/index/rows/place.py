@@ -69,7 +69,7 @@ def schema_of(connection: Connection) -> Schema:
     if core == REVISION and not _has_columns_of_models(connection, revisions):
         return Schema(core, _UNRELEASED, is_final=True)
     schema = schema_by(revisions.values())
-    if schema.trouble is None and not inspect(connection).has_table("v_studies"):  # a newer version went down to it
+    if schema.trouble is None and not inspect(connection).has_table("v_studies"):
         return Schema(core, "the views are missing: `voxelnode db upgrade` makes them")
     return schema
 

@@ -187,14 +187,6 @@ def number_after(connection: Connection, last: Mapping[str, int]) -> None:
         connection.exec_driver_sql("INSERT INTO sqlite_sequence VALUES (?, ?)", (name, number))
 
 
-def drop_grams(connection: Connection) -> None:
-    """The triggers write to the table: they go before the tables whose rows would call them."""
-    named = text("SELECT name FROM sqlite_master WHERE type = 'trigger' AND name LIKE :grams")
-    for name in connection.scalars(named, {"grams": f"{NAME}%"}).all():
-        connection.exec_driver_sql(f"DROP TRIGGER {name}")
-    connection.exec_driver_sql(f"DROP TABLE {NAME}")
-
-
 def order_numbers(connection: Connection, tables: Iterable[str]) -> None:
     """One writer commits its rows in the order of their numbers."""
 

@@ -132,11 +132,6 @@ class IndexWriter:
         since = self._busy_since
         return 0.0 if since is None else monotonic() - since
 
-    @property
-    def failed(self) -> str | None:
-        """Why nothing is written any more, such as an error of the disk; None while rows are."""
-        return self._failed
-
     def take_note(self, what: str) -> bool:
         """Return whether a commit since the last call has noted something; always, if other hosts commit as well."""
         is_noted = what in self._noted

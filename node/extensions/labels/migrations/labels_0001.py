@@ -19,7 +19,3 @@ def upgrade() -> None:
         sa.Column("written_by", sa.String(64), nullable=False),
         sa.Column("written_at", sa.DateTime(), nullable=False),
     )
-
-
-def downgrade() -> None:
-    op.drop_table("comments")

@@ -24,7 +24,3 @@ def upgrade() -> None:
         sa.Column("uses", sa.Integer(), nullable=False),
         sa.Column("used_at", sa.DateTime()),
     )
-
-
-def downgrade() -> None:
-    op.drop_table("shares")

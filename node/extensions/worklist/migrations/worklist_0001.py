@@ -36,7 +36,3 @@ def upgrade() -> None:
         sa.Index("ix_scheduled_steps_start_date", "start_date"),
         sa.Index("ix_scheduled_steps_study_instance_uid", "study_instance_uid"),
     )
-
-
-def downgrade() -> None:
-    op.drop_table("scheduled_steps")

@@ -169,11 +169,11 @@ class RetentionRepository(IndexRepository):
         return Receipts(image or after, oldest, newest)
 
     @on_writer
-    def hold(self, connection: Connection, reason: str, now: dt.datetime) -> None:
+    def hold(self, connection: Connection, reason: str) -> None:
         """Let nothing be deleted by its age until a person has confirmed, for another reason than the clock."""
         state = retention_state(about(connection, RETENTION))
         reasons = dict.fromkeys([*([state.held] if state.held else []), reason])
-        held = replace(state, held="; ".join(reasons), held_at=now, asked=None, approved=0)
+        held = replace(state, held="; ".join(reasons), asked=None, approved=0)
         set_about(connection, RETENTION, held.encoded())
 
     @on_writer
