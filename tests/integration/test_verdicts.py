@@ -29,7 +29,8 @@ from tests.unit.test_quiet import Abort, Instance, asked_by
 
 QUIET, GRACE, LONGEST = 60, 300, 1000
 COLUMNS = (
-    "verdict, verdict_rule, expected_instances, expected_source, missing_instances, verdict_reason, missing_detail"
+    "verdict, verdict_rule, expected_instances, expected_source, missing_instances, verdict_reason, missing_detail, "
+    "missing_at_sender"
 )
 BEGIN = Clock().moment
 
@@ -311,7 +312,7 @@ class Driver:
             self.model.found = findings_of(json.loads(conversion["findings"]))
             wanted = asdict(self.model.verdict())
             names = "state", "rule", "expected", "expected_source", "missing", "reason", "missing_detail"
-            assert tuple(row.values())[:7] == tuple(wanted[name] for name in names)
+            assert tuple(row.values())[:8] == (*(wanted[name] for name in names), wanted["missing_at_sender"])
 
     def compare_sidecars(self) -> None:
         """The current sidecar of a closed series tells the verdict of the model."""
@@ -319,7 +320,7 @@ class Driver:
         query = "SELECT path FROM v_volumes WHERE NOT superseded AND series_instance_uid = :uid"
         paths = {Path(row["path"]).parent / "volume.json" for row in self.root.rows(query, uid=self.key[1])}
         if self.model.state == "converted" and self.model.here:
-            assert [json.loads(path.read_text())["completeness"] for path in paths] == [asdict(self.model.verdict())]
+            assert [json.loads(path.read_text())["completeness"] for path in paths] == [self.model.verdict().document()]
 
 
 SENDERS = st.sampled_from("AB")
