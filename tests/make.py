@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from copy import copy, deepcopy
 from functools import lru_cache
+from io import BytesIO
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -49,6 +50,13 @@ ROWS, COLUMNS = 16, 12
 SPACING_MM = 2.5
 PIXEL_SPACING_MM = (0.75, 0.5)
 ORIGIN_MM = (-50.0, -40.0, 30.0)
+
+
+def as_file(ds: Dataset) -> bytes:
+    """The DICOM file of a data set."""
+    stream = BytesIO()
+    ds.save_as(stream, enforce_file_format=True)
+    return stream.getvalue()
 
 
 def deflated(data: bytes) -> bytes:

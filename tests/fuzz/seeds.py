@@ -4,12 +4,12 @@ import hashlib
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator
-from io import BytesIO
 from pathlib import Path
 
 from pydicom import Dataset, dcmread
 from pydicom.uid import UID
 
+from tests import make
 from tests.fuzz.target import joined
 
 PIXELS = 4
@@ -50,6 +50,4 @@ def with_few_pixels(ds: Dataset) -> bytes:
         ds.Rows, ds.Columns = min(ds.Rows, PIXELS), min(ds.Columns, PIXELS)
         size = ds.Rows * ds.Columns * frames * ds.SamplesPerPixel * ds.BitsAllocated // 8
         ds.PixelData = ds.PixelData[:size] + b"\0" * (size % 2)
-    file = BytesIO()
-    ds.save_as(file, enforce_file_format=True)
-    return file.getvalue()
+    return make.as_file(ds)

@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
-from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -37,6 +36,7 @@ from node.runtime.metrics import Metrics
 from node.settings.core import Acknowledge
 from node.settings.model import ExtensionsSettings, Settings
 from node.settings.peers import Dicom, Peer
+from tests import make
 from tests.ingest import opened_ingest
 from tests.made_once import decoder
 from tests.pace import idle_seconds, now
@@ -52,9 +52,7 @@ LIBC = ctypes.CDLL(None)
 
 def data_set_bytes(ds: FileDataset) -> bytes:
     """The data set alone, as it is sent."""
-    stream = BytesIO()
-    ds.save_as(stream, enforce_file_format=True)
-    return after_file_meta(stream.getvalue())
+    return after_file_meta(make.as_file(ds))
 
 
 def after_file_meta(file: bytes) -> bytes:

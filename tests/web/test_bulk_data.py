@@ -1,7 +1,6 @@
 """Bulk data and pixel data of studies, series and instances, and byte ranges of them (PS3.18 10.4.1.1.5 and 6)."""
 
 from collections.abc import Callable, Iterator
-from io import BytesIO
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -239,9 +238,8 @@ def test_frames_and_bulk_data_of_a_deflated_instance_are_those_of_its_data_set(s
     ds = make.rgb_capture(20, 30, frames=3, study_uid="1.2.6")
     ds.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
     ds.private_block(0x0009, "ACME", create=True).add_new(1, "OB", LONG)
-    client, octets, file = site.client(), {"Accept": "application/octet-stream"}, BytesIO()
-    ds.save_as(file, enforce_file_format=True)
-    stored = client.post("/dicom-web/studies", content=file.getvalue(), headers={"Content-Type": "application/dicom"})
+    client, octets = site.client(), {"Accept": "application/octet-stream"}
+    stored = client.post("/dicom-web/studies", content=make.as_file(ds), headers={"Content-Type": "application/dicom"})
     assert stored.status_code == 200
     (model,) = client.get(f"{path_of(ds)}/metadata").json()
     values = {tag: client.get(model[tag]["BulkDataURI"], headers=octets).content for tag in ("7FE00010", "00091001")}

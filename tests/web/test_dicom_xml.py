@@ -8,9 +8,10 @@ import pytest
 from pydicom import Dataset
 
 from tests import make
+from tests.make import as_file
 from tests.web.conftest import Site, open_site
 from tests.web.native import json_from_native
-from tests.web.test_stow import body_of, file_of, post
+from tests.web.test_stow import body_of, post
 from tests.web.test_wado import parts_of
 
 XML = 'multipart/related; type="application/dicom+xml"'
@@ -83,7 +84,7 @@ def test_the_first_accepted_form_is_taken(pair: Site) -> None:
 
 
 def test_what_was_stored_is_reported_in_xml(site: Site) -> None:
-    body = body_of(*(file_of(ds) for ds in make.ct_series(2, study_uid="1.2.3")))
+    body = body_of(*(as_file(ds) for ds in make.ct_series(2, study_uid="1.2.3")))
     reported = post(site, body).json()
     single = post(site, body, Accept="application/dicom+xml")
     assert (single.status_code, single.headers["content-type"]) == (200, "application/dicom+xml")

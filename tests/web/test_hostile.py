@@ -2,7 +2,6 @@
 
 import random
 import re
-from io import BytesIO
 from unittest.mock import Mock
 from urllib.parse import quote
 
@@ -63,9 +62,7 @@ def test_no_answer_has_pydicom_parse_an_instance_in_this_process(site: Site, mon
         ds.add_new(0x54010000 | 0x1000 + number, "LO", "x")
     client, type_ = site.client(), 'multipart/related; type="application/dicom"; boundary=b'
     for one in (ds, bomb, report):
-        file = BytesIO()
-        one.save_as(file, enforce_file_format=True)
-        message = b"--b\r\nContent-Type: application/dicom\r\n\r\n" + file.getvalue() + b"\r\n--b--"
+        message = b"--b\r\nContent-Type: application/dicom\r\n\r\n" + make.as_file(one) + b"\r\n--b--"
         assert client.post("/dicom-web/studies", content=message, headers={"Content-Type": type_}).status_code == 200
     until(lambda: client.get("/dicom-web/instances").text.count("0020000E") == 3)
 

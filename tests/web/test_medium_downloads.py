@@ -24,11 +24,11 @@ from node.extensions.deidentify.profile import Option, Profile
 from node.extensions.destinations.settings import DicomwebSettings, FolderSettings
 from tests import make
 from tests.leaks import leaks
+from tests.make import as_file
 from tests.planted import plant_secrets
 from tests.preloaded import run
 from tests.web.conftest import PASSWORD, Site, StartSite, made_download, open_site, until
 from tests.web.test_routes import run as run_routes
-from tests.web.test_stow import file_of
 
 STUDY, OTHER = "1.2.3", "1.2.4"
 
@@ -191,7 +191,7 @@ def test_a_download_has_no_identities_and_tells_what_it_leaves_out(here: Site) -
     dicom = downloaded(here)
     assert b"secret" not in searched(dicom).lower()
     assert STUDY.encode() not in searched(dicom)
-    assert leaks(dcmread(BytesIO(file_of(identified()[0]))), searched(dicom), PROFILE) == []
+    assert leaks(dcmread(BytesIO(as_file(identified()[0]))), searched(dicom), PROFILE) == []
     report = report_in(dicom)
     assert (report["profile"], report["key"], report["instances"], report["content"]) == ("trial", "t1", 4, "dicom")
     assert {row["reason"] for row in report["left_out"]} == REFUSED
@@ -256,7 +256,7 @@ def exports(site: Site) -> set[str]:
 def test_volumes_are_made_of_copies_and_nothing_stays_behind(here: Site) -> None:
     volumes = downloaded(here, content="volumes")
     assert b"secret" not in searched(volumes).lower()
-    assert leaks(dcmread(BytesIO(file_of(identified()[0]))), searched(volumes), PROFILE) == []
+    assert leaks(dcmread(BytesIO(as_file(identified()[0]))), searched(volumes), PROFILE) == []
     report = report_in(volumes)
     assert [(row["verdict"], row["instances"]) for row in report["series"]] == [("complete", 4)]
     assert {row["reason"] for row in report["left_out"]} <= {"no-volume", *REFUSED}
@@ -289,7 +289,7 @@ def test_two_nodes_and_a_command_make_the_same_of_an_instance_and_nothing_else_l
             columns = rb"secret varchar\("  # whose names the file of the index has
             assert not path.is_file() or b"secret" not in re.sub(columns, b"", path.read_bytes().lower())
             assert not path.is_file() or STUDY.encode() not in path.read_bytes()
-    assert leaks(dcmread(BytesIO(file_of(identified()[0]))), b"".join(by_route), PROFILE) == []
+    assert leaks(dcmread(BytesIO(as_file(identified()[0]))), b"".join(by_route), PROFILE) == []
     assert {ds.PatientID for ds in stowed} == {read_keys(key)[0].patient(Patient("", "SECRET-4711"))}
 
     messages = sender.client().get("/api/v1/work?kind=route&state=failed").json()["items"]

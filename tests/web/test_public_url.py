@@ -10,9 +10,10 @@ from pydantic import ValidationError
 from node.api import Role, Web
 from tests import make
 from tests.access_table import requests
+from tests.make import as_file
 from tests.web.conftest import PASSWORD, Site, StartSite
 from tests.web.mixed import sample
-from tests.web.test_stow import body_of, file_of, post
+from tests.web.test_stow import body_of, post
 
 
 def retrieve_url(answer: httpx2.Response) -> str:
@@ -85,7 +86,7 @@ def test_a_slash_at_the_end_of_a_path_is_dropped(site: Site) -> None:
         assert answers[0].content == answers[1].content or path == "/healthz/"
     too_long = {"name": "x" * 5000, "password": ""}
     assert [site.client().post(path, data=too_long).status_code for path in ("/login", "/login/")] == [413, 413]
-    sent = post(site, body_of(file_of(make.ct_series(1)[0])), path="studies/", Host="127.0.0.1")
+    sent = post(site, body_of(as_file(make.ct_series(1)[0])), path="studies/", Host="127.0.0.1")
     assert sent.status_code == 200
 
 
@@ -102,7 +103,7 @@ def test_every_url_in_every_answer_can_be_followed(site: Site) -> None:
     (image,) = make.ct_series(1, study_uid="1.2.3", series_uid="1.2.3.1")
     image.private_block(0x0009, "ACME", create=True).add_new(1, "OB", bytes(5000))
     client, host = site.client(), {"Host": "127.0.0.1"}
-    reported = post(site, body_of(file_of(image), file_of(sample("SC_rgb_rle_16bit_2frame.dcm").read())), **host).text
+    reported = post(site, body_of(as_file(image), as_file(sample("SC_rgb_rle_16bit_2frame.dcm").read())), **host).text
     xml = 'multipart/related; type="application/dicom+xml"'
     for path in (
         "studies", "series", "instances", "studies/1.2.3/metadata", "studies/1.2.3", "studies/1.2.3/series/1.2.3.1",

@@ -3,27 +3,20 @@
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from io import BytesIO
 from typing import Any
 
 import httpx2
 import pytest
-from pydicom import FileDataset
 from pydicom.uid import JPIPHTJ2KReferencedDeflate, RLELossless
 
 from node.index.rows.records import Refused
 from tests import make
+from tests.make import as_file
 from tests.rows import index_locked, view_rows
 from tests.web.conftest import Site, StartSite, until
 from tests.web.mixed import NAMES, data_set, sample
 
 TYPE = 'multipart/related; type="application/dicom"; boundary=XX'
-
-
-def file_of(ds: FileDataset) -> bytes:
-    stream = BytesIO()
-    ds.save_as(stream, enforce_file_format=True)
-    return stream.getvalue()
 
 
 def body_of(*files: bytes, head: bytes = b"Content-Type: application/dicom\r\n", end: bytes = b"--XX--\r\n") -> bytes:
@@ -58,7 +51,7 @@ def test_what_the_index_does_not_take_in_time_is_not_stored_where_the_index_is_p
     site = start_site(tables={"journal": {"acknowledge": "index"}})
     promise = site.services.ingest.acknowledgement
     assert promise is not None
-    files = [file_of(ds) for ds in make.ct_series(3)]
+    files = [as_file(ds) for ds in make.ct_series(3)]
     with index_locked(site.root):
         promise.seconds = 0.1
         response = post(site, body_of(*files))
@@ -100,7 +93,7 @@ def test_instances_are_stored_with_the_very_bytes_that_came(site: Site) -> None:
 @pytest.mark.parametrize("piece", [1, 7, 1000])
 def test_cuts_of_a_body_text_around_its_parts_and_padding_of_boundaries_do_not_matter(site: Site, piece: int) -> None:
     series = make.ct_series(5, rows=8, columns=8)
-    first, second, *others = map(file_of, series)
+    first, second, *others = map(as_file, series)
     head = b"Content-Type: application/dicom\r\n\r\n"
     padded = (
         b"This is a message in parts.\r\n--XXL is another boundary\r\n--XX \t\r\n"
@@ -127,7 +120,7 @@ def test_one_part_that_is_refused_stops_no_other(site: Site) -> None:
     del unnamed.SeriesInstanceUID
     response = post(
         site,
-        body_of(file_of(good), b"no DICOM", file_of(referring), file_of(query), file_of(unnamed), b"", file_of(other)),
+        body_of(as_file(good), b"no DICOM", as_file(referring), as_file(query), as_file(unnamed), b"", as_file(other)),
     )
     assert response.status_code == 202
     assert stored(site) == {good.SOPInstanceUID, other.SOPInstanceUID}
@@ -142,7 +135,7 @@ def test_nothing_stored_is_409_and_415_where_the_transfer_syntax_is_why(site: Si
     assert post(site, body_of(b"no DICOM")).status_code == 409
     referring = make.instance()
     referring.file_meta.TransferSyntaxUID = JPIPHTJ2KReferencedDeflate
-    response = post(site, body_of(file_of(referring)))
+    response = post(site, body_of(as_file(referring)))
     assert response.status_code == 415
     assert items(response, FAILED)[0]["00081197"] == 0xC122
 
@@ -152,7 +145,7 @@ def test_what_was_refused_is_reported_where_people_look_for_it(site: Site) -> No
     object.__setattr__(site.services, "on_refusal", reported.append)
     referring = make.instance()
     referring.file_meta.TransferSyntaxUID = JPIPHTJ2KReferencedDeflate
-    post(site, body_of(b"no DICOM", file_of(referring)))
+    post(site, body_of(b"no DICOM", as_file(referring)))
     assert [(one.what, one.rule, one.peer) for one in reported] == [
         ("instance", "status 0xC000", "127.0.0.1"),
         ("instance", "status 0xC122", "127.0.0.1"),
@@ -162,7 +155,7 @@ def test_what_was_refused_is_reported_where_people_look_for_it(site: Site) -> No
 
 def test_a_study_in_the_url_takes_its_own_instances_only(site: Site) -> None:
     own, foreign = make.instance(study_uid="1.2.3"), make.instance(study_uid="1.2.4")
-    response = post(site, body_of(file_of(own), file_of(foreign)), "studies/1.2.3")
+    response = post(site, body_of(as_file(own), as_file(foreign)), "studies/1.2.3")
     assert response.status_code == 202
     assert response.json()["00081190"]["Value"] == [f"{site.origin}/dicom-web/studies/1.2.3"]
     assert [item["00081197"] for item in items(response, FAILED)] == [0xA900]
@@ -173,14 +166,14 @@ def test_the_study_is_found_behind_a_long_header(site: Site) -> None:
     ds = make.instance(study_uid="1.2.3")
     ds.add_new(0x00091001, "UN", bytes(300_000))
     ds.add_new(0x00090010, "LO", "TEST")
-    assert post(site, body_of(file_of(ds)), "studies/1.2.3").status_code == 200
+    assert post(site, body_of(as_file(ds)), "studies/1.2.3").status_code == 200
     ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = "1.2.3.9"
-    assert post(site, body_of(file_of(ds)), "studies/1.2.4").status_code == 409
+    assert post(site, body_of(as_file(ds)), "studies/1.2.4").status_code == 409
     assert len(stored(site)) == 1
 
 
 def test_what_is_here_already_is_stored_again_without_harm(site: Site) -> None:
-    body = body_of(file_of(make.instance(sop_instance_uid="1.2.3.1")))
+    body = body_of(as_file(make.instance(sop_instance_uid="1.2.3.1")))
     assert [post(site, body).status_code for _ in range(2)] == [200, 200]
     assert stored(site) == {"1.2.3.1"}
 
@@ -192,13 +185,13 @@ def test_a_sender_is_warned_of_a_version_that_is_not_current_if_so_configured(
     site = start_site(storage={"conflict_answer": answer})
     first, other = make.ct_series(2)
     second = make.corrected(first)
-    assert post(site, body_of(file_of(first))).status_code == 200
+    assert post(site, body_of(as_file(first))).status_code == 200
     for _ in range(2):  # also when it comes again
-        response = post(site, body_of(file_of(second), file_of(other)))
+        response = post(site, body_of(as_file(second), as_file(other)))
         assert response.status_code == status
         warned = {item["00081155"]: item.get("00081196") for item in items(response, REFERENCED)}
         assert warned == {first.SOPInstanceUID: reason, other.SOPInstanceUID: None}
-    assert post(site, body_of(file_of(first))).status_code == 200
+    assert post(site, body_of(as_file(first))).status_code == 200
 
 
 @pytest.mark.sample(2)
@@ -209,9 +202,9 @@ def test_an_instance_cut_in_its_pixels_is_stored_with_a_warning(site: Site, rows
     if is_encapsulated:
         for ds in (whole, cut):
             ds.compress(RLELossless, generate_instance_uid=False)
-    data = file_of(cut)
+    data = as_file(cut)
     for lost in (1, 8, 20, rows * rows):
-        response = post(site, body_of(file_of(whole), data[:-lost]))
+        response = post(site, body_of(as_file(whole), data[:-lost]))
         assert response.status_code == 202, lost
         warned = {item["00081155"]: item.get("00081196") for item in items(response, REFERENCED)}
         assert warned == {whole.SOPInstanceUID: None, cut.SOPInstanceUID: 0xB007}
@@ -224,11 +217,11 @@ def test_an_instance_cut_in_its_pixels_is_stored_with_a_warning(site: Site, rows
 def test_a_single_instance_may_be_the_whole_body(site: Site) -> None:
     first, other = make.ct_series(2, study_uid="1.2.3")
     for path, ds in (("studies", first), ("studies/1.2.3", other)):
-        response = post(site, file_of(ds), path, Content_Type="application/dicom")
+        response = post(site, as_file(ds), path, Content_Type="application/dicom")
         assert response.status_code == 200, response.text
         assert [item["00081155"] for item in items(response, REFERENCED)] == [ds.SOPInstanceUID]
     assert stored(site) == {first.SOPInstanceUID, other.SOPInstanceUID}
-    assert post(site, file_of(first), "studies/1.9", Content_Type="application/dicom").status_code == 409
+    assert post(site, as_file(first), "studies/1.9", Content_Type="application/dicom").status_code == 409
     assert post(site, b"", Content_Type="application/dicom").status_code == 400
     assert post(site, b"no DICOM", Content_Type="application/dicom").status_code == 409
     wrong = post(site, b"{}", Content_Type="image/png")
@@ -240,7 +233,7 @@ def test_a_single_instance_may_be_the_whole_body(site: Site) -> None:
 def test_many_requests_at_once_are_all_stored(site: Site) -> None:
     several = [make.ct_series(6, rows=8, columns=8) for _ in range(8)]
     with ThreadPoolExecutor(8) as threads:
-        answers = list(threads.map(lambda series: post(site, body_of(*map(file_of, series))), several))
+        answers = list(threads.map(lambda series: post(site, body_of(*map(as_file, series))), several))
     assert [answer.status_code for answer in answers] == [200] * 8
     assert stored(site) == {ds.SOPInstanceUID for series in several for ds in series}
 
@@ -275,14 +268,14 @@ def test_a_body_that_makes_no_sense_is_refused(site: Site, body: bytes, fields: 
 
 
 def test_a_body_that_is_cut_short_keeps_what_came_whole(site: Site) -> None:
-    first, second = (file_of(ds) for ds in make.ct_series(2))
+    first, second = (as_file(ds) for ds in make.ct_series(2))
     assert post(site, body_of(first, second)[: -len(second) // 2]).status_code == 400
     assert len(stored(site)) == 1
     assert part_files(site) == []
 
 
 def test_a_client_that_goes_away_leaves_nothing_half(site: Site) -> None:
-    whole, cut = (file_of(ds) for ds in make.ct_series(2, rows=1024, columns=1024))
+    whole, cut = (as_file(ds) for ds in make.ct_series(2, rows=1024, columns=1024))
     body = body_of(whole, cut)
     host, port = site.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=10) as connection:
@@ -311,14 +304,14 @@ def test_a_body_larger_than_allowed_is_refused(start_site: Any, monkeypatch: pyt
 
 def test_a_full_disk_is_reported_before_anything_is_sent(site: Site) -> None:
     site.store.archive.intake.stop("disk: EIO: Input/output error")
-    response = post(site, body_of(file_of(make.instance())))
+    response = post(site, body_of(as_file(make.instance())))
     assert response.status_code == 503
     assert response.headers["retry-after"]
     assert "EIO" in response.json()["detail"]
 
 
 def test_a_program_in_disguise_is_stored_without_its_preamble(site: Site) -> None:
-    data = bytearray(file_of(make.instance()))
+    data = bytearray(as_file(make.instance()))
     data[:4] = b"MZ\x90\0"
     assert post(site, body_of(bytes(data))).status_code == 200
     with site.store.index.reading() as index:

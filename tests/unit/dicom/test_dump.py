@@ -1,7 +1,6 @@
 """What is shown of a file, whole, private, nested, damaged or none at all."""
 
 from functools import partial
-from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -87,10 +86,8 @@ def test_of_a_file_that_was_cut_all_is_shown_up_to_there(tmp_path: Path, kept: i
 
 
 def test_a_value_that_cannot_be_read_leaves_the_others(tmp_path: Path) -> None:
-    stream = BytesIO()
-    image().save_as(stream, enforce_file_format=True)
     path = tmp_path / "a.dcm"
-    path.write_bytes(stream.getvalue().replace(b"US\x02\0\x0a\0", b"FD\x02\0\x0a\0"))
+    path.write_bytes(make.as_file(image()).replace(b"US\x02\0\x0a\0", b"FD\x02\0\x0a\0"))
     shown = by_tag(dump(path).elements)
     assert shown["(0028,0010)"].text == "cannot be read (BytesLengthException)"
     assert shown["(0028,0011)"].text == "20"

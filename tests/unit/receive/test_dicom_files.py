@@ -1,5 +1,4 @@
 import gzip
-import io
 import os
 import shutil
 import struct
@@ -19,9 +18,7 @@ from tests.make import PYDICOM_FILES
 
 
 def dicom_bytes(**attributes: object) -> bytes:
-    buffer = io.BytesIO()
-    make.instance(**attributes).save_as(buffer, enforce_file_format=True)
-    return buffer.getvalue()
+    return make.as_file(make.instance(**attributes))
 
 
 def instances(*paths: Path) -> list[MediaFile]:

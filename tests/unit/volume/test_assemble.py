@@ -29,10 +29,7 @@ def names(volume):
 
 
 def encoded(series):
-    buffers = [BytesIO() for _ in series]
-    for ds, buffer in zip(series, buffers, strict=True):
-        ds.save_as(buffer, enforce_file_format=True)
-    return [buffer.getvalue() for buffer in buffers]
+    return [make.as_file(ds) for ds in series]
 
 
 def stored(series):

@@ -33,11 +33,10 @@ def raw(keyword_tag, vr, data):
 def test_values_are_the_same_in_every_encoding_and_after_pydicom_touched_them(syntax):
     (source,) = ct_series(1, PixelSpacing=r"0.75\0.5")
     source.file_meta.TransferSyntaxUID = syntax
-    buffer = BytesIO()
     source.set_original_encoding(syntax.is_implicit_VR, syntax.is_little_endian)
-    source.save_as(buffer, enforce_file_format=True)
+    file = make.as_file(source)
     for touched in (False, True):
-        ds = dcmread(BytesIO(buffer.getvalue()))
+        ds = dcmread(BytesIO(file))
         if touched:
             list(ds)
         assert stated_numbers(ds, "PixelSpacing") == (0.75, 0.5)

@@ -7,11 +7,10 @@ from io import BytesIO
 from typing import Any
 
 from pydicom import Dataset
-from pydicom.dataset import FileDataset
 
 from node.dicom.reading import LONG_PIXELS, InstanceSource, data_set_of_file
 from node.volume.assemble import assemble
-from tests.make import ct_series
+from tests.make import as_file, ct_series
 
 _watching: list[list[str]] = []
 sys.addaudithook(lambda event, arguments: [seen.append(str(arguments[0])) for seen in _watching if event == "open"])  # type: ignore[func-returns-value]
@@ -36,12 +35,6 @@ class InMemory(BytesIO, InstanceSource):  # type: ignore[misc]
         return self.getvalue()[offset : offset + length]
 
 
-def encoded(ds: FileDataset) -> bytes:
-    file = BytesIO()
-    ds.save_as(file, enforce_file_format=True)
-    return file.getvalue()
-
-
 def read(data: bytes) -> Dataset:
     return data_set_of_file(data, len(data), InMemory(data))
 
@@ -53,7 +46,7 @@ def test_the_hook_sees_a_file_that_is_opened(tmp_path: Any) -> None:
 
 
 def test_bytes_become_a_volume_without_a_file() -> None:
-    instances = [encoded(ds) for ds in ct_series(5)]
+    instances = [as_file(ds) for ds in ct_series(5)]
     with opened_files() as seen:
         [volume] = assemble([read(data) for data in instances]).volumes
     assert volume.voxels.shape[1] == len(instances)
@@ -62,7 +55,7 @@ def test_bytes_become_a_volume_without_a_file() -> None:
 
 def test_long_pixels_are_read_from_the_object_that_was_given() -> None:
     [ds] = ct_series(1, rows=256, columns=256)
-    read_back = read(encoded(ds))
+    read_back = read(as_file(ds))
     assert len(ds.PixelData) >= LONG_PIXELS
     with opened_files() as seen:
         assert read_back.PixelData == ds.PixelData

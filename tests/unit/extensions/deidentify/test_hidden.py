@@ -191,10 +191,7 @@ def test_a_name_is_found_however_it_is_written(name: str, texts: list[str]) -> N
 
 
 def read_back(ds: FileDataset) -> Dataset:
-    stream = BytesIO()
-    ds.save_as(stream, enforce_file_format=True)
-    stream.seek(0)
-    return dcmread(stream)
+    return dcmread(BytesIO(make.as_file(ds)))
 
 
 def test_a_name_in_another_character_set_is_found() -> None:
