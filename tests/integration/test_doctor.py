@@ -53,13 +53,8 @@ def of_newer_journal(root: Path) -> None:
             file.write(replace(head, version=VERSION + 1).encoded())
 
 
-def emptied(name: str, *, is_there: bool = True) -> Callable[[Path], None]:
-    def empty(root: Path) -> None:
-        shutil.rmtree(root / name)
-        if is_there:
-            (root / name).mkdir()
-
-    return empty
+def emptied(name: str) -> Callable[[Path], object]:
+    return lambda root: (shutil.rmtree(root / name), (root / name).mkdir())
 
 
 HARMS: dict[str, Callable[[Path], object]] = {
@@ -73,7 +68,6 @@ HARMS: dict[str, Callable[[Path], object]] = {
     "half rebuilt": lambda root: (root / REBUILDING_FILE).write_text("{}"),
     "a journal of a newer version": of_newer_journal,
     "a store that is not in the configuration": about(STORE, STORE_SPOOLED),
-    "a folder that is away": emptied("objects", is_there=False),
     "a mount point": emptied("objects"),
     "a folder of another root": lambda root: (root / "journal" / MARKER).write_text("another\njournal - 1\n"),
     "a file": lambda root: (shutil.rmtree(root), root.write_bytes(b"")),

@@ -14,13 +14,13 @@ from tests.preloaded import run
 from tests.rows import write_rows
 from tests.web.conftest import PASSWORD, Site, StartSite
 
-SERIES, STUDY = "1.2.3.4", "1.2.3"
+SERIES, STUDY, CONNECTIONS = "1.2.3.4", "1.2.3", "/administration/connections"
 AHEAD = {
     "series.due_at": (f"info {STUDY}", "series --json", "/api/v1/series", "/queue"),
     "awaited_senders.quiet_at": (f"info {SERIES}",),
     "awaited_senders.grace_until": (f"info {SERIES}",),
     "open_associations.open_until": (f"info {SERIES}",),
-    "work.due_at": ("hooks list", "hooks deliveries", "status", "/api/v1/work", "/work"),
+    "work.due_at": ("hooks list", "hooks deliveries", "status", "/api/v1/work", "/work", CONNECTIONS),
     "subscribers.retry_at": ("routes list", "status", "/api/v1/routes", "/routes"),
     "tombstones.trash_until": ("trash", "info 1.2.9", "/api/v1/trash", "/problems/trash"),
     "tokens.expires_at": ("account list --json", "/administration"),

@@ -105,7 +105,7 @@ def _facts(root: Root, index: Look | ReadIndex, live: Mapping[str, Any] | None) 
         "patients": levels["patients"],
         "studies": levels["studies"],
         "series": index.series.count_by_state(),
-        "series_waiting": index.series.count_waiting(),
+        "series_waiting": index.series.count_waiting(index.hosts.now()),
         "series_retried": index.series.retried(),
         "instances": stored["instances"],
         "bytes": stored["bytes"],

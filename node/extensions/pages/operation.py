@@ -150,7 +150,7 @@ def _status(node: Services) -> dict[str, Any]:
         of_index = {
             "levels": counts.levels(index),
             "states": counts.states(index),
-            "due": index.series.count_due(now),
+            "due": index.series.count_waiting(now),
             "retried": len(index.series.retried()),
             "oldest": index.series.oldest_unconverted(),
             "hosts": index.hosts.all(now),

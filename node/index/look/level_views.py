@@ -24,7 +24,6 @@ from node.index.rows.view_rows import (
     pattern_of,
     written,
 )
-from node.quiet import is_due
 
 CHUNK_STUDIES = 1000
 """Studies that retention reads at a time."""
@@ -316,11 +315,10 @@ class SeriesViews(ViewRows):
         """Count the series by state."""
         return self._counts("SELECT state, count(*) AS count FROM series GROUP BY state ORDER BY state")
 
-    def count_waiting(self) -> int:
+    def count_waiting(self, now: dt.datetime) -> int:
         """Count the series that are due: they wait for a converter, and for nothing else."""
-        now = dt.datetime.now(dt.UTC)
-        rows = self._rows("SELECT due_at FROM series WHERE state = 'receiving'")
-        return sum(is_due(row["due_at"], now) for row in rows)
+        due = f"state = 'receiving' AND due_at <= {self._queries.say(MOMENT, ':now')}"
+        return self._number(f"SELECT count(*) FROM series WHERE {due}", now=written(now))
 
     def count_doubted(self) -> dict[str, int]:
         """Count what `newest` lists in the states ``incomplete`` and ``suspect``, by state."""

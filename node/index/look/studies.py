@@ -293,11 +293,6 @@ class ReadSeries(PagedRepository, SeriesViews):
         """Count the series that wait or are being converted."""
         return sum(self.count_open_by_state().values())
 
-    def count_due(self, now: dt.datetime) -> int:
-        """Count the series that wait for a converter and for nothing else."""
-        query = select(func.count()).where(SeriesRow.state == "receiving", SeriesRow.due_at <= now)
-        return int(self._connection.execute(query).scalar_one())
-
     def oldest_unconverted(self) -> dt.datetime | None:
         """Return when the oldest instance without a conversion was received, or None if there is none."""
         waits = SeriesRow.state.in_(OPEN_STATES)
