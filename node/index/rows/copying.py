@@ -5,6 +5,7 @@ No node opens a copy of a whole index that is not finished, nor the source of on
 
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack
+from sqlite3 import SQLITE_IOERR_SHMSIZE
 from typing import Any
 
 from sqlalchemy import JSON, Column, Connection, Engine, Table, insert, null, select, true, tuple_, update
@@ -68,6 +69,8 @@ def require_usable(place: Place) -> None:
             if usable(connection, place).trouble is None:
                 require_current(connection, place)
     except (DatabaseError, backend_at(place).Error) as error:
+        if getattr(getattr(error, "orig", error), "sqlite_errorcode", 0) == SQLITE_IOERR_SHMSIZE:
+            return  # no room for what readers share: a start makes some
         raise unusable(place, error) from error
     require_sound(place)
 

@@ -299,8 +299,9 @@ def unusable(place: Place, error: Exception) -> IndexUnusable:
     """Return what to tell of a database that cannot be opened: it is locked, or is none."""
     if Failure.LOCKED in backend_at(place).failure(error):
         return IndexUnusable(f"{place}: {backend_at(place).lockers(place)}, then start again")
+    is_damaged = Failure.DISK in backend_at(place).failure(error)
     cause = getattr(error, "orig", error)
-    return IndexUnusable(f"{place} is not a usable database ({cause}): {REMEDY}")
+    return IndexUnusable(f"{place} is not a usable database ({cause}){f': {REMEDY}' * is_damaged}")
 
 
 def _schema_at(place: Place) -> Schema:

@@ -139,9 +139,9 @@ def begin_batch(connection: Connection, *, durable: bool) -> Callable[[], bool]:
 def failure(error: BaseException, connection: Connection | None = None) -> Failure:
     """No room and errors of the disk are of other classes than errors of rows."""
     cause = getattr(error, "orig", error)
-    code = getattr(cause, "sqlite_errorcode", 0) & 0xFF
-    found = Failure(0)
-    if code in UNTRUSTED:
+    exactly = getattr(cause, "sqlite_errorcode", 0)
+    code, found = exactly & 0xFF, Failure(0)
+    if code in UNTRUSTED and exactly != sqlite3.SQLITE_IOERR_SHMSIZE:  # no room for what readers share
         found |= Failure.DISK | Failure.BATCH
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         found |= Failure.LOCKED
