@@ -25,7 +25,8 @@ from benchmarks.receive import Load, send, write_instances  # noqa: E402
 from node.dicom.answers import AnswerEncoder  # noqa: E402
 from node.dicom.encoding import EXPLICIT_LITTLE_ENDIAN  # noqa: E402
 from node.dicom.matching import read_query  # noqa: E402
-from node.index.reading import ReadIndex, reading  # noqa: E402
+from node.index.look.views import ReadIndex  # noqa: E402
+from node.index.reading import reading  # noqa: E402
 
 ROUNDS = 15
 RECEIVING_ROUNDS, CLIENTS = 3, 10

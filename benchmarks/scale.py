@@ -43,8 +43,8 @@ from benchmarks.in_postgresql import copied  # noqa: E402
 from benchmarks.receive import send  # noqa: E402
 from node.control.repository import open_for_import  # noqa: E402
 from node.dicom.key_values import folded_groups  # noqa: E402
-from node.index.looking import Look, looking  # noqa: E402
-from node.index.reading import ReadIndex  # noqa: E402
+from node.index.look.views import ReadIndex  # noqa: E402
+from node.index.looking import looking  # noqa: E402
 from node.index.rows.place import FILE_NAME, place_of  # noqa: E402
 from node.lifecycle.expired import due_now  # noqa: E402
 from node.receive.ingest import Announced, Ingest, Origin  # noqa: E402
@@ -298,7 +298,7 @@ class Known:
     patient_id: str
 
 
-def known(index: Look | ReadIndex) -> Known:
+def known(index: ReadIndex) -> Known:
     """Return the identities of a study that was not received last."""
     [row] = index.studies._rows(
         "SELECT st.study_instance_uid AS study, se.series_instance_uid AS series, i.sop_instance_uid AS instance, "
@@ -308,7 +308,7 @@ def known(index: Look | ReadIndex) -> Known:
     return Known(**row)
 
 
-def asked_by_commands(index: Look | ReadIndex, one: Known) -> dict[str, Callable[[], object]]:
+def asked_by_commands(index: ReadIndex, one: Known) -> dict[str, Callable[[], object]]:
     """Return what commands ask an index, by name."""
     series, instances, now = index.series, index.instances, dt.datetime.now(dt.UTC)
     return {
@@ -325,14 +325,14 @@ def asked_by_commands(index: Look | ReadIndex, one: Known) -> dict[str, Callable
         "info, of a study": lambda: (index.studies.row(one.study), index.volumes.current(one.study)),
         "info, of a Patient ID": lambda: index.patients.with_patient_id(one.patient_id),
         "info, of an accession number": lambda: index.studies.with_accession_number("A77"),
-        "info, of the end of a UID": lambda: series.uids_ending(one.series[-20:], 2),
+        "info, of the end of a UID": lambda: series.ending(one.series[-20:]),
         "info, of a part of a name": lambda: index.patients.named("qqqq", 10),
         "status: studies, series, instances": index.count_levels,
         "status: bytes": instances.totals,
         "status: series by state": series.count_by_state,
         "status: files of volumes": index.volumes.count_current,
-        "status: incomplete series": series.count_incomplete,
-        "status: files that are missing": instances.count_missing_files,
+        "status: incomplete series": series.count_doubted,
+        "status: files that are missing": instances.damaged,
         "status: failures": lambda: (index.failures.count(), index.failures.newest(5)),
         "status: next due": lambda: (series.next_due_at(), series.count_waiting()),
         "doctor: newest instance": series.last_received_at,

@@ -239,7 +239,7 @@ if TYPE_CHECKING:  # isort: off
 
     # The index, and rows of an extension in it
     from node.index.database import Index as Index
-    from node.index.reading import ReadIndex as ReadIndex
+    from node.index.look.views import ReadIndex as ReadIndex
     from node.index.reading import reading as reading
     from node.index.rows.converted import SeriesKey as SeriesKey
     from node.index.rows.extension_tables import IndexTables as IndexTables
@@ -252,7 +252,6 @@ if TYPE_CHECKING:  # isort: off
     from node.index.rows.models.levels import Utc as Utc
     from node.index.rows.models.work import LabelRow as LabelRow
     from node.index.rows.repositories import IndexRepository as IndexRepository
-    from node.index.rows.repositories import ReadRepository as ReadRepository
     from node.index.rows.repositories import Terms as Terms
     from node.index.rows.repositories import on_reader as on_reader
     from node.index.rows.repositories import on_writer as on_writer

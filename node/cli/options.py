@@ -27,8 +27,8 @@ from node.errors import UsageError, VoxelnodeError
 
 if TYPE_CHECKING:
     from node.archive.base import LocalFile
-    from node.index.looking import Look, Named
-    from node.index.reading import ReadIndex
+    from node.index.look.views import ReadIndex
+    from node.index.looking import Named
     from node.index.rows.records import Level
     from node.settings.model import Settings
 
@@ -160,15 +160,15 @@ class Root(Configured):
         load_for_rows()
         from node.index.reading import reading
         from node.index.rows.scope import Scope
-        from node.index.rules.people.accounts import KnownProjects
+        from node.index.rules.people.accounts import project_id
 
         scope = None if project is None else Scope(projects=(project,))
         with reading(self.settings.storage.root, self.settings.index.url, scope) as index:
             if project is not None:
-                index.repository(KnownProjects).require(project)
+                project_id(index.connection, project)
             yield index
 
-    def looking(self) -> AbstractContextManager[Look | ReadIndex]:
+    def looking(self) -> AbstractContextManager[ReadIndex]:
         """Open the documented views of the index; see `node.index.looking`."""
         from node.index.looking import looking
         from node.index.rows.backend import place_of

@@ -20,13 +20,14 @@ from node.control import import_beside
 from node.control.configuration import ConfigurationChanges
 from node.errors import UsageError
 from node.hookspecs import Action as RootAction
-from node.index.reading import ReadIndex, checked
+from node.index.look.views import ReadIndex
+from node.index.reading import checked
 from node.index.rows.records import Lane, Level
 from node.index.rows.repositories import Terms
 from node.index.rows.states import Kind
 from node.index.rules.custody.deletions import NotThere
 from node.index.rules.work.ledger import Work, WorkEnded
-from node.index.rules.work.routes import lane_to
+from node.index.rules.work.routes import deletable, lane_to
 from node.lifecycle.deletion import Order, delete, empty, restore, resume_deletions
 from node.lifecycle.erasure import DECISIONS, GONE, Erasing, Object, decided_about, holders
 from node.lifecycle.retention import confirm, trash_until, uptime
@@ -161,11 +162,11 @@ class Actions:
         lanes = [lane_to(route_name, to) for to in self._settings.routes[route_name].to]
 
         def require_confirmed(index: ReadIndex) -> None:
-            if key not in index.routes.deletable(lanes):
+            if key not in deletable(index.connection, lanes):
                 raise NotThere("an instance came meanwhile, or somebody waits for the series again")
 
         with self._index.reading() as index:
-            confirmed = index.routes.deletable(lanes)
+            confirmed = deletable(index.connection, lanes)
         for key in confirmed:
             reason = f"every destination of route {route_name} has confirmed it"
             with suppress(NotThere):

@@ -15,7 +15,7 @@ from node.audit.audit_files import FILE_NAME as AUDIT_FILE
 from node.control.control_socket import REQUEST_SECONDS, NoControlSocket, NotPerformed, request_action
 from node.errors import UsageError, VoxelnodeError
 from node.files.durable import locked, make_folder
-from node.index.look.views import Snapshot
+from node.index.look.views import ReadIndex
 from node.index.rows.backend import FILE_NAME, IndexUnusable, place_of
 from node.index.rows.sqlite_file import has_schema
 from node.journal.inspection import inspect
@@ -61,7 +61,7 @@ def require_place(root: Path) -> None:
         )
 
 
-def require_store(settings: Settings, index: Snapshot) -> None:
+def require_store(settings: Settings, index: ReadIndex) -> None:
     """Refuse a root with instances in an object store, without the store. Raises VoxelnodeError."""
     if store_kind(settings) is None and index.archive_in_store and index.has_used_store:
         raise VoxelnodeError(

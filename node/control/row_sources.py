@@ -97,7 +97,7 @@ class RootRows:
     def exclusions(self, series: Row) -> list[Row]:
         uids = series["study_instance_uid"], series["series_instance_uid"]
         with looking(self._place) as index:
-            return _told(index.exclusions.of_revision(*uids, series["revision"], _ALL))
+            return _told(index.volumes.excluded(*uids, series["revision"], _ALL))
 
     def failures(self, study_instance_uid: str, series_instance_uid: str) -> list[Row]:
         with looking(self._place) as index:

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from node.archive.filesystem import Archive
     from node.completeness import Completeness
     from node.index.database import Index
-    from node.index.reading import ReadIndex
+    from node.index.look.views import ReadIndex
     from node.index.rows.records import ClaimedSeries, OwedSidecars
 
 LocalPath = Callable[[str], Path]
@@ -107,7 +107,7 @@ def stored_files(folder: Path, key: str, known: Mapping[str, str]) -> list[Revis
 
 def revision_files(root: Path, index: ReadIndex, folder: str) -> list[RevisionFile]:
     """Return the files of a revision by its folder relative to the root, sorted by name; empty if there are none."""
-    if noted := index.volumes.files_in(folder):
+    if noted := index.files.files_in(folder):
         return noted
     with suppress(FileNotFoundError):
         return [
@@ -125,7 +125,7 @@ def by_path(root: Path, index: ReadIndex, local: LocalFile) -> LocalPath:
     """
 
     def path_of(path: str) -> Path:
-        file = index.volumes.file_at(path)
+        file = index.files.file_at(path)
         return root / path if file is None else local(file)
 
     return path_of

@@ -12,13 +12,14 @@ from sqlalchemy.exc import SQLAlchemyError
 from node.dicom.answers import Found
 from node.dicom.matching import Query
 from node.index.look.finder import Finder
-from node.index.reading import LargeCounts, ReadIndex
+from node.index.look.views import ReadIndex
+from node.index.reading import LargeCounts
 from node.index.rows.about_keys import CLOSED
 from node.index.rows.backend import backend_at, backend_of, reason_of
 from node.index.rows.copying import require_current
 from node.index.rows.narrowed import Readers
 from node.index.rows.place import IndexUnusable, open_engine, place_of, require_sound, upgrade
-from node.index.rows.repositories import AboutRepository, Rows, about, set_about
+from node.index.rows.repositories import AboutRepository, Rows, about, queries_of, set_about
 from node.index.rows.sharing import Sharing
 from node.index.rows.sqlite_file import FileVersion
 from node.index.rows.writer import IndexWriter, ServerWatch
@@ -191,7 +192,7 @@ class Index:
             self.ahead.require_caught_up()
         watermarks = self.sharing.watermarks() if following else None
         with self._reader.connect() as connection:
-            yield ReadIndex(connection, watermarks)
+            yield ReadIndex(queries_of(connection), watermarks)
 
     def version(self) -> int | None:
         """Return a number that changes with each commit of any process, for what keeps what it has read; never waits.
@@ -208,7 +209,7 @@ class Index:
         """
         self.ahead.require_caught_up()
         with self._finder.turn() as connection:
-            yield ReadIndex(connection)
+            yield ReadIndex(queries_of(connection))
 
     def overwrite_deleted(self) -> bool:
         """Leave no deleted row in a file of the index; return False if a reader prevents it, or a server has them."""

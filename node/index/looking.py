@@ -1,6 +1,6 @@
 """A look at an index, for commands and programs that read it and end: the documented views, without SQLAlchemy.
 
-With an index in PostgreSQL, a look is a `ReadIndex`.
+An index in PostgreSQL is read by SQLAlchemy as well.
 """
 
 from __future__ import annotations
@@ -10,38 +10,18 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from node.errors import UsageError
-from node.index.look import level_views, views
-from node.index.rows.backend import IndexUnusable, Place, Standbys
+from node.index.look.views import ReadIndex
+from node.index.rows.backend import IndexUnusable, Place
 from node.index.rows.records import Level
 from node.index.rows.sqlite_file import connect, missing
 from node.index.rows.view_rows import Row, queries_of_file
 
-if TYPE_CHECKING:
-    from node.index.reading import ReadIndex
-
-
-class Look(views.Snapshot):
-    """A snapshot of an index in a file, as `node.index.reading.ReadIndex` has it of every index."""
-
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        queries = queries_of_file(connection)
-        super().__init__(queries)
-        self.instances = level_views.InstanceViews(queries)
-        self.routes = views.RouteViews(queries)
-        self.series = level_views.SeriesViews(queries)
-        self.studies = level_views.StudyViews(queries)
-        self.volumes = level_views.VolumeViews(queries)
-
-    def standbys(self) -> Standbys:
-        """Return no standbys: a commit of one file waits for none."""
-        return Standbys({})
-
 
 @contextmanager
-def looking(place: Place) -> Iterator[Look | ReadIndex]:
+def looking(place: Place) -> Iterator[ReadIndex]:
     """Open an index for reading only, also while a node writes to it.
 
     Raises IndexUnusable if there is none, it cannot be read, or a newer version wrote it.
@@ -58,12 +38,12 @@ def looking(place: Place) -> Iterator[Look | ReadIndex]:
         with closing(connect(place, read_only=True)) as connection:
             connection.isolation_level = None  # one transaction, which is one snapshot
             connection.execute("BEGIN")
-            look = Look(connection)
-            if not look.has_newest_schema:
+            index = ReadIndex(queries_of_file(connection))
+            if not index.has_newest_schema:
                 from node.index.rows.place import require_not_newer
 
                 require_not_newer(place)
-            yield look
+            yield index
     except sqlite3.Error as error:
         from node.index.rows.place import unreadable
 
@@ -81,7 +61,7 @@ class Owed(NamedTuple):
     """What could not be read of the journal, so that nobody knows which instances it had."""
 
 
-def owed(index: Look | ReadIndex) -> Owed:
+def owed(index: ReadIndex) -> Owed:
     """Return what every command that counts or names what is owed reads."""
     return Owed(index.lost.newest(index.lost.count()), index.instances.damaged(), index.lost.gaps())
 
@@ -98,7 +78,7 @@ class Named(NamedTuple):
     series: str = ""
 
 
-def named(index: Look | ReadIndex, text: str) -> list[Named]:
+def named(index: ReadIndex, text: str) -> list[Named]:
     """Return what a person may mean by a text.
 
     That is a UID of any level; else the studies of a Patient ID, of # and a number of `patient list`, or with an
@@ -120,7 +100,7 @@ def named(index: Look | ReadIndex, text: str) -> list[Named]:
     return found
 
 
-def the_named(index: Look | ReadIndex, text: str, *levels: Level, study: str | None = None) -> Named:
+def the_named(index: ReadIndex, text: str, *levels: Level, study: str | None = None) -> Named:
     """Return the one study, series or instance of some levels that a person means; `study`: it is of this one.
 
     Raises UsageError: there is none, or there are several.

@@ -1,7 +1,6 @@
-"""Read access to the index for pages, commands and messages: one repository per noun.
+"""Read access to the index for pages, commands and messages, by SQLAlchemy.
 
-No module outside of `node.index` contains SQL. A `ReadIndex` sees one snapshot of the index: the commits before its
-first query.
+A `ReadIndex` sees one snapshot of the index: the commits before its first query.
 
 `LargeCounts` are counts that read whole tables. Pages and monitoring ask for them again and again, and in a large
 index they take seconds. They are therefore kept for a while, with the moment at which they were taken.
@@ -11,75 +10,19 @@ import datetime as dt
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePath
-from typing import TypeVar
+from pathlib import Path
 
-from sqlalchemy import Connection, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from node.index.look.instances import ReadInstances, ReadVolumes
-from node.index.look.studies import ExportViews, ReadSeries, ReadStudies
-from node.index.look.views import Snapshot
-from node.index.look.work import ReadJobs, ReadRoutes, ReadWork
-from node.index.rows.backend import Standbys, backend_of, place_of
+from node.index.look.views import ReadIndex
+from node.index.rows.backend import place_of
 from node.index.rows.models.levels import OPEN_STATES
 from node.index.rows.narrowed import Readers
-from node.index.rows.place import require_not_newer, require_there, schema_of, unreadable
-from node.index.rows.repositories import Terms, queries_of, reads
+from node.index.rows.place import require_not_newer, require_there, unreadable
+from node.index.rows.repositories import Terms, queries_of
 from node.index.rows.scope import Scope, current_scope, within
-from node.index.rows.sharing import Watermarks
-from node.index.rows.sql import RootFolder
-from node.index.rules.custody.deletions import plan_deletion, plans_of_patient
-from node.index.rules.custody.lost import absent
-
-Added = TypeVar("Added")
-
-
-class ReadIndex(Snapshot):
-    """A view of the index on one read-only connection. Not thread-safe.
-
-    `watermarks`: how far cursors may read; None: to the end. Read before the first query.
-    """
-
-    def __init__(self, connection: Connection, watermarks: Watermarks | None = None) -> None:
-        super().__init__(queries_of(connection), watermarks)
-        self._connection = connection
-        self.exports = ExportViews(self._queries)
-        self.instances = ReadInstances(connection)
-        self.jobs = ReadJobs(connection)
-        self.routes = ReadRoutes(connection)
-        self.series = ReadSeries(connection)
-        self.studies = ReadStudies(connection)
-        self.volumes = ReadVolumes(connection)
-        self.work = ReadWork(connection)
-
-    def _reading(self) -> AbstractContextManager[Connection]:
-        return nullcontext(self._connection)
-
-    plan_deletion = reads(plan_deletion)
-
-    plans_of_patient = reads(plans_of_patient)
-
-    absent = reads(absent)
-
-    def repository(self, kind: Callable[[Connection], Added]) -> Added:
-        """Return what reads the rows of an extension, in this view."""
-        return kind(self._connection)
-
-    @property
-    def root(self) -> str:
-        """The folder that the paths in the tables are relative to: the one that the database is in."""
-        return str(PurePath(self._connection.execute(select(RootFolder())).scalar_one()))
-
-    def standbys(self) -> Standbys:
-        """Return the standbys of the server, and what they mean for commits."""
-        return backend_of(self._connection).standbys(self._connection)
-
-    def has_this_schema(self) -> bool:
-        """Whether this version of voxelnode can read all tables."""
-        return schema_of(self._connection).trouble is None
 
 
 @contextmanager
@@ -97,7 +40,7 @@ def reading(root: Path, url: str | None = None, scope: Scope | None = None) -> I
         with ExitStack() as opened:
             with within(scope):
                 connection = opened.enter_context(readers.connect())
-            index = ReadIndex(connection)
+            index = ReadIndex(queries_of(connection))
             if not index.has_newest_schema:
                 require_not_newer(place)
             yield index
@@ -125,7 +68,7 @@ def other_host_of(root: Path, url: str | None, host: str) -> Callable[[str], str
 
 def checked(check: Callable[[ReadIndex], None]) -> Terms:
     """Return terms that read rows as pages and commands do."""
-    return lambda connection: check(ReadIndex(connection))
+    return lambda connection: check(ReadIndex(queries_of(connection)))
 
 
 LARGE_ROWS = 100_000

@@ -32,10 +32,10 @@ from node.audit.audit_files import Holder, Taker, takers_of
 from node.audit.audit_log import Audit
 from node.errors import UsageError, VoxelnodeError, counted
 from node.index.database import Index
-from node.index.reading import ReadIndex
+from node.index.look.views import ReadIndex
 from node.index.rows.records import UIDS, DeletionPlan, Level, NotInTrash
 from node.index.rows.states import Erasure
-from node.index.rules.custody.deletions import NotThere
+from node.index.rules.custody.deletions import NotThere, plan_deletion
 from node.index.rules.work.ledger import Ended
 from node.lifecycle.deletion import Order, delete, empty
 from node.receive.apply import Applier
@@ -360,7 +360,11 @@ def decided_about(index: ReadIndex, root: Path, named: Mapping[str, Any]) -> set
     found = {row["study_instance_uid"] for number in numbers for row in index.trash.entries(number)}
     found |= {study for _, _, study in named.get("objects", ())}
     if "level" in named:
-        found.add(index.plan_deletion(named["level"], named["uid"], named["study_instance_uid"]).study_instance_uid)
+        found.add(
+            plan_deletion(
+                index.connection, named["level"], named["uid"], named["study_instance_uid"]
+            ).study_instance_uid
+        )
     other: Mapping[str, Any] = index.conflicts.one(named["conflict"]) or {} if "conflict" in named else {}
     other = asdict(examined(root, index, named["name"])) if "name" in named else other
     current = index.instances.row(other.get("sop_instance_uid") or "") or {}

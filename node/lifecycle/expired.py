@@ -9,14 +9,13 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Literal
 
-from node.index.look.level_views import CHUNK_STUDIES
+from node.index.look.studies import CHUNK_STUDIES
 from node.index.rows.records import StoredStudy
 from node.selector import compile_selector
 from node.settings.core import RetentionSettings
 
 if TYPE_CHECKING:
-    from node.index.looking import Look
-    from node.index.reading import ReadIndex
+    from node.index.look.views import ReadIndex
     from node.index.rows.view_rows import Row
     from node.settings.model import Settings
 
@@ -55,20 +54,21 @@ class Due:
         return len(self.expired) > max(FEW, int(rules.maximum_share * self.studies), approved)
 
 
-def due_now(index: Look | ReadIndex, rules: RetentionSettings, now: dt.datetime) -> Due:
+def due_now(index: ReadIndex, rules: RetentionSettings, now: dt.datetime) -> Due:
     """Return what a pass would delete now."""
     studies = _by_age(index, rules) if rules.is_active else ()
     owed = index.studies.owed() if rules.is_active else ()
     return expired_studies(studies, index.studies.count(), rules, now, owed)
 
 
-def to_come(index: Look | ReadIndex, settings: Settings, study_instance_uid: str) -> list[Row]:
+def to_come(index: ReadIndex, settings: Settings, study_instance_uid: str) -> list[Row]:
     """Return what happens to a study by itself, and when: messages once it is quiet, and its end by retention.
 
     What keeps it from retention may end before that; if no rule sets a time, retention is not in the list.
     """
     rules = settings.retention
-    found = [row for kind in ("route", "hook") for row in index.quiet_to_come(kind, settings, study_instance_uid)]
+    found: list[Row] = list(index.quiet_to_come("route", settings, study_instance_uid))
+    found += index.quiet_to_come("hook", settings, study_instance_uid)
     study = index.studies.stored(study_instance_uid, with_senders=rules.is_by_sender)
     if study is None or not isinstance(days := _days(study, rules), float):
         return found
@@ -80,7 +80,7 @@ def to_come(index: Look | ReadIndex, settings: Settings, study_instance_uid: str
     return found if is_kept else [*found, {"event": "retention", "due_at": due_at, "reason": reason}]
 
 
-def _by_age(index: Look | ReadIndex, rules: RetentionSettings) -> Iterator[StoredStudy]:
+def _by_age(index: ReadIndex, rules: RetentionSettings) -> Iterator[StoredStudy]:
     """Yield the studies, the oldest first; a study is kept if ``keep_where`` selects one of its series."""
     by_age = index.studies.by_age(with_senders=rules.is_by_sender)
     if rules.keep_where is None:

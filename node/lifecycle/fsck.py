@@ -7,6 +7,7 @@ import datetime as dt
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from pathlib import Path, PurePath
 from time import time
@@ -20,12 +21,14 @@ from node.conversion.volume_files import LostSources
 from node.errors import VoxelnodeError, counted
 from node.files.acknowledged import FOLDER, LedgerPosition, problems, segments
 from node.index.database import Index
-from node.index.reading import ReadIndex, reading
+from node.index.look.views import ReadIndex
+from node.index.reading import reading
 from node.index.rows.about_keys import JOURNAL
 from node.index.rows.files import VolumeFile, folders_of
 from node.index.rows.models.levels import STORE
-from node.index.rows.place import check, place_of
+from node.index.rows.place import check, place_of, schema_of
 from node.index.rows.records import InstanceFile
+from node.index.rules.custody.lost import absent
 from node.journal.inspection import records, segment_files
 from node.receive.accounting import mark_of, unaccounted
 from node.receive.aside import reasons_of
@@ -108,11 +111,11 @@ def examine(
     place = place_of(root, url)
     name = place.name if isinstance(place, Path) else str(place)
     yield from (Finding("index-damaged", name, problem) for problem in check(place))
-    if not index.has_this_schema():
+    if schema_of(index.connection).trouble is not None:
         return
     yield from _journal(root, index, serving=serving)
     yield from _acknowledged(root, index)
-    losers = index.instances.loser_keys()
+    losers = index.files.loser_keys()
     unknown = []
     for finding in _instances(root, index, losers, digests=digests, serving=serving, host=host):
         if finding.kind == "file-unknown":
@@ -144,7 +147,7 @@ def require_mounted(root: Path, findings: list[Finding], instances: int) -> None
 def has_volumes(index: Index) -> bool:
     """Return whether rows name files of volumes; some may be in the trash."""
     with index.reading() as view:
-        return bool(view.trash.volumes()) or next(view.volumes.files(), None) is not None
+        return bool(view.trash.volumes()) or next(view.files.of_volumes(), None) is not None
 
 
 def lacks(archive: Archive, index: Index, name: str) -> str | None:
@@ -178,12 +181,12 @@ def _named_in(name: str, archive: Archive, index: Index) -> list[tuple[str, ...]
     host = index.sharing.holder
     with index.reading() as view:
         if name == "objects":
-            rows = (row for row in view.instances.files() if not row.file_missing and row.place != STORE)
+            rows = (row for row in view.files.of_instances() if not row.file_missing and row.place != STORE)
             return [(row.key, archive.quarantine_key(row.key)) for row in rows if row.holder in (None, host)]
         if name == "quarantine":
-            return [(key,) for key in view.instances.loser_keys(host) - view.instances.to_be_set_aside()]
+            return [(key,) for key in view.files.loser_keys(host) - view.files.to_be_set_aside()]
         if name == VOLUMES:
-            return [(row.key,) for row in view.volumes.files() if not row.superseded and is_here(row, host)]
+            return [(row.key,) for row in view.files.of_volumes() if not row.superseded and is_here(row, host)]
     large = (
         its for its in map(receipt, (one.facts for one in records(archive.root / JOURNAL_FOLDER))) if its is not None
     )
@@ -197,7 +200,7 @@ def _named_in(name: str, archive: Archive, index: Index) -> list[tuple[str, ...]
 def _acknowledged(root: Path, index: ReadIndex) -> Iterator[Finding]:
     for path, problem in problems(root):
         yield Finding("ledger-damaged", f"{FOLDER}/{path.name}", problem)
-    versions = {one[:4]: one for found in unaccounted(root, index.absent) for one in found}
+    versions = {one[:4]: one for found in unaccounted(root, partial(absent, index.connection)) for one in found}
     for one in versions.values():  # the ledger may have several entries of each
         detail = f"received from {one.calling_ae_title or one.source} at {one.received_at[:19]}: send it again"
         series = one.study_instance_uid, one.series_instance_uid
@@ -226,7 +229,7 @@ def _still_unknown(root: Path, url: str | None, findings: list[Finding]) -> Iter
     with reading(root, url) as index:
         for begin in range(0, len(findings), MAX_FILES_PER_FOLDER):
             batch = findings[begin : begin + MAX_FILES_PER_FOLDER]
-            unknown = set(index.instances.unknown_keys([finding.path for finding in batch])) - waiting
+            unknown = set(index.files.unknown_keys([finding.path for finding in batch])) - waiting
             yield from (finding for finding in batch if finding.path in unknown)
 
 
@@ -234,7 +237,7 @@ def _instances(
     root: Path, index: ReadIndex, losers: set[str], *, digests: bool, serving: bool, host: str | None
 ) -> Iterator[Finding]:
     compared = set()
-    for folder, rows in groupby(index.instances.files(), key=lambda row: row.key.rpartition("/")[0]):
+    for folder, rows in groupby(index.files.of_instances(), key=lambda row: row.key.rpartition("/")[0]):
         compared.add(folder)
         there = _listed(root, folder)
         for row in rows:
@@ -282,8 +285,8 @@ def _is_in_quarantine(root: Path, row: InstanceFile) -> bool:
 
 def _losers(root: Path, index: ReadIndex, *, digests: bool, host: str | None) -> Iterator[Finding]:
     """Compare the files of conflicts, which are versions of instances like any other."""
-    known = {loser.key: loser.sha256 for loser in index.instances.losers()}
-    for key in sorted(index.instances.loser_keys(host) - index.instances.to_be_set_aside()):
+    known = {loser.key: loser.sha256 for loser in index.files.losers()}
+    for key in sorted(index.files.loser_keys(host) - index.files.to_be_set_aside()):
         try:
             if not (root / key).is_file():
                 yield Finding("loser-missing", key, "the file is missing")
@@ -303,7 +306,7 @@ def _unknown_losers(root: Path, url: str | None, named: set[str], *, serving: bo
     if not unknown:
         return
     with reading(root, url) as index:  # by now
-        named = index.instances.loser_keys() | reasons_of(index).keys()
+        named = index.files.loser_keys() | reasons_of(index).keys()
     for one in unknown:
         if one.file.key not in named:
             yield Finding("loser-unknown", one.file.key, sop_instance_uid=one.attributes.sop_instance_uid)
@@ -343,7 +346,7 @@ def _of_volumes(
     root: Path, index: ReadIndex, named: set[str], *, digests: bool, host: str | None, since: int = 0
 ) -> Iterator[Finding]:
     """Compare the files that rows of volumes name, and add their folders to `named`."""
-    for row in index.volumes.files(since=since):
+    for row in index.files.of_volumes(since=since):
         path = root / row.key
         named |= folders_of([row.key])
         if not row.sha256:  # a sidecar that is being written again

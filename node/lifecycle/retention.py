@@ -26,7 +26,8 @@ import structlog
 from node.archive.filesystem import Archive
 from node.audit.audit_log import Audit
 from node.index.database import Index
-from node.index.reading import ReadIndex, checked
+from node.index.look.views import ReadIndex
+from node.index.reading import checked
 from node.index.rows.about_keys import RETENTION, RETENTION_CONFIRMED, ClockLook, RetentionState, Uptime, look_of
 from node.index.rules.custody.deletions import NotThere
 from node.index.rules.custody.leaving import Receipts

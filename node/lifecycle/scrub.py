@@ -159,7 +159,7 @@ class Scrub(IndexFollower):
         self._is_empty = not current.files  # before the look, so that no commit is missed
         files: Sequence[InstanceFile | VolumeFile] = self._index.instances.files_after(current.key, MAX_FILES_PER_STEP)
         with self._index.reading(wait=False) as view:
-            files = files or list(view.volumes.files(current.key, MAX_FILES_PER_STEP))  # these keys are greater
+            files = files or list(view.files.of_volumes(current.key, MAX_FILES_PER_STEP))  # these keys are greater
         if not files and not current.files:  # an empty archive: a pass begins when it has files
             return MAX_SLEEP_SECONDS
         if not files:

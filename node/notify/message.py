@@ -18,7 +18,7 @@ from node.settings.core import HookEvent, HookSettings
 
 if TYPE_CHECKING:  # the child process of a plugin needs no index
     from node.archive.base import ArchivedFile
-    from node.index.reading import ReadIndex
+    from node.index.look.views import ReadIndex
     from node.index.rows.converted import SeriesKey
     from node.index.rows.view_rows import Row
     from node.index.rules.work.messages import PendingEvent
@@ -156,7 +156,7 @@ def files_of(index: ReadIndex, message: HookMessage) -> list[ArchivedFile]:
         return [] if stored is None else [stored]
     paths = [Path(volume["path"]) for volume in message.content["volumes"] if volume["path"] is not None]
     folders = dict.fromkeys(str(path.parent.relative_to(root)) for path in paths)
-    return [file for folder in folders for file in index.volumes.files_in(folder)]
+    return [file for folder in folders for file in index.files.files_in(folder)]
 
 
 def with_paths(message: HookMessage, paths: Mapping[str, str]) -> HookMessage:

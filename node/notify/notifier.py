@@ -12,7 +12,7 @@ from node.audit.audit_log import DESTINATION, SOURCE, Audit, AuditAction, AuditE
 from node.errors import OutOfResources, ResultRefused, ResultsBusy, with_last_line
 from node.index.database import Index
 from node.index.look.finder import QueryRefused
-from node.index.reading import ReadIndex
+from node.index.look.views import ReadIndex
 from node.index.rows.records import Lane
 from node.index.rules.work.jobs import Job, JobEnded
 from node.index.rules.work.ledger import REASON_LENGTH, Ended, Postponed, after_failure

@@ -21,8 +21,7 @@ from node.errors import NotUnderstood
 
 if TYPE_CHECKING:
     from node.archive.base import LocalFile
-    from node.index.looking import Look
-    from node.index.reading import ReadIndex
+    from node.index.look.views import ReadIndex
 
 FOLDER = "quarantine"
 
@@ -47,7 +46,7 @@ class QuarantinedFile:
     sha256: str | None = None
 
 
-def quarantined(root: Path, index: Look | ReadIndex) -> list[QuarantinedFile]:
+def quarantined(root: Path, index: ReadIndex) -> list[QuarantinedFile]:
     """Return the files in quarantine, by name."""
     reasons, in_trash = reasons_of(index), index.trash.quarantine_keys()
     files = []
@@ -69,7 +68,7 @@ _NOT_NAMED: Mapping[str, Any] = {
 }
 
 
-def reasons_of(index: Look | ReadIndex) -> dict[str, dict[str, Any]]:
+def reasons_of(index: ReadIndex) -> dict[str, dict[str, Any]]:
     """Return why each file is in quarantine, by key."""
     reasons = {event["key"]: {"reason": event["kind"], "detail": event["detail"]} for event in index.events.set_aside()}
     return reasons | {row.pop("key"): row for row in index.conflicts.in_quarantine()}
@@ -79,7 +78,7 @@ OF_TWO_PATIENTS = "study-of-two-patients"
 """Kind of the conflict of instances that are in the study of another patient."""
 
 
-def with_strangers(rows: Iterable[Row], index: Look | ReadIndex, local: LocalFile) -> list[dict[str, Any]]:
+def with_strangers(rows: Iterable[Row], index: ReadIndex, local: LocalFile) -> list[dict[str, Any]]:
     """Return rows of conflicts with ``other_patient_id`` and ``other_patient_name``.
 
     Both are None unless a study has two patients, and the file of the later patient can be read.
@@ -92,7 +91,7 @@ def with_strangers(rows: Iterable[Row], index: Look | ReadIndex, local: LocalFil
     return named
 
 
-def strangers_in(study: str, index: Look | ReadIndex, local: LocalFile) -> dict[str, dict[str, Any]]:
+def strangers_in(study: str, index: ReadIndex, local: LocalFile) -> dict[str, dict[str, Any]]:
     """Return the undecided conflicts of a study of two patients by Series Instance UID, with the other patient."""
     rows = [row for row in index.conflicts.about(study) if row["kind"] == OF_TWO_PATIENTS]
     return {row["series_instance_uid"]: row for row in with_strangers(rows, index, local)}
@@ -104,7 +103,7 @@ def came_as(row: Row) -> str:
     return f"came as {named(other)}" if any(other.values()) else ""
 
 
-def stranger(row: Row, index: Look | ReadIndex, local: LocalFile) -> Row | None:
+def stranger(row: Row, index: ReadIndex, local: LocalFile) -> Row | None:
     """Return patient and Accession Number in the file of a conflict: of the version in it, or of the instance itself.
 
     None if the file cannot be read, or if its study is of this patient by now.

@@ -30,7 +30,7 @@ from node.errors import NotUnderstood, OutOfResources, UsageError
 from node.files.acknowledged import digests_of
 from node.files.heads import cut_pixels_of
 from node.index.database import Index
-from node.index.reading import ReadIndex
+from node.index.look.views import ReadIndex
 from node.index.rows.files import HeldFile
 from node.index.rows.records import InstanceFile, Outcome, ReceivedPolicy, StoredFile
 from node.receive.aside import FOLDER, OF_TWO_PATIENTS, QuarantinedFile, quarantined

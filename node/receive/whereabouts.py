@@ -35,8 +35,7 @@ from node.receive.aside import QuarantinedFile, quarantined
 
 if TYPE_CHECKING:
     from node.archive.base import LocalFile
-    from node.index.looking import Look
-    from node.index.reading import ReadIndex
+    from node.index.look.views import ReadIndex
 
 REFUSAL_DAYS = 7
 """Age up to which a refusal may be why something never came."""
@@ -98,7 +97,7 @@ class Whereabouts:
 
 
 def whereabouts(
-    index: Look | ReadIndex,
+    index: ReadIndex,
     root: Path,
     sought: str,
     *above: str,
@@ -136,7 +135,7 @@ def unknown(sought: str) -> str:
 
 @dataclass(slots=True)
 class _Asked:
-    index: Look | ReadIndex
+    index: ReadIndex
     root: Path
     sought: str
     above: tuple[str, ...]

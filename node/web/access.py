@@ -34,7 +34,7 @@ from node.errors import UsageError
 from node.index.rows.records import KnownShares
 from node.index.rows.scope import NOBODY, ProjectRole, become, within
 from node.index.rows.scope import Scope as IndexScope
-from node.index.rules.people.accounts import AccountRepository, KnownProjects, Role
+from node.index.rules.people.accounts import AccountRepository, Role
 from node.index.rules.work.jobs import JobRepository
 from node.runtime.budget import Caller, Claim, Stage
 from node.settings.core import Web
@@ -312,7 +312,7 @@ class Call:
         writing = dataclasses.replace(scope, role="write")
         if study is None:
             with within(writing), self.node.index.reading() as index:
-                return bool(index.repository(KnownProjects).names())
+                return bool(index.accounts.projects())
         try:
             self._require(writing, [(study, series)])
         except Forbidden:

@@ -24,7 +24,7 @@ from node.archive.intact import MISSING
 from node.children.forwarding import CopyChange, forward
 from node.conversion.volume_files import revision_files
 from node.errors import OutOfResources, VoxelnodeError
-from node.index.reading import ReadIndex
+from node.index.look.views import ReadIndex
 from node.index.rows.files import StoredInstance
 from node.index.rows.records import RevisionFile
 from node.receive.stored_files import report_damage

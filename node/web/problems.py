@@ -15,7 +15,7 @@ from starlette.requests import HTTPConnection
 from starlette.responses import HTMLResponse
 
 from node.errors import VoxelnodeError, broken_rule
-from node.index.reading import ReadIndex
+from node.index.look.views import ReadIndex
 from node.index.rules.custody.deletions import NotThere
 from node.index.rules.people.accounts import Role
 from node.receive.whereabouts import Whereabouts, whereabouts

@@ -15,7 +15,8 @@ import pytest
 from pydicom import FileDataset
 from pynetdicom import AE
 
-from node.index.reading import ReadIndex, reading
+from node.index.look.views import ReadIndex
+from node.index.reading import reading
 from node.receive.readiness import read_counters
 from tests import make
 from tests.acceptance.served import Served, send, until

@@ -176,7 +176,7 @@ def test_one_that_cannot_be_used_is_named_with_why(installed: Path, tmp_path: Pa
         ("def run(self, node: Parts)", "def run(self)", "run is not a method with the parameters (self, node)"),
         ('hello.settings:HelloSettings"),)', 'hello.settings:HelloSettings"))', "tables is not a tuple of Table"),
         ("settings:HelloSettings", "settings:Absent", "voxelnode_hello.settings:Absent cannot be loaded: "),
-        ("settings:HelloSettings", "rows:ReadGreetings", "rows:ReadGreetings is not a subclass of SettingsSection"),
+        ("settings:HelloSettings", "rows:GreetingViews", "rows:GreetingViews is not a subclass of SettingsSection"),
         ("settings:GreetingsHook", "settings:Absent", "voxelnode_hello.settings:Absent cannot be loaded: "),
         ("settings:GreetingsHook", "settings:HelloSettings", 'HelloSettings has no key kind of Literal["greetings"]'),
         ("tables:TABLES", "tables:Base", "voxelnode_hello.tables:Base is not an instance of IndexTables"),

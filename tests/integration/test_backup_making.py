@@ -183,8 +183,8 @@ def test_what_is_damaged_in_the_root_stays_whole_in_the_backup_until_it_is_taken
     before = digests(folder)
     objects = {str(path.relative_to(root)) for path in root.glob("objects/*/*")}
     with reading(root) as index:
-        gone, altered, *_ = (root / file.key for file in index.instances.files())
-        [volume] = (root / file.key for file in index.volumes.files() if file.key.endswith(".gz"))
+        gone, altered, *_ = (root / file.key for file in index.files.of_instances())
+        [volume] = (root / file.key for file in index.files.of_volumes() if file.key.endswith(".gz"))
     for path in (altered, volume):
         content = path.read_bytes()
         path.unlink()  # not the copy in the backup, which is the same file

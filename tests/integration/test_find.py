@@ -614,7 +614,7 @@ def test_queries_give_way_while_instances_arrive(open_root: Callable[[], Any], a
 @pytest.mark.sqlite("queries of a server take no time of this processor")
 def test_queries_pause_longer_for_python_than_for_sqlite(world: World) -> None:
     with world.index.searching() as index:
-        driver = index._connection.connection.dbapi_connection
+        driver = index.connection.connection.dbapi_connection
         before, began_at = driver.seconds, time.thread_time()
         driver.execute("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 200000) "
                        "SELECT max(i) FROM n").fetchall()  # fmt: skip
@@ -629,5 +629,5 @@ def test_rows_that_are_read_in_one_step_are_what_was_stored(world: World) -> Non
     texts = ["", "a\0b", '"\\/', "\n\x1f\x7f", "山\U0010ffff", "é", None]
     echo = PreparedRows(select(*(bindparam(f"n{number}", type_=String) for number in range(len(texts)))))
     with world.index.searching() as index:
-        rows = echo.read(index._connection, **{f"n{number}": text for number, text in enumerate(texts)})
+        rows = echo.read(index.connection, **{f"n{number}": text for number, text in enumerate(texts)})
     assert rows == [[text and text.replace("\0", "\ufffd") for text in texts] if IN_POSTGRESQL else texts]

@@ -18,10 +18,10 @@ from node.dicom.matching import Options, read_query
 from node.errors import OutOfResources, UsageError
 from node.extensions.peers.asking import QuestionRepository
 from node.extensions.results.listed import JobViews
-from node.index.look.level_views import InstanceViews, SeriesViews, StudyViews, VolumeViews
 from node.index.look.study_search import StudyFilter
+from node.index.look.views import ReadIndex
 from node.index.looking import looking, the_named
-from node.index.reading import ReadIndex, other_host_of, reading
+from node.index.reading import other_host_of, reading
 from node.index.rows.place import IndexUnusable
 from node.index.rows.records import Level
 from node.index.rows.repositories import set_about
@@ -79,7 +79,7 @@ def test_reads_do_not_wait_for_the_writer(root: Root) -> None:
 @pytest.mark.skipif(IN_POSTGRESQL, reason="about SQLite: its plan of a query")
 def test_one_study_and_one_job_are_found_without_reading_all_rows(root: Root) -> None:
     with explained(root) as (queries, steps):
-        assert StudyViews(queries).stored("1.2.3") is None
+        assert ReadIndex(queries).studies.stored("1.2.3") is None
         assert JobViews(queries).newest(1, job_id="1") == []
     assert len(steps) > 4
     assert [step for step in steps if step.startswith("SCAN")] == ["SCAN w"]  # of what the limit has left
@@ -95,20 +95,20 @@ def test_series_are_listed_and_counted_without_reading_a_table(root: Root, monke
     of_index = "SCAN se USING COVERING INDEX ix_series_listed"
     for wanted in listed:
         with explained(root) as (queries, steps):
-            SeriesViews(queries).newest(100, **wanted)
+            ReadIndex(queries).series.newest(100, **wanted)
         scans = [step for step in steps if step.startswith("SCAN") and step not in ("SCAN k", "SCAN few")]
         is_of_few = {"study", "patient", "modality"} & wanted.keys() or wanted.get("states") == ["refused"]
         assert scans == ([] if is_of_few else [of_index]), (wanted, steps)
-    monkeypatch.setattr("node.index.look.level_views.FEW_SERIES", 0)  # so that each modality is a common one
+    monkeypatch.setattr("node.index.look.series.FEW_SERIES", 0)  # so that each modality is a common one
     with explained(root) as (queries, steps):
-        SeriesViews(queries).newest(100, modality="CT")
+        ReadIndex(queries).series.newest(100, modality="CT")
     assert of_index in steps
     with explained(root) as (queries, steps):
-        SeriesViews(queries).last_received_at()
-        SeriesViews(queries).next_due_at()
-        SeriesViews(queries).count_doubted()
-        InstanceViews(queries).totals()
-        VolumeViews(queries).count_current()
+        ReadIndex(queries).series.last_received_at()
+        ReadIndex(queries).series.next_due_at()
+        ReadIndex(queries).series.count_doubted()
+        ReadIndex(queries).instances.totals()
+        ReadIndex(queries).volumes.count_current()
     assert [step for step in steps if step.startswith("SCAN") and " INDEX " not in step] == ["SCAN v"], steps
     assert not any(step.startswith("SCAN series") for step in steps), steps
     assert not any("SEARCH st" in step for step in steps), steps
@@ -119,11 +119,11 @@ def test_series_are_listed_and_counted_without_reading_a_table(root: Root, monke
 def test_retention_reads_studies_from_the_oldest_on_and_sorts_none(
     root: Root, monkeypatch: pytest.MonkeyPatch, with_senders: bool
 ) -> None:
-    monkeypatch.setattr("node.index.look.level_views.CHUNK_STUDIES", 1)
+    monkeypatch.setattr("node.index.look.studies.CHUNK_STUDIES", 1)
     for _ in range(2):
         root.take(make.ct_series(1)[0])
     with explained(root) as (queries, steps):
-        assert len(list(StudyViews(queries).by_age(with_senders=with_senders))) == 2
+        assert len(list(ReadIndex(queries).studies.by_age(with_senders=with_senders))) == 2
     assert "SCAN se USING INDEX ix_series_listed" in steps
     assert steps.count("SEARCH se USING INDEX ix_series_listed (last_received_at>?)") == 2
     assert not any(step.endswith("FOR ORDER BY") for step in steps), steps
@@ -133,8 +133,8 @@ def test_retention_reads_studies_from_the_oldest_on_and_sorts_none(
 def test_what_hooks_and_routes_are_owed_is_read_from_what_waits_and_not_from_the_studies(root: Root) -> None:
     root.take(make.ct_series(1)[0])
     with explained(root) as (queries, steps):
-        assert StudyViews(queries).owed() == set()
-        assert not StudyViews(queries).has_message("1.2")
+        assert ReadIndex(queries).studies.owed() == set()
+        assert not ReadIndex(queries).studies.has_message("1.2")
     assert {step.partition(" USING")[0] for step in steps if step.startswith("SCAN")} <= {"SCAN h", "SCAN o"}, steps
 
 
@@ -143,7 +143,7 @@ def test_what_hooks_and_routes_are_owed_is_read_from_what_waits_and_not_from_the
 def test_a_page_of_series_is_read_in_its_order_if_many_match(
     root: Root, wanted: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("node.index.look.studies.FEW_SERIES", 0)
+    monkeypatch.setattr("node.index.look.series.FEW_SERIES", 0)
     steps = steps_of(root, lambda index: index.series.page(None, 100, **wanted))
     assert not any("ORDER BY" in step for step in steps), steps
 

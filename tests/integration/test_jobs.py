@@ -20,7 +20,8 @@ from node.errors import OutOfResources, ResultRefused
 from node.extensions.channels.settings import CommandSettings, WebhookSettings
 from node.extensions.results import rows
 from node.extensions.results.intake import JobExpiry
-from node.extensions.results.rows import ReadResults, ResultRepository
+from node.extensions.results.listed import JobViews
+from node.extensions.results.rows import ResultRepository
 from node.index.rows.records import Lane
 from node.index.rules.work import jobs as of_hooks
 from node.notify.notifier import HookWorker
@@ -73,7 +74,7 @@ def held(tmp_path: Path) -> Path:
 
 def jobs(root: Root) -> list[dict[str, Any]]:
     with root.index.reading() as index:
-        return index.repository(ReadResults).newest(100)
+        return index.views(JobViews).newest(100)
 
 
 def work(root: Root, *workers: HookWorker) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from node.api import Audit, UsageError
-from node.extensions.labels.marks import MarkRepository, NotMarkable, ReadMarks, Target
+from node.extensions.labels.known import LabelViews
+from node.extensions.labels.marks import MarkRepository, NotMarkable, Target
 from node.index.look.study_search import StudyFilter
 from node.index.rows.records import Level
 from node.lifecycle.deletion import Order, delete
@@ -49,8 +50,8 @@ def test_only_what_changes_is_reported_and_labels_are_of_one_target(two: Root) -
     assert change(two, FIRST, SECOND, add=("a",)) == [SECOND]
     assert change(two, FIRST, SECOND, remove=("b",)) == [FIRST]
     with two.index.reading() as index:
-        read = index.repository(ReadMarks)
-        assert [read.labels(one) for one in (FIRST, SERIES, SECOND)] == [["a"], ["a", "b"], ["a"]]
+        read = index.views(LabelViews)
+        assert [read.labels(*one) for one in (FIRST, SERIES, SECOND)] == [["a"], ["a", "b"], ["a"]]
         assert read.known() == [{"label": "a", "studies": 2, "series": 1}, {"label": "b", "studies": 0, "series": 1}]
         assert {one.labels for one in index.studies.listed(StudyFilter())} == {("a",)}
         selected = {series for _, series in index.facts.selected(compile_selector('labels in ["b", "c"]'))}
@@ -91,8 +92,7 @@ def test_what_has_no_files_any_more_has_no_labels(two: Root) -> None:
         return [len(read_rows(two.folder, f"SELECT id FROM {table}")) for table in ("labels", "comments")]
 
     def forget(uid: str, level: Level, hours: int = 0) -> None:
-        with two.index.reading() as index:
-            plan = index.plan_deletion(level, uid)
+        plan = two.index.deletions.plan(level, uid)
         until = two.clock() + dt.timedelta(hours=hours) if hours else None
         delete(two.archive, two.index, audit, plan, Order("somebody", "by command", trash_until=until), two.clock())
 

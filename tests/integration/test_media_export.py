@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 def written(root: Root, settings: Settings, folder: Path) -> Written:
     with root.index.reading() as index:
-        instances = list(index.instances.stored())
+        instances = list(index.files.stored())
     return write_medium(folder, instances, settings, root.archive.local)
 
 
@@ -76,7 +76,7 @@ def test_a_mount_point_is_written_in_place_and_a_missing_file_is_left_out(
     lost = make.ct_series(1, study_uid="1.2.3", series_uid="1.2.3.3", PatientID="P1")[0]
     root.take_all([verified, lost])
     with root.index.reading() as index:
-        instances = list(index.instances.stored())
+        instances = list(index.files.stored())
 
     def local(one: ArchivedFile) -> Path:
         if one.key == key_of_lost:

@@ -123,7 +123,7 @@ class Served:
 
     def files(self) -> list[InstanceFile]:
         with self.repository.index.reading() as index:
-            return list(index.instances.files())
+            return list(index.files.of_instances())
 
     def local(self) -> list[Path]:
         return sorted(self.root.glob("objects/*/*.dcm"))
@@ -145,7 +145,7 @@ class Served:
     def kept(self) -> list[RevisionFile]:
         with self.repository.index.reading() as index:
             rows = view_rows(self.root, "SELECT key FROM revision_files ORDER BY key")
-            return [file for row in rows if (file := index.volumes.file_at(row["key"])) is not None]
+            return [file for row in rows if (file := index.files.file_at(row["key"])) is not None]
 
     def close(self) -> None:
         if self.is_open:

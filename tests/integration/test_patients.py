@@ -188,7 +188,7 @@ def found_ids(root: Root) -> dict[str, tuple[str, str]]:
     query = read_query(identifier(Level.STUDY, keys), QueryModel.STUDY_ROOT)
     answers = {str(one["StudyInstanceUID"]): (one["PatientID"], one["PatientName"]) for one in root.index.find(query)}
     with root.index.reading() as index:
-        for one in index.instances.stored():
+        for one in index.files.stored():
             if one.identity is not None:
                 said = one.identity.patient_id, one.identity.patient_name
                 assert said == answers[one.study_instance_uid]

@@ -9,10 +9,11 @@ from pydicom import config
 from node.api import Audit, OpenedRoot, Settings, UsageError
 from node.dicom.json_model import entry_text
 from node.extensions.worklist.hl7 import MessageRefused, parse
+from node.extensions.worklist.listed import StepViews
 from node.extensions.worklist.mllp import MllpListener, changes_of, make_changes, update_entries, update_of
 from node.extensions.worklist.modality_worklist import step_of
-from node.extensions.worklist.performed_steps import PerformedStep, PerformedStepRepository, ReadPerformedSteps
-from node.extensions.worklist.scheduled_rows import OrderedStep, ReadScheduledSteps, ScheduledStepRepository
+from node.extensions.worklist.performed_steps import PerformedStep, PerformedStepRepository
+from node.extensions.worklist.scheduled_rows import OrderedStep, ScheduledStepRepository
 from node.extensions.worklist.settings import WorklistSettings
 from node.index.rules.people.person_plans import PatientLink, Person
 from node.index.rules.people.persons import HELD, PersonRepository
@@ -137,9 +138,9 @@ def test_steps_of_the_worklist_follow_a_merge_and_its_end(root: Root, changes: O
         for _, entry in steps.candidates({}):
             found[entry_text(entry, "AccessionNumber")] = tuple(entry_text(entry, one) for one in WHOSE)
         with root.index.reading() as index:
-            for row in index.repository(ReadScheduledSteps).page(None, 100):
+            for row in index.views(StepViews).page(None, 100):
                 assert found[row["accession_number"]] == (row["patient_id"], row["patient_name"])
-            for row in index.repository(ReadPerformedSteps).page(None, 100):
+            for row in index.views(StepViews).performed.page(None, 100):
                 found[row["sop_instance_uid"]] = row["patient_id"]
         return found
 

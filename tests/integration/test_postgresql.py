@@ -34,7 +34,8 @@ from node.extensions.projects.rows import ProjectRepository
 from node.extensions.worklist.performed_steps import ListedSeries, PerformedStep, PerformedStepRepository
 from node.index.look.finder import QueryRefused, QueryStopped
 from node.index.look.study_search import StudyFilter
-from node.index.reading import ReadIndex, checked, reading
+from node.index.look.views import ReadIndex
+from node.index.reading import checked, reading
 from node.index.rows import writer
 from node.index.rows.about_keys import REVISION
 from node.index.rows.backend import IndexUnusable, ServerPlace, backend_of
@@ -586,7 +587,7 @@ def test_what_comes_while_its_series_is_deleted_is_deleted_with_its_file_or_stay
     )  # fmt: skip
     assert kept.outcome == Outcome.STORED
     with hosts[0].reading() as view:
-        assert [file.key for file in view.instances.files()] == [second.file.key]
+        assert [file.key for file in view.files.of_instances()] == [second.file.key]
     assert deletion.paths == (first.file.key,)
 
 
@@ -632,7 +633,7 @@ def test_what_a_change_demands_is_still_so_when_it_is_made(
     )  # fmt: skip
     assert (deletion.paths, kept.outcome) == ((first.file.key,), Outcome.STORED)
     with hosts[0].reading() as view:
-        assert [file.key for file in view.instances.files()] == [second.file.key]
+        assert [file.key for file in view.files.of_instances()] == [second.file.key]
 
 
 @pytest.mark.slow

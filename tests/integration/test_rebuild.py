@@ -159,7 +159,7 @@ def test_corrections_of_a_patient_and_of_one_study_outlive_a_rebuild(settings: S
 
     def found() -> list[Any]:
         with Repository(settings) as repository, repository.index.reading() as index:
-            stored = sorted(index.instances.stored(), key=lambda one: one.sop_instance_uid)
+            stored = sorted(index.files.stored(), key=lambda one: one.sop_instance_uid)
             return [one.identity for one in stored]
 
     studies = "SELECT study_instance_uid, patient_id FROM v_studies ORDER BY 1"

@@ -400,7 +400,7 @@ def test_an_own_copy_that_comes_back_is_the_stored_version(
     paths = [Path(image["path"]), *(tmp_path / str(place) for place in range(decisions))]
     for one, other in pairwise(paths):
         with root.index.reading() as index:
-            [instance] = index.instances.stored()
+            [instance] = index.files.stored()
         identity = replace(instance.identity, patient_id=f"C-{other.name}")
         change = CopyChange(identity=identity, encoding="keep" if encoding in ("", stored) else "explicit")
         copy_of(forward(one, change, other), change)
@@ -418,4 +418,4 @@ def test_an_own_copy_that_comes_back_is_the_stored_version(
     assert len(root.rows("SELECT 1 FROM v_patients")) == 2
     persons(root).separate(number(root, "C-7"), root.clock())
     with root.index.reading() as index:
-        assert [one.identity for one in index.instances.stored()] == [None]
+        assert [one.identity for one in index.files.stored()] == [None]

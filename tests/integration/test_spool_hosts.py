@@ -229,7 +229,7 @@ def test_versions_are_in_quarantine_of_the_host_that_has_them(hosts: Hosts) -> N
     r1.close()
     r1.open()
     with r1.index.reading() as index:
-        assert len(index.instances.losers()) == 2
+        assert len(index.files.losers()) == 2
 
     conflict = r1.row(f"SELECT id FROM conflicts WHERE sop_instance_uid = '{stored.SOPInstanceUID}'")["id"]
     with pytest.raises(NotDecidable, match="in the quarantine of r2: decide there"):
@@ -323,7 +323,7 @@ def test_volumes_are_read_on_every_host_and_made_again_if_the_host_that_has_them
     r1, c1, ds, made = converted_elsewhere(hosts)
     assert (sorted(made), r1.volumes()) == (["volume.json", "volume.nii.gz"], {})
     with r1.index.reading() as index:
-        volume = next(file for file in index.volumes.files() if file.key.endswith(".nii.gz"))
+        volume = next(file for file in index.files.of_volumes() if file.key.endswith(".nii.gz"))
     assert (volume.place, volume.holder) == ("spool", "c1")
     with pytest.raises(StoreAway, match="host c1 alone has the file"):
         r1.archive.local(volume)
@@ -338,7 +338,7 @@ def test_volumes_are_read_on_every_host_and_made_again_if_the_host_that_has_them
     lost = c1.root.rename(c1.root.with_name("gone"))
     r1.repository.actions.by_name["forget-host"](host="c1", who="admin")
     with r1.index.reading() as index:
-        [current] = [file for file in index.volumes.files() if not file.superseded and file.key.endswith(".nii.gz")]
+        [current] = [file for file in index.files.of_volumes() if not file.superseded and file.key.endswith(".nii.gz")]
     with pytest.raises(FileNotFoundError):
         r1.archive.local(current)
     convert(r1, nifti_extension=True)

@@ -186,7 +186,7 @@ def test_losers_in_and_out_of_the_trash_are_named_unless_only_another_host_has_t
     losers = root.index.instances.loser_keys()
     assert len(losers) == 2
     with root.index.reading() as index:
-        assert [index.instances.loser_keys(host) for host in (None, "there", "here")] == [losers, losers, set()]
+        assert [index.files.loser_keys(host) for host in (None, "there", "here")] == [losers, losers, set()]
 
 
 DISK_BYTES = 10_000_000

@@ -34,7 +34,7 @@ def test_what_dcmjs_makes_of_our_metadata_is_stored_as_the_same_image(site: Site
     reported = json.loads(next(line for line in printed.splitlines() if line.startswith('{"name"')))
     assert (reported["name"], reported["rows"], reported["status"]) == (str(one.PatientName), one.Rows, 200), reported
     with site.store.index.reading() as index:
-        (stored,) = index.instances.stored(sop_instance_uids=["1.2.3.1.77"])
+        (stored,) = index.files.stored(sop_instance_uids=["1.2.3.1.77"])
     copy = dcmread(site.store.archive.path(stored.key))
     for element in one:
         if element.keyword != "SOPInstanceUID":

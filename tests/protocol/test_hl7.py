@@ -18,8 +18,9 @@ from node.api import Audit, Index, Settings
 from node.control.checks import problems
 from node.dicom.json_model import entry_text
 from node.extensions.worklist.hl7 import MessageRefused, orders_of, parse
+from node.extensions.worklist.listed import StepViews
 from node.extensions.worklist.mllp import MllpListener
-from node.extensions.worklist.scheduled_rows import ReadScheduledSteps, ScheduledStepRepository
+from node.extensions.worklist.scheduled_rows import ScheduledStepRepository
 from node.extensions.worklist.settings import WorklistSettings
 from node.receive.senders import Rejections
 from node.runtime.metrics import Metrics
@@ -115,7 +116,7 @@ def listening(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Calla
 def entries(listening: Any) -> dict[str, dict[str, Any]]:
     """The entries of the worklist, by the ID of their step."""
     with listening.index.reading() as index:
-        steps = index.repository(ReadScheduledSteps)
+        steps = index.views(StepViews)
         rows = [steps.entry(row["id"]) for row in steps.page(None, 100)]
     return {row["scheduled_procedure_step_id"]: row for row in rows if row is not None}
 
@@ -129,7 +130,7 @@ def refusals(listening: Any) -> list[dict[str, Any]]:
 
 def rows_of(listening: Any) -> list[Any]:
     with listening.index.reading() as index:
-        return list(index.repository(ReadScheduledSteps).page(None, 1000))
+        return list(index.views(StepViews).page(None, 1000))
 
 
 def test_orders_come_over_tls_from_known_senders_only(listening: Any, keys: Path) -> None:

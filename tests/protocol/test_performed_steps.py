@@ -19,7 +19,8 @@ from node.completeness import MPPS
 from node.dicom.command import decode_command
 from node.dicom.uids import PERFORMED_PROCEDURE_STEP
 from node.extensions.worklist import PERFORMED_PROCEDURE_STEP_RETRIEVE
-from node.extensions.worklist.performed_steps import PerformedStepRepository, ReadPerformedSteps, created
+from node.extensions.worklist.listed import StepViews
+from node.extensions.worklist.performed_steps import PerformedStepRepository, created
 from tests import make
 from tests.make import dataset
 from tests.protocol.conftest import CT_IMAGE_STORAGE, Acceptor, Raw, Running, StartNode, associate, associate_rq
@@ -107,7 +108,7 @@ def is_due(node: Running) -> bool:
 
 def steps(node: Running) -> list[dict[str, Any]]:
     with node.ingest.index.reading() as index:
-        return index.repository(ReadPerformedSteps).page(None, 100)
+        return index.views(StepViews).performed.page(None, 100)
 
 
 @pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian])
@@ -122,7 +123,7 @@ def test_a_step_is_created_changed_and_completed(node: Running, syntax: str) -> 
     [row] = steps(node)
     assert (row["state"], row["series"], row["instances"], row["calling_ae_title"]) == ("COMPLETED", 1, 3, "GOOD")
     with node.ingest.index.reading() as index:
-        attributes = (index.repository(ReadPerformedSteps).step(STEP) or {})["attributes"]
+        attributes = (index.views(StepViews).performed_step(STEP) or {})["attributes"]
     assert attributes["00100010"]["Value"] == [{"Alphabetic": "Müller^Jörg"}]
     assert attributes["00400280"]["Value"] == ["half way"]
 

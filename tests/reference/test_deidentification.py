@@ -107,7 +107,7 @@ def test_nothing_leaks_from_what_routes_send_and_from_what_downloads_contain(cor
         with site.store.index.reading() as index:
             originals = {
                 way.uid(each.sop_instance_uid): (site.store.archive.path(each.key), way.uid(each.series_instance_uid))
-                for each in index.instances.stored()
+                for each in index.files.stored()
             }
             studies = [study.study_instance_uid for study in index.studies.listed(StudyFilter(), limit=100_000)]
         routed = {

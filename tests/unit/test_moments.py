@@ -53,17 +53,17 @@ KEEPS = "an age or an expiry: how long something is kept is a time of the clock"
 
 REASONS = {
     FOR_PEOPLE: """
-        look/hosts:heard look/instances:summary look/kept:newest look/kept:naming
-        look/level_views:last_received_at look/level_views:last_stored look/level_views:newest
-        look/level_views:retried look/level_views:under_way look/problems:alike look/problems:all
-        look/problems:beyond_repair look/problems:causes
-        look/problems:first_sender look/problems:newest look/studies:_summaries look/views:_with_what_holds_it
-        look/views:deliveries look/views:messages look/views:progress look/views:quiet_to_come look/views:sent_of_study
-        look/work:_known look/work:delivered look/work:made rows/views:_of_core extensions/postgresql/hosts:_problems
+        look/hosts:heard look/hosts:newest look/instances:last_stored look/instances:summary look/kept:newest
+        look/kept:naming look/problems:alike look/problems:all look/problems:beyond_repair look/problems:causes
+        look/problems:first_sender look/problems:newest look/series:last_received_at look/series:newest
+        look/series:retried look/series:under_way look/studies:_summary look/views:_with_what_holds_it
+        look/views:deliveries look/views:delivered look/views:messages look/views:progress look/views:quiet_to_come
+        look/views:sent_of_study look/work:_with_names look/work:made rows/views:_of_core
+        extensions/postgresql/hosts:_problems
         receive/whereabouts:_is_over receive/whereabouts:refused receive/whereabouts:remembered
         """,
     WAITS: """
-        look/level_views:next_due_at look/studies:oldest_due look/studies:oldest_unconverted
+        look/series:next_due_at look/series:oldest_due
         rules/series/association_ends:_wait_after_end rules/series/claims: rules/series/claims:_due
         rules/series/claims:_first_received_since rules/series/quiet: rules/work/deliveries:next_due_at
         rules/work/ledger:next_due_at rules/work/routes:next_ask_at rules/work/routes:owed rules/series/waits:add
@@ -72,7 +72,7 @@ REASONS = {
         extensions/results/rows:next_due_at routing/worker:_asks_in
         """,
     KEEPS: """
-        look/level_views:_stored look/level_views:_stored_study look/level_views:by_age rules/custody/leaving:receipts
+        look/studies:_stored look/studies:_stored_study look/studies:by_age rules/custody/leaving:receipts
         rules/custody/problems:_counted rules/series/conversions:superseded_before rules/work/ledger:add_download
         lifecycle/expired:expired_studies lifecycle/fsck:_unknown_losers extensions/shares/rows:make
         extensions/worklist/performed_steps:remove_old

@@ -167,7 +167,7 @@ def test_compressed_pictures_of_a_burst_are_made_in_the_process_of_a_series_and_
     viewer.burst(pictures[0])
     monkeypatch.setattr(Decoder, "run_beside", noted)
     with site.services.index.reading() as index:
-        stored = {one.sop_instance_uid: one for one in index.instances.stored("1.2.3", "1.2.3.2")}
+        stored = {one.sop_instance_uid: one for one in index.files.stored("1.2.3", "1.2.3.2")}
     paths = {uid: site.services.archive.path(one.key) for uid, one in stored.items()}
     for ds, path in zip(series[1:], pictures[1:], strict=True):
         shown = viewer.get(path)[0]
@@ -194,7 +194,7 @@ def test_a_file_that_was_put_back_in_the_midst_of_a_burst_is_shown(site: Site) -
     viewer.burst(path_of(CT[0], "frames/1/rendered"))
     assert viewer.get(path_of(CT[1], "frames/1/rendered"))[0].is_success
     with site.services.index.reading() as index:
-        [one] = index.instances.stored("1.2.3", "1.2.3.1", [str(CT[2].SOPInstanceUID)])
+        [one] = index.files.stored("1.2.3", "1.2.3.1", [str(CT[2].SOPInstanceUID)])
     path = site.services.archive.path(one.key)
     copy = path.with_suffix(".copy")
     copy.write_bytes(path.read_bytes())

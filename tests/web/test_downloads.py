@@ -17,7 +17,7 @@ import SimpleITK as sitk
 from pydicom import Dataset
 from starlette.testclient import TestClient
 
-from node.index.look.level_views import StudyViews
+from node.index.look.views import ReadIndex
 from node.index.rows.place import FILE_NAME
 from node.index.rows.records import RevisionFile
 from node.index.rows.view_rows import queries_of_file
@@ -162,7 +162,7 @@ def test_instances_are_in_the_folder_of_their_series_as_they_were_received(site:
     ]
     assert [line["files"] for line in lines_of(archive)] == ["3", "3", "1", "3", "3"]
     with site.store.index.reading() as index:
-        kept = {site.store.archive.local(one).read_bytes() for one in index.instances.stored(DOE)}
+        kept = {site.store.archive.local(one).read_bytes() for one in index.files.stored(DOE)}
     assert {archive.read(name) for name in archive.namelist()[:-1]} == kept
     one = opened(client.get(f"/studies/{DOE}/series/{DOE}.3/dicom.zip").content)
     assert len(one.namelist()) == 4
@@ -191,7 +191,7 @@ def test_studies_of_one_name_are_found_without_reading_all_of_a_day(site: Site) 
     """An archive without dates, or with one date for all, would be read whole for each study of a download."""
     ran: list[str] = []
     with closing(sqlite3.connect(site.root / FILE_NAME)) as connection:
-        studies = StudyViews(queries_of_file(connection))
+        studies = ReadIndex(queries_of_file(connection)).studies
         second = studies.row(DOES_SECOND)
         connection.set_trace_callback(ran.append)
         assert len(studies.earlier_namesakes(second, {"patient_name", "study_date"})) == 1

@@ -38,7 +38,7 @@ ACCEPTS = (
 def test_no_route_fails_whatever_it_is_asked(filled: Site, tries: int) -> None:
     chance, client, failed = random.Random(20261120), filled.client(), []
     with filled.store.index.reading() as index:
-        instance = next(index.instances.stored()).sop_instance_uid
+        instance = next(index.files.stored()).sop_instance_uid
     routes = [(path, method) for path, route in every_route(filled.app.routes) for method in route.methods]
     assert len(routes) > 50
     for path, method in sorted(routes):

@@ -15,7 +15,7 @@ import pytest
 from playwright.sync_api import expect
 
 from node.extensions.results.command import JOBS
-from node.extensions.results.rows import ReadResults
+from node.extensions.results.listed import JobViews
 from node.index.rows.records import Lane
 from node.index.rules.people.accounts import Role
 from node.index.rules.work.ledger import Ended, Postponed
@@ -177,7 +177,7 @@ def test_the_pages_show_what_a_hook_made_and_lay_it_over_its_source(
     site.convert()
     assert [client.get(one).text.count(">of revision 1<") for one in pages] == [1, 1, 1]
     with site.store.index.reading() as index:
-        [job] = index.repository(ReadResults).newest(1)
+        [job] = index.views(JobViews).newest(1)
     assert [JOBS[name](job) for name in ("series", "revision")] == ["CT Thorax", "1 (outdated)"]
 
 

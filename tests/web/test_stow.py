@@ -37,7 +37,7 @@ def items(response: httpx2.Response, tag: str) -> list[dict[str, Any]]:
 
 def stored(site: Site) -> set[str]:
     with site.store.index.reading() as index:
-        return {one.sop_instance_uid for one in index.instances.stored()}
+        return {one.sop_instance_uid for one in index.files.stored()}
 
 
 def part_files(site: Site) -> list[Any]:
@@ -78,7 +78,7 @@ def test_instances_are_stored_with_the_very_bytes_that_came(site: Site) -> None:
     reported = {item["00081155"]: item for item in items(response, REFERENCED)}
     assert set(reported) == {one.instance for one in samples}
     with site.store.index.reading() as index:
-        for one in index.instances.stored():
+        for one in index.files.stored():
             origin = next(each for each in samples if each.instance == one.sop_instance_uid)
             kept = site.store.archive.path(one.key).read_bytes()
             assert kept[one.data_set_offset :] == data_set(origin.file)
@@ -315,7 +315,7 @@ def test_a_program_in_disguise_is_stored_without_its_preamble(site: Site) -> Non
     data[:4] = b"MZ\x90\0"
     assert post(site, body_of(bytes(data))).status_code == 200
     with site.store.index.reading() as index:
-        (one,) = index.instances.stored()
+        (one,) = index.files.stored()
     assert site.store.archive.path(one.key).read_bytes()[:128] == bytes(128)
 
 

@@ -205,7 +205,7 @@ def test_a_file_that_has_changed_on_the_disk_is_never_given_as_whole(site: Site)
     site.take(*make.ct_series(2, study_uid="1.2.3", series_uid="1.2.3.1"))
     client = site.client()
     with site.store.index.reading() as index:
-        first, second = index.instances.stored("1.2.3")
+        first, second = index.files.stored("1.2.3")
     path = site.store.archive.path(second.key)
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
@@ -437,7 +437,7 @@ def test_numbers_that_json_does_not_know_are_words(site: Site) -> None:
 def test_an_unreadable_file_leaves_the_metadata_of_the_others(site: Site) -> None:
     site.take(*make.ct_series(3, study_uid="1.2.3", series_uid="1.2.3.1"))
     with site.store.index.reading() as index:
-        _, second, _ = index.instances.stored("1.2.3")
+        _, second, _ = index.files.stored("1.2.3")
     site.store.archive.path(second.key).write_bytes(b"nothing")
     reported = site.client().get("/dicom-web/studies/1.2.3/metadata").json()
     assert [one["00080018"]["Value"][0] == second.sop_instance_uid for one in reported] == [False, True, False]

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from node.api import READERS, WRITERS, Node, Resource, api_router
-from voxelnode_hello.rows import GreetingRepository, ReadGreetings
+from voxelnode_hello.rows import GreetingRepository, GreetingViews
 from voxelnode_hello.settings import HelloSettings
 
 router = api_router(READERS, "hello")
@@ -32,7 +32,7 @@ class NewGreeting(BaseModel):
 def greet(node: Node) -> Greeting:
     """Greet whom [hello] names."""
     with node.index.reading() as index:
-        studies = index.repository(ReadGreetings).count()
+        studies = index.views(GreetingViews).count()
     return Greeting(greeting=node.settings.table(HelloSettings).greeting, studies=studies)
 
 

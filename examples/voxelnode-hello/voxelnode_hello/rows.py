@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import datetime as dt
 
-from sqlalchemy import Connection, func, insert, literal, select
+from sqlalchemy import Connection, insert, literal, select
 
-from node.api import IndexRepository, ReadRepository, StudyRow, Utc, on_writer
+from node.api import IndexRepository, StudyRow, Utc, ViewRows, on_writer
 from voxelnode_hello.tables import GreetingRow
 
 
@@ -22,9 +22,9 @@ class GreetingRepository(IndexRepository):
         return connection.execute(greet_new).rowcount
 
 
-class ReadGreetings(ReadRepository):
+class GreetingViews(ViewRows):
     """Greetings, in the view of who reads."""
 
     def count(self) -> int:
         """Count the greeted studies."""
-        return int(self._connection.execute(select(func.count()).select_from(GreetingRow)).scalar_one())
+        return self._number("SELECT count(*) FROM hello_greetings")

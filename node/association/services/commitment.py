@@ -132,7 +132,7 @@ def verify(
 def _stored(service: CommitmentService, uids: Iterable[str]) -> dict[str, StoredInstance]:
     selection = Selection(Level.IMAGE, sop_instance_uids=tuple(uids))
     with service.index.reading() as index:
-        return {instance.sop_instance_uid: instance for instance in index.instances.selected(selection, PAGE).instances}
+        return {instance.sop_instance_uid: instance for instance in index.files.selected(selection, PAGE).instances}
 
 
 def _failure_reason(service: CommitmentService, reference: Reference, stored: StoredInstance | None) -> int | None:

@@ -144,7 +144,7 @@ def select(operation: Operation, service: RetrieveService, models: Mapping[str, 
         raise RequestRefused(IDENTIFIER_MISMATCH, error.rule, error.tag) from error
     try:
         with service.index.reading() as index:
-            selected = index.instances.selected(selection, MAXIMUM_SUB_OPERATIONS + 1)
+            selected = index.files.selected(selection, MAXIMUM_SUB_OPERATIONS + 1)
     except QueryRefused as error:
         raise RequestRefused(CANNOT_CALCULATE_MATCHES, str(error)) from error
     if len(selected.instances) > MAXIMUM_SUB_OPERATIONS:

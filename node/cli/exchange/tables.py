@@ -21,7 +21,7 @@ from node.errors import UsageError, counted
 
 if TYPE_CHECKING:
     from node.association.client.send import Sent
-    from node.index.reading import ReadIndex
+    from node.index.look.views import ReadIndex
     from node.index.rows.files import Selected
 
 peers = Commands(help="List, set, remove, test and query peers.", no_args_is_help=True)
@@ -123,9 +123,9 @@ def _selected(index: ReadIndex, uids: list[str], patient: str | None) -> Iterato
         one = the_named(index, text, "study", "series", "instance")
         level = Level.IMAGE if one.level == "instance" else Level[one.level.upper()]
         keys: dict[str, Any] = {f"{UIDS[one.level]}s": (one.uid,)}
-        yield index.instances.selected(Selection(level, **keys))
+        yield index.files.selected(Selection(level, **keys))
     if patient is not None:
-        selected = index.instances.selected(Selection(Level.PATIENT, patient_id=patient))
+        selected = index.files.selected(Selection(Level.PATIENT, patient_id=patient))
         if not selected.instances:
             raise UsageError("no stored study has this Patient ID")
         yield selected

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
     from node.archive.base import LocalFile
-    from node.index.looking import Look, Named
-    from node.index.reading import ReadIndex
+    from node.index.look.views import ReadIndex
+    from node.index.looking import Named
     from node.index.rows.records import InstanceFile
     from node.settings.model import Settings
 
@@ -152,7 +152,7 @@ def _why_missing(uid: str, root: Root) -> str:
 class _Describer:
     """Describes what an index has, and what the headers of instances tell."""
 
-    def __init__(self, index: Look | ReadIndex, local: LocalFile, settings: Settings) -> None:
+    def __init__(self, index: ReadIndex, local: LocalFile, settings: Settings) -> None:
         self._index, self._local, self._settings = index, local, settings
 
     def describe(self, uid: str) -> Row:
@@ -193,7 +193,7 @@ class _Describer:
         volumes = [parsed(one) for one in self._index.volumes.holding(study, uid)]
         return {
             **above, "level": "instance", "instance": row, "header": self._header(self._index.instances.current(uid)),
-            "volumes": volumes, "exclusions": self._index.exclusions.of_instance(uid),
+            "volumes": volumes, "exclusions": self._index.volumes.excluding(uid),
         }  # fmt: skip
 
     def _series(self, uid: str, study: str) -> Row:
@@ -208,7 +208,7 @@ class _Describer:
         """Return the instances that are not in the volumes of a series, with the reasons."""
         if revision is None:
             return []
-        found = self._index.exclusions.of_revision(study, uid, revision, MAX_EXCLUSIONS + 1)
+        found = self._index.volumes.excluded(study, uid, revision, MAX_EXCLUSIONS + 1)
         return [{"revision": revision, **row} for row in found]
 
     def _header(self, file: InstanceFile | None) -> Row:

@@ -14,8 +14,7 @@ from node.errors import counted, sized
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from node.index.looking import Look
-    from node.index.reading import ReadIndex
+    from node.index.look.views import ReadIndex
 
 SHOWN_FAILURES = 10
 
@@ -77,7 +76,7 @@ def status(root: Root) -> Listing:
     return described({**facts, "last_failures": failures, "live": live}, lambda: _print(facts, failures))
 
 
-def _facts(root: Root, index: Look | ReadIndex, live: Mapping[str, Any] | None) -> dict[str, Any]:
+def _facts(root: Root, index: ReadIndex, live: Mapping[str, Any] | None) -> dict[str, Any]:
     from node.archive.proof import last_proof
     from node.archive.space import free_bytes_of_root
     from node.index.look.views import is_held

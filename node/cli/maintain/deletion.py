@@ -19,7 +19,7 @@ from node.errors import UsageError, counted, sized
 from node.files.durable import write_durably
 
 if TYPE_CHECKING:
-    from node.index.reading import ReadIndex
+    from node.index.look.views import ReadIndex
     from node.index.rows.records import DeletionPlan
     from node.lifecycle.erasure import Certificate
 
@@ -114,14 +114,15 @@ def _chosen(
 ) -> tuple[list[DeletionPlan], list[dict[str, Any]]]:
     """Return what would be deleted, and what of the trash would be erased with a patient."""
     from node.index.looking import the_named
+    from node.index.rules.custody.deletions import plan_deletion, plans_of_patient
 
     if (uid is None) == (patient is None):
         raise UsageError("give either a UID, or --patient with a Patient ID")
     if uid is not None:
         of_study = the_named(index, study, "study").study if study else None
         one = the_named(index, uid, "study", "series", "instance", study=of_study)
-        return [index.plan_deletion(one.level, one.uid, one.study)], []
-    plans = index.plans_of_patient(str(patient))
+        return [plan_deletion(index.connection, one.level, one.uid, one.study)], []
+    plans = plans_of_patient(index.connection, str(patient))
     trash = [row for row in index.trash.all() if erase and row.get("patient_id") == patient]
     if not plans and not trash:
         raise UsageError("the index has no study of a patient with this ID; with --erase, nor has the trash")

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field, StringConstraints
 
 from node.errors import UsageError
 from node.index.rows.scope import within
-from node.index.rules.people.accounts import KnownAccount, KnownProjects, ListedAccount, Role
+from node.index.rules.people.accounts import KnownAccount, ListedAccount, Role
 from node.web.access import ADMINS, MEMBERS, READERS, Access, Call, CurrentCall
 from node.web.api.models import MAX_ID, Resource
 from node.web.api.routing import api_router
@@ -211,7 +211,7 @@ def _account(call: Call, token: str = "", label: str = "") -> Response:
         own = next((one for one in index.accounts.listed() if one.name == call.account.name), None)
         sessions = index.accounts.sessions(call.account.name, call.node.ingest.now())
     with call.node.index.reading() as index:
-        projects = index.repository(KnownProjects).names()
+        projects = index.accounts.projects()
     given: dict[str, Any] = {"own": own, "provided": own and _is_of_provider(own.name), "groups": GROUPS, "roles": Role}
     given |= {"sessions": sessions, "projects": projects}
     given["may_remove_factor"] = known is not None and not _sessions(call).demands_factor(known)

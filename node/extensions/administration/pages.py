@@ -19,8 +19,7 @@ from node.audit.audit_files import audit_files
 from node.audit.audit_log import AuditAction, AuditEvent, EventType
 from node.control import checks
 from node.errors import VoxelnodeError
-from node.index.look.views import outstanding
-from node.index.reading import ReadIndex
+from node.index.look.views import ReadIndex, outstanding
 from node.lifecycle.expired import SPARED, due_now
 from node.runtime import logs
 from node.settings.example import as_toml

@@ -447,9 +447,9 @@ def _wanted(root: Path, paths: Collection[str]) -> Mapping[str, HeldFile | Volum
     keys = sorted(path for path in paths if not path.startswith((f"{VOLUMES}/", f"{LEDGER}/")))
     with reading(root) as index:
         for begin in range(0, len(keys), _MANY):
-            for held in index.instances.wanted_files(keys[begin : begin + _MANY]):
+            for held in index.files.wanted_files(keys[begin : begin + _MANY]):
                 wanted.setdefault(held.key, held)
-        files = index.volumes.files() if volumes else ()  # by their paths, no index of the table finds them
+        files = index.files.of_volumes() if volumes else ()  # by their paths, no index of the table finds them
         wanted |= {file.key: file for file in files if file.key in volumes and file.sha256}
     return wanted
 

@@ -141,7 +141,7 @@ def _compare(settings: Settings, sample: int) -> Proved:
         ]
         with index.reading() as view:
             instances = view.count_levels()["instances"]
-            volumes = [file for file in view.volumes.files() if not file.superseded]
+            volumes = [file for file in view.files.of_volumes() if not file.superseded]
         # All of the ledger: the start that came before has looked only at what is behind the mark of the index.
         differences += [_lost(one, index) for found in unaccounted(root, index.lost.absent) for one in found]
         converted, others, found = _convert_again(settings, repository, volumes, sample)

@@ -21,7 +21,7 @@ from node.errors import UsageError
 from node.extensions.bids.names import KINDS
 from node.extensions.bids.rules import read_rules
 from node.extensions.bids.subjects import KEY_FILE, Pseudonyms
-from node.index.reading import ReadIndex
+from node.index.look.views import ReadIndex
 from node.selector import compile_selector
 from node.web.access import READERS, Call, CurrentCall
 from node.web.audit_trail import of_study

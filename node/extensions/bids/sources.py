@@ -16,7 +16,7 @@ from node.errors import UsageError
 from node.extensions.bids.planned import SeriesVolume, SubjectSeries
 from node.extensions.bids.rules import VOLUME_FIELDS, Rules
 from node.extensions.bids.subjects import SubjectPatient
-from node.index.reading import ReadIndex
+from node.index.look.views import ReadIndex
 from node.index.rules.people.identifiers import identity_of, same_person
 from node.selector import Facts, Selector
 from node.selector.fields import FIELDS, grid_fields
@@ -63,22 +63,22 @@ class IndexSource:
         return self._by_path(str(file.relative_to(self._root)))
 
     def patients(self, number: int | None = None) -> Mapping[int, SubjectPatient]:
-        rows = self._index.exports.patients(number)
+        rows = self._index.studies.patients(number)
         return {row["id"]: SubjectPatient(row["identity"], row["patient_id"]) for row in rows}
 
     def patient_of(self, study_instance_uid: str) -> int | None:
-        return self._index.exports.patient_of(study_instance_uid)
+        return self._index.studies.patient_of(study_instance_uid)
 
     def series_keys(self) -> Collection[tuple[str, str]]:
-        return self._index.exports.series_keys()
+        return self._index.studies.series_keys()
 
     def series_of(self, patients: Sequence[int]) -> Iterator[SubjectSeries]:
-        listed = self._index.exports.series_of(patients)
+        listed = self._index.studies.series_of(patients)
         facts = self._index.facts.of_rows(FIELDS, [row["id"] for row in listed])
         rows = [row for row in listed if row["id"] in facts]  # copies are of a data set of their project
         ids = [row["id"] for row in rows]
         volumes: dict[int, list[SeriesVolume]] = defaultdict(list)
-        for row in self._index.exports.nifti_of(ids):
+        for row in self._index.studies.nifti_of(ids):
             volumes[row["series_id"]].append(self._volume_file(row))
         for row in rows:
             yield SubjectSeries(

@@ -255,7 +255,7 @@ def _decided(source: Path, settings: Settings) -> Mapping[str, Sequence[Identity
     url = settings.index.url if settings.storage.root.resolve() == root else None
     try:
         with reading(root, url) as index:
-            for study, identity in index.repository(Identities).by_study().items():
+            for study, identity in Identities(index.connection).by_study().items():
                 found.setdefault(study, []).append(identity)
     except IndexUnusable as error:
         print(f"Pseudonyms of corrected patients are missing: {printable(str(error))}", file=sys.stderr)

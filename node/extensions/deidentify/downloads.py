@@ -366,7 +366,7 @@ class _Download:
             wanted = [row for row in rows if (study, row["series_instance_uid"]) in chosen]
             with_volumes = {series for series, _ in index.volumes.current_revisions(study)}
             series = {
-                row["series_instance_uid"]: list(index.instances.stored(study, row["series_instance_uid"]))
+                row["series_instance_uid"]: list(index.files.stored(study, row["series_instance_uid"]))
                 for row in (rows if self._content == "volumes" else wanted)  # a volume may need another series
             }
             damaged = {

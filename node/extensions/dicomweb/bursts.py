@@ -175,7 +175,7 @@ def _found(call: Call) -> Mapping[str, StoredInstance]:
     """Return the instances of the series that the caller sees and that are short; none if there are too many."""
     uids = call.request.path_params
     with call.node.index.reading() as index:
-        stored = index.instances.stored(uids["study"], uids["series"])
+        stored = index.files.stored(uids["study"], uids["series"])
         found = [one for one in stored if file_length(one) <= MAX_FILE_BYTES]
     return {one.sop_instance_uid: one for one in found} if len(found) <= MAX_INSTANCES else {}
 

@@ -94,7 +94,7 @@ def find_target(call: Call, study: str, series: str | None = None, instance: str
     Raises Damaged if the files of all of them are known to be missing or damaged.
     """
     with call.node.index.reading() as index:
-        instances = list(index.instances.stored(study, series, [instance] if instance else ()))
+        instances = list(index.files.stored(study, series, [instance] if instance else ()))
         is_one = instance is not None and bool(instances)
         unavailable = 0 if is_one else index.instances.count_unavailable(study, series, instance)
         if not instances:

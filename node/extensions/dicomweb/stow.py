@@ -146,7 +146,7 @@ def _stored_instances(index: Index, report: StoreReport) -> Iterator[StoredInsta
         return
     with index.reading(wait=not report.is_indexed) as view:
         for at in range(0, len(uids), 500):
-            yield from view.instances.stored(sop_instance_uids=uids[at : at + 500])
+            yield from view.files.stored(sop_instance_uids=uids[at : at + 500])
 
 
 def _element(vr: str, value: str | int) -> dict[str, Any]:

@@ -26,8 +26,6 @@ from node.api import (
     OpenedRoot,
     PatientRow,
     ReadIndex,
-    ReadRepository,
-    Row,
     SeriesRow,
     StudyRow,
     UsageError,
@@ -196,39 +194,6 @@ class MarkRepository(IndexRepository):
         return Changed(target, next((patient_id for _, patient_id in _found(connection, [target])), ""))
 
 
-class ReadMarks(ReadRepository, LabelViews):
-    """Labels and comments of what is in the index."""
-
-    def labels(self, target: Target) -> list[str]:
-        """Return the labels of a study or a series."""
-        return list(self._connection.scalars(select(LabelRow.label).where(*_of(target)).order_by(LabelRow.label)))
-
-    def labels_of_series(self, study_instance_uid: str) -> dict[str, list[str]]:
-        """Return the labels of the series of a study that have some, by Series Instance UID."""
-        rows = self._rows(
-            "SELECT series_instance_uid, label FROM v_labels WHERE study_instance_uid = :study "
-            "AND series_instance_uid IS NOT NULL ORDER BY label",
-            study=study_instance_uid,
-        )
-        found: dict[str, list[str]] = {}
-        for row in rows:
-            found.setdefault(row["series_instance_uid"], []).append(row["label"])
-        return found
-
-    def comments(self, target: Target) -> list[Row]:
-        """Return the comments on a study and its series, or on one series, newest first."""
-        return self._rows(
-            "SELECT * FROM v_comments WHERE study_instance_uid = :study "
-            "AND (:series = '' OR series_instance_uid = :series) ORDER BY id DESC",
-            study=target.study,
-            series=target.series,
-        )
-
-    def comment(self, number: int) -> Row | None:
-        """Return a comment by its number."""
-        return next(iter(self._rows("SELECT * FROM v_comments WHERE id = :id", id=number)), None)
-
-
 def _of(target: Target) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
     return LabelRow.study_instance_uid == target.study, LabelRow.series_instance_uid == target.series
 
@@ -276,24 +241,24 @@ def _change(
 
 def marks_of(index: ReadIndex, study_instance_uid: str, series_instance_uid: str = "") -> dict[str, Any]:
     """Return the labels and comments of a study or a series, and all labels there are."""
-    marks, target = index.repository(ReadMarks), Target(study_instance_uid, series_instance_uid)
+    marks, target = index.views(LabelViews), Target(study_instance_uid, series_instance_uid)
     return {
-        "labels": marks.labels(target),
-        "of_study": marks.labels(Target(target.study)) if target.series else [],
+        "labels": marks.labels(*target),
+        "of_study": marks.labels(target.study, "") if target.series else [],
         "of_series": {} if target.series else marks.labels_of_series(target.study),
-        "comments": marks.comments(target),
+        "comments": marks.comments(*target),
         "known": [row["label"] for row in marks.known()],
     }
 
 
 def known_labels(index: ReadIndex) -> list[str]:
     """Return all labels, for the list of studies."""
-    return [row["label"] for row in index.repository(ReadMarks).known()]
+    return [row["label"] for row in index.views(LabelViews).known()]
 
 
 def labels_of_series(index: ReadIndex, study_instance_uid: str) -> Mapping[str, Sequence[str]]:
     """Return the labels of the series of a study."""
-    return index.repository(ReadMarks).labels_of_series(study_instance_uid)
+    return index.views(LabelViews).labels_of_series(study_instance_uid)
 
 
 def actions(root: OpenedRoot) -> Mapping[str, RootAction]:

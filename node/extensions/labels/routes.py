@@ -35,7 +35,8 @@ from node.api import (
     study_url,
     tagged,
 )
-from node.extensions.labels.marks import MAX_COMMENT_CHARACTERS, MAX_LABEL_CHARACTERS, MAX_LABELS, ReadMarks, Target
+from node.extensions.labels.known import LabelViews
+from node.extensions.labels.marks import MAX_COMMENT_CHARACTERS, MAX_LABEL_CHARACTERS, MAX_LABELS, Target
 
 router = api_router(MEMBERS, "labels")
 
@@ -105,7 +106,7 @@ CommentNumber = Annotated[RowId, Path(description="number of the comment")]
 def list_labels(call: CurrentCall) -> LabelsInUse:
     """The labels in use."""
     with call.node.index.searching() as index:
-        rows = index.repository(ReadMarks).known()
+        rows = index.views(LabelViews).known()
     call.audit.queried("labels", len(rows))
     return LabelsInUse(items=[LabelResource.of(row) for row in rows])
 
@@ -137,7 +138,7 @@ def list_comments(call: CurrentCall, study_instance_uid: StudyUid) -> Comments:
     """The comments on a study and on its series."""
     with call.node.index.reading() as index:
         _require(index, target := Target(study_instance_uid))
-        rows = index.repository(ReadMarks).comments(target)
+        rows = index.views(LabelViews).comments(*target)
         call.audit.accessed([of_study(study_instance_uid, index.studies.patient_id(study_instance_uid))])
     return Comments(items=[CommentResource.of(row) for row in rows])
 
@@ -161,7 +162,7 @@ def remove_comment(call: CurrentCall, change: Change, comment: CommentNumber) ->
     """Remove a comment of one's own; administrators remove any."""
 
     def current(index: ReadIndex) -> CommentResource:
-        row = index.repository(ReadMarks).comment(comment)
+        row = index.views(LabelViews).comment(comment)
         if row is None:
             raise ResourceNotFound("comment")
         return CommentResource.of(row)
@@ -177,7 +178,7 @@ def remove_comment(call: CurrentCall, change: Change, comment: CommentNumber) ->
 
 def _labels_in(index: ReadIndex, target: Target) -> Labels:
     _require(index, target)
-    return Labels(labels=index.repository(ReadMarks).labels(target))
+    return Labels(labels=index.views(LabelViews).labels(*target))
 
 
 def _require(index: ReadIndex, target: Target) -> None:
@@ -224,7 +225,7 @@ def submit_comment(
 def submit_removal(call: CurrentCall, comment: RowId) -> Response:
     """Remove a comment of one's own; administrators remove any."""
     with call.node.index.reading() as index:
-        row = index.repository(ReadMarks).comment(comment)
+        row = index.views(LabelViews).comment(comment)
     if row is None:
         raise ResourceNotFound("comment")
     study, series = row["study_instance_uid"], row["series_instance_uid"]

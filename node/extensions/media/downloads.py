@@ -83,7 +83,7 @@ def members(making: Making) -> Generator[Member, None, None]:
     try:
         for study, series in making.download.series:
             with node.index.reading() as index:
-                instances = list(index.instances.stored(study, series))
+                instances = list(index.files.stored(study, series))
             if not instances:
                 medium.written.left_out[series] = "missing: the series was deleted meanwhile"
             for path in medium.add(instances):

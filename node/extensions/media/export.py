@@ -51,7 +51,7 @@ def export(
         raise UsageError(f"{media} must be a new or an empty folder")
     with root.reading() as index:
         series = list(index.facts.selected(selector))[::-1]
-        instances = [one for study, uid in series for one in index.instances.stored(study, uid)]
+        instances = [one for study, uid in series for one in index.files.stored(study, uid)]
         undecided = index.facts.count_undecided(selector)
     names = shlex.join(["voxelnode", "select", where, "--why", *root.given])
     are, whose = ("is", "Its name") if undecided == 1 else ("are", "Their names")

@@ -350,7 +350,7 @@ class NameTree(IndexFollower):
         with self._index.reading() as index:
             if there is not None:
                 self._last_event = index.events.newest()
-                exported = {study for study, _ in index.exports.series_keys()}
+                exported = {study for study, _ in index.studies.series_keys()}
                 self._due = dict.fromkeys(sorted(exported | there))
                 self._failed.clear()
             due = self._due = self._due or {}

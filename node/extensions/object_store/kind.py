@@ -39,7 +39,8 @@ from node.extensions.object_store.stores import (
 )
 from node.extensions.object_store.uploads import BATCH, ObjectUploads
 from node.index.database import Index
-from node.index.reading import ReadIndex, other_host_of, reading
+from node.index.look.views import ReadIndex
+from node.index.reading import other_host_of, reading
 from node.index.rows.about_keys import STORE as STORE_KEY
 from node.index.rows.models.levels import SPOOL, STORE
 from node.index.rows.place import IndexUnusable
@@ -105,14 +106,14 @@ def _compared(
     if marked(store) != index.archive_in_store:
         yield Finding("store-away", store.place, "it is not the store of this archive")
         return
-    stored = (row for row in index.instances.files() if row.place == STORE and not row.file_missing)
+    stored = (row for row in index.files.of_instances() if row.place == STORE and not row.file_missing)
     for row, found in _with_objects(store, stored):
         problem = _object_problem(store, row, found, digests=digests)
         if problem == MISSING:
             yield Finding("object-missing", row.key, sop_instance_uid=row.sop_instance_uid)
         elif problem is not None:
             yield Finding("object-altered", row.key, problem, sop_instance_uid=row.sop_instance_uid)
-    volumes = (file for file in index.volumes.files() if file.place == STORE)
+    volumes = (file for file in index.files.of_volumes() if file.place == STORE)
     for file, found in _with_objects(store, volumes):
         problem = _object_problem(store, file, found, digests=digests)
         if problem is not None:
@@ -128,11 +129,11 @@ def _compared(
 def _without_rows(store: ObjectStore, index: ReadIndex, known: Callable[[StoredObject], bool]) -> Iterator[Finding]:
     strays = (found.key for found in store.objects("objects") if is_key(found.key) and not known(found))
     while batch := list(islice(strays, MAX_FILES_PER_FOLDER)):
-        yield from (Finding("object-unknown", key) for key in index.instances.unknown_keys(batch))
+        yield from (Finding("object-unknown", key) for key in index.files.unknown_keys(batch))
     lost = LostSources(index.lost.by_series())
     strays = (found.key for found in store.objects(VOLUMES) if not known(found))
     while batch := list(islice(strays, MAX_FILES_PER_FOLDER)):
-        for key in index.volumes.unknown_keys(batch):
+        for key in index.files.unknown_volumes(batch):
             yield Finding("volume-kept" if lost.may_be_in(key) else "object-unknown", key)
 
 

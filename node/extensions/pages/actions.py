@@ -9,6 +9,7 @@ from fastapi import APIRouter, Form, Response
 from fastapi.responses import RedirectResponse
 
 from node.archive.filesystem import DOWNLOAD_KEPT_SECONDS
+from node.index.rules.custody.deletions import plan_deletion
 from node.lifecycle.erasure import holders
 from node.web import actions
 from node.web.access import ADMINS, MEMBERS, WRITERS, WRITING_MEMBERS, Call, CurrentCall, background_request
@@ -61,7 +62,9 @@ def ask_to_delete(call: CurrentCall, wanted: Wanted) -> Response:
     """Ask before a study or a series is deleted."""
     with call.node.index.reading() as index:
         study, series = wanted.rows(index)
-        plan = index.plan_deletion("study" if series is None else "series", wanted.series or wanted.study, wanted.study)
+        plan = plan_deletion(
+            index.connection, "study" if series is None else "series", wanted.series or wanted.study, wanted.study
+        )
         files = index.volumes.totals(*wanted)
         found = holders(index, call.node.settings, [wanted.study], is_gone=True)
     call.audit.accessed([of_study(wanted.study, study["patient_id"])], "pages")

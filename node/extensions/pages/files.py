@@ -13,7 +13,7 @@ from node.children.decoder import NotDecoded
 from node.conversion.volume_files import by_path, stem_of
 from node.extensions.pages.decoding import overlaid_picture, reduced_volume
 from node.extensions.pages.series import VIEWED_FORMATS, sidecar_of, study_series
-from node.index.reading import ReadIndex
+from node.index.look.views import ReadIndex
 from node.index.rows.records import RevisionFile
 from node.web.access import MEMBERS, Call, CurrentCall
 from node.web.audit_trail import of_study

@@ -16,8 +16,7 @@ from fastapi.responses import RedirectResponse
 from node.archive.proof import last_proof
 from node.errors import VoxelnodeError
 from node.extensions.pages.studies import HEADINGS
-from node.index.look.views import unseen
-from node.index.reading import ReadIndex
+from node.index.look.views import ReadIndex, unseen
 from node.index.rows.states import Kind as WorkKind
 from node.index.rules.work.ledger import WorkEnded
 from node.quiet import is_due
@@ -383,7 +382,7 @@ def _work(call: Call, number: int, kind: WorkKind | None) -> dict[str, Any]:
     with call.node.index.searching() as index:
         found = index.work.newest(*part_of_page(number), kind=kind)
         read_results = part_of(call.node.settings, READ_RESULTS)
-        results_of = index.repository(read_results).results if read_results is not None else lambda job: []
+        results_of = index.views(read_results).results if read_results is not None else lambda job: []
         rows = [{**row, "results": results_of(row["id"]) if row["kind"] == "job" else []} for row in found]
     return rows_of_page(rows, number) | {"kind": kind, "chips": WORK_CHIPS}
 

@@ -10,7 +10,8 @@ from fastapi.responses import RedirectResponse
 from pydantic import BaseModel, Field, StringConstraints
 
 from node.dicom.attributes import MAX_TEXT_BYTES
-from node.index.reading import ReadIndex
+from node.extensions.pages.studies import thumbnails
+from node.index.look.views import ReadIndex
 from node.index.rows.records import SeriesProblem
 from node.index.rules.people.person_plans import MAX_ISSUER_CHARACTERS, SHARED
 from node.index.rules.people.persons import PersonRepository
@@ -30,7 +31,6 @@ from node.web.pages.rendering import (
     remember_seen,
     rows_of_page,
     seen_problems,
-    series_url,
     study_url,
 )
 
@@ -273,11 +273,9 @@ def _shown(call: Call, patients: Sequence[int]) -> list[dict[str, Any]]:
         person["senders"] = sorted({sender["calling_ae_title"] or sender["source"] for sender in senders})
     studies = [study for person in found for study in person["studies"]]
     with call.node.index.reading() as index:
-        pictures = index.studies.thumbnails([study["id"] for study in studies])
+        pictures = thumbnails(index, [study["id"] for study in studies])
     for study in studies:
-        if (one := pictures.get(study["id"])) is not None:
-            url = series_url(one.study_instance_uid, one.series_instance_uid)
-            study["thumbnail"] = f"{url}/thumbnails/{one.revision}/{one.name}"
+        study["thumbnail"] = pictures.get(study["id"])
     objects = [
         of_study(study["study_instance_uid"], person["patient_id"]) for person in found for study in person["studies"]
     ]

@@ -13,7 +13,7 @@ from node.conversion.volume_files import LocalPath, by_path, sidecar_beside, ste
 from node.dicom.seen import Seen, seen_as
 from node.errors import interpolated
 from node.extensions.pages.studies import namesake, strangers_seen
-from node.index.reading import ReadIndex
+from node.index.look.views import ReadIndex
 from node.index.rows.converted import SeriesKey
 from node.index.rows.files import StoredInstance
 from node.index.rows.records import RevisionFile
@@ -71,8 +71,8 @@ def series(call: CurrentCall, key: RequestedSeries) -> Response:
         images, documents = _instances(index, key)
         told = told_of(volumes, local)
         rail = study_series(index, study_instance_uid, local)
-        made = [one for one in index.jobs.made(study_instance_uid) if one.source_series_instance_uid == key[1]]
-        newest_jobs = {one.hook: one.job for one in made}
+        made = [one for one in index.jobs.made(study_instance_uid) if one["source_series_instance_uid"] == key[1]]
+        newest_jobs = {one["hook"]: one["job"] for one in made}
         return page(
             call,
             "series.html",
@@ -89,15 +89,15 @@ def series(call: CurrentCall, key: RequestedSeries) -> Response:
             sidecar=sidecar_of(volumes[0], local) if volumes else {},
             measurements=measurements_of(files, local),
             rail=rail,
-            results={one.series_instance_uid: one for one in made},
-            newest_results={one.series_instance_uid for one in made if one.job == newest_jobs[one.hook]},
+            results={one["series_instance_uid"]: one for one in made},
+            newest_results={one["series_instance_uid"] for one in made if one["job"] == newest_jobs[one["hook"]]},
             others=[series for series in rail if series["viewable"] and series["series_instance_uid"] != key[1]],
             pictures=_pictures(files),
             failures=index.failures.of_study(*key),
             failed_hooks=index.work.failed(SHOWN_EVENTS, series=key),
             # one more row than is shown, to know whether there are more
             sources=index.volumes.sources(*key, newest, SHOWN_ROWS + 1),
-            exclusions=index.exclusions.of_revision(*key, newest, SHOWN_ROWS + 1),
+            exclusions=index.volumes.excluded(*key, newest, SHOWN_ROWS + 1),
             events=index.events.of_series(*key, SHOWN_EVENTS),
             viewers=study_links(call.node, study_instance_uid),
             images=images,
@@ -115,7 +115,7 @@ def _instances(index: ReadIndex, key: SeriesKey) -> tuple[list[tuple[str, int]],
     These are by UID, what each is shown as, and Instance Number.
     """
     images, documents = [], []
-    for one in index.instances.stored(*key):
+    for one in index.files.stored(*key):
         kind = seen_as(one.sop_class_uid, one.transfer_syntax_uid, has_rows=bool(one.rows))
         if kind is Seen.PICTURE:
             images.append((one.sop_instance_uid, max(one.number_of_frames or 1, 1)))
@@ -142,7 +142,7 @@ def header(call: CurrentCall, key: RequestedSeries) -> Response:
     """The elements of the first instance."""
     with call.node.index.reading() as index:
         seen_study(call, index, key[0])
-        first = next(index.instances.stored(*key), None)
+        first = next(index.files.stored(*key), None)
     if first is None:
         raise ResourceNotFound("series")
     return fragment(call, "series_header.html", dump=_dump(call.node, first), sop_instance_uid=first.sop_instance_uid)

@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 from node.dicom.attributes import MAX_TEXT_BYTES
 from node.index.look.studies import ListedStudy
 from node.index.look.study_search import StudyCondition, StudyCursor, StudyFilter, StudyOrder
-from node.index.reading import ReadIndex
+from node.index.look.views import ReadIndex
 from node.lifecycle.expired import to_come
 from node.receive.aside import strangers_in
 from node.registry import LABELS, part_of
@@ -168,7 +168,7 @@ def _found(index: ReadIndex, call: Call, search: StudySearch) -> dict[str, Any]:
         "missing": learnt(call.request, wanted.words) if is_sought and not rows else None,
         "trashed": trashed(call.request, index, wanted.words) if is_sought and rows else 0,
         "studies": rows,
-        "thumbnails": _thumbnails(index, rows),
+        "thumbnails": thumbnails(index, [study.cursor.id for study in rows]),
         "after": search.cursor_after(rows[-1]) if more else "",
         "search": search,
         "total": total,
@@ -178,12 +178,13 @@ def _found(index: ReadIndex, call: Call, search: StudySearch) -> dict[str, Any]:
     }
 
 
-def _thumbnails(index: ReadIndex, studies: list[ListedStudy]) -> dict[int, str]:
+def thumbnails(index: ReadIndex, studies: list[int]) -> dict[int, str]:
     """Return the URLs of the pictures of studies that have one, by the `id` of their cursors."""
-    found = index.studies.thumbnails([study.cursor.id for study in studies])
+    found = index.studies.thumbnails(studies)
+    urls = {number: series_url(one["study_instance_uid"], one["series_instance_uid"]) for number, one in found.items()}
     return {
-        number: f"{series_url(one.study_instance_uid, one.series_instance_uid)}/thumbnails/{one.revision}/{one.name}"
-        for number, one in found.items()
+        number: f"{url}/thumbnails/{found[number]['revision']}/{PurePath(found[number]['path']).name}"
+        for number, url in urls.items()
     }
 
 
@@ -314,11 +315,11 @@ def row(call: CurrentCall, study_instance_uid: str) -> Response:
     """The row of an open study in the list."""
     with call.node.index.reading() as index:
         studies = index.studies.listed(StudyFilter(study_instance_uid=study_instance_uid), limit=1)
-        thumbnails = _thumbnails(index, studies)
+        pictures = thumbnails(index, [study.cursor.id for study in studies])
     if not studies:
         raise ResourceNotFound("study")
     call.audit.accessed([of_study(study_instance_uid, studies[0].patient_id)], "pages")
-    return fragment(call, "studies_row.html", study=studies[0], thumbnails=thumbnails, is_watched=True)
+    return fragment(call, "studies_row.html", study=studies[0], thumbnails=pictures, is_watched=True)
 
 
 @router.get("/studies/{study_instance_uid}/list")
@@ -351,7 +352,7 @@ def _cards(call: Call, index: ReadIndex, study_instance_uid: str) -> list[dict[s
     bytes_of = index.instances.bytes_by_series(study_instance_uid)
     files_of = _by_series(index.volumes.current(study_instance_uid))
     failures_of = _by_series(index.failures.of_study(study_instance_uid))
-    hooks = {made.series_instance_uid: made for made in index.jobs.made(study_instance_uid)}
+    hooks = {made["series_instance_uid"]: made for made in index.jobs.made(study_instance_uid)}
     labels = part_of(call.node.settings, LABELS)
     labels_of = labels.labels_of_series(index, study_instance_uid) if labels is not None else {}
     strangers = strangers_seen(call, index, study_instance_uid)

@@ -21,7 +21,8 @@ from node.archive.base import LocalFile
 from node.conversion.volume_files import revision_files
 from node.errors import UsageError, VoxelnodeError
 from node.files.durable import locked, make_folder, sync_file, sync_folder
-from node.index.reading import ReadIndex, reading
+from node.index.look.views import ReadIndex
+from node.index.reading import reading
 from node.index.rows.backend import IndexUnusable
 from node.index.rows.copying import copy_tables
 from node.index.rows.grams import NAME as GRAMS
@@ -29,7 +30,7 @@ from node.index.rows.place import FILE_NAME, Place, place_of
 from node.index.rows.records import RevisionFile
 from node.index.rows.scope import Scope
 from node.index.rows.sqlite import backup
-from node.index.rules.people.accounts import KnownProjects
+from node.index.rules.people.accounts import project_id
 
 _WORK = "export.part"
 """Folder of what is not finished, which only the owner may read: its index still has everything at first."""
@@ -104,7 +105,7 @@ def export(
         scope = None if project is None else Scope(projects=(project,))
         with reading(root, url, scope) as index:
             if project is not None:
-                index.repository(KnownProjects).require(project)
+                project_id(index.connection, project)
             files = open_files or (lambda: nullcontext(lambda file: root / file.key))
             return _export(root, _Source(place_of(root, url), scope), target, gid, index, files)
     finally:

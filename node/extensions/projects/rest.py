@@ -8,9 +8,9 @@ from typing import Annotated, Any
 from fastapi import Path
 from pydantic import Field
 
-from node.extensions.projects.rows import ReadProjects
+from node.extensions.projects.listed import ProjectViews
 from node.extensions.projects.rules import MAX_AE_TITLE_CHARACTERS, MAX_CONTENTS, MAX_DESCRIPTION_CHARACTERS
-from node.index.reading import ReadIndex
+from node.index.look.views import ReadIndex
 from node.index.rows.scope import ProjectRole, within
 from node.index.rules.people.accounts import Role
 from node.web.access import ADMINS, MANAGERS, MEMBERS, Call, CurrentCall
@@ -126,7 +126,7 @@ class ChangedContents(Resource):
 def list_projects(call: CurrentCall) -> Projects:
     """The projects that the caller sees: all, or their own."""
     with call.node.index.reading() as index:
-        rows = index.repository(ReadProjects).all()
+        rows = index.views(ProjectViews).all()
     return Projects(items=[ProjectResource.of(row) for row in rows])
 
 
@@ -210,14 +210,14 @@ def _managing(call: Call, project: str) -> Iterator[None]:
     if not (scope.account if scope is not None else call.account.role >= Role.ADMIN):
         raise Forbidden("administrators, and members with the role manage, change a project")
     with within(None if scope is None else replace(scope, role="manage")), call.node.index.reading() as index:
-        if index.repository(ReadProjects).one(project) is None:
+        if index.views(ProjectViews).one(project) is None:
             raise Forbidden(f"account {call.account.name} needs the role manage in project {project}")
     with within(None):
         yield
 
 
 def _project(index: ReadIndex, name: str) -> ProjectResource:
-    row = index.repository(ReadProjects).one(name)
+    row = index.views(ProjectViews).one(name)
     if row is None:
         raise ResourceNotFound("project")
     return ProjectResource.of(row)
@@ -225,4 +225,4 @@ def _project(index: ReadIndex, name: str) -> ProjectResource:
 
 def _members(index: ReadIndex, project: str) -> Members:
     _project(index, project)
-    return Members(items=[MemberResource.of(row) for row in index.repository(ReadProjects).members(project)])
+    return Members(items=[MemberResource.of(row) for row in index.views(ProjectViews).members(project)])

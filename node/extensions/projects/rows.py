@@ -1,40 +1,28 @@
 """Projects as people and rules change them, and as they are listed; see `node.index.rules.people.accounts`."""
 
 import datetime as dt
-from collections import defaultdict
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
-from sqlalchemy import Connection, Select, delete, func, literal, select, update
+from sqlalchemy import Connection, Select, delete, literal, select, update
 
 from node.errors import UsageError
-from node.extensions.projects.listed import ProjectViews
+from node.extensions.projects.listed import ProjectRule
 from node.index.rows.models.levels import SeriesRow, StudyRow
 from node.index.rows.models.work import (
     AccountRow,
-    LabelRow,
     LimitedAccountRow,
     ProjectContentRow,
     ProjectMemberRow,
     ProjectRow,
     ProjectSeriesRow,
 )
-from node.index.rows.repositories import IndexRepository, ReadRepository, on_reader, on_writer
+from node.index.rows.repositories import IndexRepository, on_reader, on_writer
 from node.index.rows.scope import GROUP_PREFIX, MAX_GROUP_CHARACTERS, is_group
 from node.index.rows.sql import insert, looked_up_in
 from node.index.rows.writer import note
 from node.index.rules.people.accounts import Content, insert_series, project_id
 from node.registry import shares
-
-
-@dataclass(frozen=True, slots=True)
-class ProjectRule:
-    """The rule of a project: the text of a selector."""
-
-    project_id: int
-    project: str
-    rule: str
 
 
 class RuleChange(NamedTuple):
@@ -195,55 +183,6 @@ class ProjectRepository(IndexRepository):
                 known = select(SeriesRow.id, literal(rule.project_id), literal(True))
                 changed += insert_series(connection, known.where(looked_up_in(SeriesRow.id, list(came))))
         return changed
-
-
-class ReadProjects(ReadRepository, ProjectViews):
-    """Projects, their rules, and their series."""
-
-    def rules(self) -> list[ProjectRule]:
-        """Return the rules of the projects that have one."""
-        columns = ProjectRow.id, ProjectRow.name, ProjectRow.rule
-        query = select(*columns).where(ProjectRow.rule.is_not(None)).order_by(ProjectRow.id)
-        return [ProjectRule(id, name, rule) for id, name, rule in self._connection.execute(query) if rule is not None]
-
-    def by_rules(self, series: Collection[int]) -> dict[int, set[int]]:
-        """Return those of some series, by their row ids, that each project, by its row id, has by its rule."""
-        found: dict[int, set[int]] = defaultdict(set)
-        query = select(ProjectSeriesRow.project_id, ProjectSeriesRow.series_id)
-        query = query.where(ProjectSeriesRow.is_by_rule, looked_up_in(ProjectSeriesRow.series_id, list(series)))
-        for project, one in self._connection.execute(query):
-            found[project].add(one)
-        return found
-
-    def rows_of(self, keys: Collection[tuple[str | None, str | None]]) -> set[int]:
-        """Return the row ids of series, by the UIDs of study and series; without a series, of all of the study."""
-        return {row for key in keys for row in self._connection.scalars(_series_of(*key))}
-
-    def newest_series(self) -> tuple[int, str]:
-        """Return row id and UID of the series with the largest row id; 0 and no UID if there is none."""
-        query = select(SeriesRow.id, SeriesRow.series_instance_uid).order_by(SeriesRow.id.desc()).limit(1)
-        row = self._connection.execute(query).first()
-        return (0, "") if row is None else (row.id, row.series_instance_uid)
-
-    def series_since(self, row_id: int) -> set[int]:
-        """Return the row ids of series from this one on."""
-        return set(self._connection.scalars(select(SeriesRow.id).where(SeriesRow.id >= row_id)))
-
-    def series_behind(self, newest: tuple[int, str]) -> set[int] | None:
-        """Return the row ids of series since one was the newest, and of those beside them in their studies.
-
-        None: that one is gone, and SQLite gives its row id, and those before it, to others.
-        """
-        row_id, uid = newest
-        same = select(SeriesRow.id).where(SeriesRow.id == row_id, SeriesRow.series_instance_uid == uid)
-        if self._connection.execute(same).first() is None:
-            return None
-        studies = select(SeriesRow.study_id).where(SeriesRow.id >= row_id)
-        return set(self._connection.scalars(select(SeriesRow.id).where(SeriesRow.study_id.in_(studies))))
-
-    def labels_state(self) -> tuple[object, ...]:
-        """Return what is not the same after a change of labels."""
-        return tuple(self._connection.execute(select(func.count(), func.max(LabelRow.id))).one())
 
 
 def _series_of(study: str | None, series: str | None = None) -> Select[int]:

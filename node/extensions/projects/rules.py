@@ -16,7 +16,8 @@ import structlog
 from node.association.added import OpenedRoot
 from node.audit.audit_log import AuditAction, AuditEvent, AuditMessage, EventType, Made
 from node.errors import UsageError
-from node.extensions.projects.rows import RULES, ProjectRepository, ProjectRule, ReadProjects, RuleChange
+from node.extensions.projects.listed import ProjectRule, ProjectViews
+from node.extensions.projects.rows import RULES, ProjectRepository, RuleChange
 from node.hookspecs import Action as RootAction
 from node.index.database import Index
 from node.index.rows.repositories import Row
@@ -49,15 +50,15 @@ def apply_rules(index: Index, series: set[int] | None = None) -> int:
     """
     projects = index.repository(ProjectRepository)
     with index.reading(wait=False) as view:
-        rules = view.repository(ReadProjects).rules()
-        wanted = sorted(view.repository(ReadProjects).series_since(0) if series is None else series)
+        rules = view.views(ProjectViews).rules()
+        wanted = sorted(view.views(ProjectViews).series_since(0) if series is None else series)
     selectors = {rule.project_id: _selector(rule, series is None) for rule in rules}
     fields = frozenset[str]().union(*(one.fields for one in selectors.values() if one is not None))
     changed = 0
     for at in range(0, len(wanted), CHUNK_SERIES):
         with index.reading(wait=False) as view:
             facts = view.facts.of_rows(fields, wanted[at : at + CHUNK_SERIES])
-            there = view.repository(ReadProjects).by_rules(facts)
+            there = view.views(ProjectViews).by_rules(facts)
         changes = []
         for rule in rules:
             selector, before = selectors[rule.project_id], there.get(rule.project_id, set())
@@ -103,7 +104,7 @@ class ProjectRules(IndexFollower):
             self._last_event = None
             return None
         with self._index.reading(wait=False, following=True) as view:
-            projects = view.repository(ReadProjects)
+            projects = view.views(ProjectViews)
             labels = projects.labels_state()
             if self._last_event is None or labels != self._labels or monotonic() > self._all_at:
                 last, series, more = view.events.newest(), None, False

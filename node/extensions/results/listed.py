@@ -2,7 +2,7 @@
 
 import json
 
-from node.index.rows.view_rows import Newest, Row, ViewRows, timed
+from node.index.rows.view_rows import TEXT, Newest, Row, ViewRows, timed
 
 
 class JobViews(ViewRows):
@@ -34,6 +34,26 @@ class JobViews(ViewRows):
         """Return the stored results of the job with this row."""
         rows = self._rows("SELECT * FROM results WHERE job_id = :id AND stored_at IS NOT NULL ORDER BY id", id=id)
         return [timed({**row, "segments": row["segments"] and json.loads(row["segments"])}) for row in rows]
+
+    def next_number(self, study_instance_uid: str, first: int) -> int:
+        """Return a Series Number from `first` on, above those of the series of a study and of its results so far.
+
+        Those in the trash count: they can come back.
+        """
+        text = self._queries.say
+        results = "SELECT count(*) FROM results WHERE study_instance_uid = :study AND stored_at IS NOT NULL"
+        of_study = "series se JOIN studies st ON st.id = se.study_id WHERE st.study_instance_uid = :study"
+        number = f"CAST({text(TEXT, 't.content', 'series_number')} AS INTEGER)"
+        in_trash = f"{text(TEXT, 'd.content', 'study_instance_uid')} = :study"
+        row = self._rows(
+            f"SELECT ({results}) AS results, "
+            f"(SELECT max(se.series_number) FROM {of_study} AND se.series_number >= :first) AS highest, "
+            f"(SELECT max({number}) FROM trash t JOIN tombstones d ON d.id = t.deletion "
+            f"WHERE t.kind = 'series' AND {in_trash}) AS trashed",
+            study=study_instance_uid,
+            first=first,
+        )[0]
+        return max(first + int(row["results"]), *(int(row[name] or 0) + 1 for name in ("highest", "trashed")))
 
 
 def _location(payload: str | None) -> str | None:

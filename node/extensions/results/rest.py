@@ -16,9 +16,10 @@ from starlette.requests import ClientDisconnect
 
 from node.audit.audit_log import AuditAction, AuditEvent
 from node.errors import ResultRefused, counted
+from node.extensions.results.listed import JobViews
 from node.extensions.results.manifest import FILE_NAME, Algorithm, Manifest, ManifestResult
-from node.extensions.results.rows import ReadResults, ResultRepository
-from node.index.reading import ReadIndex
+from node.extensions.results.rows import ResultRepository
+from node.index.look.views import ReadIndex
 from node.index.rows.models.work import JobState
 from node.index.rows.repositories import Terms
 from node.index.rules.work.jobs import JobEnded
@@ -224,7 +225,7 @@ def _now(node: Services, job: str) -> JobWithResults:
 
 
 def _job(index: ReadIndex, job: str) -> JobWithResults:
-    jobs = index.repository(ReadResults)
+    jobs = index.views(JobViews)
     row = next(iter(jobs.newest(1, job_id=job)), None)
     if row is None:
         raise ResourceNotFound("job")

@@ -18,12 +18,10 @@ from node.errors import ResultRefused
 from node.extensions.results.listed import JobViews
 from node.extensions.results.makers import Makers, ResultIdentity, ResultMaking, ResultSource, SourceStack, derived_uid
 from node.extensions.results.manifest import MAX_BYTES, Manifest, ManifestEntry, left_in, opened_file, opened_folder
-from node.index.reading import ReadIndex
+from node.index.look.views import ReadIndex
 from node.index.rows.files import StoredInstance
-from node.index.rows.models.history import TombstoneRow, TrashRow
-from node.index.rows.models.levels import SeriesRow, StudyRow
 from node.index.rows.models.work import IS_JOB, IS_OPEN, ResultRow, WorkRow
-from node.index.rows.repositories import IndexRepository, ReadRepository, Row, on_reader, on_writer
+from node.index.rows.repositories import IndexRepository, Row, on_reader, on_writer
 from node.index.rows.states import document_of
 from node.index.rules.work.jobs import Job, end_job, job_at, open_job
 from node.receive.dicom_files import MediaFile, find_instances
@@ -129,25 +127,6 @@ class ResultRepository(IndexRepository):
         return set(connection.execute(select(WorkRow.key).where(IS_JOB, IS_OPEN)).scalars())
 
 
-class ReadResults(ReadRepository, JobViews):
-    """Jobs, and rows of ``results``."""
-
-    def next_number(self, study_instance_uid: str, first: int) -> int:
-        """Return a Series Number from `first` on, above those of the series of a study and of its results so far.
-
-        Those in the trash count: they can come back.
-        """
-        stored_results = ResultRow.study_instance_uid == study_instance_uid, ResultRow.stored_at.is_not(None)
-        results = select(func.count()).select_from(ResultRow).where(*stored_results).scalar_subquery()
-        of_study = StudyRow.study_instance_uid == study_instance_uid, SeriesRow.series_number >= first
-        taken = select(func.max(SeriesRow.series_number)).join(StudyRow).where(*of_study).scalar_subquery()
-        count, highest = self._connection.execute(select(results, taken)).one()
-        in_trash = TombstoneRow.content["study_instance_uid"].as_string() == study_instance_uid
-        number = func.max(TrashRow.content["series_number"].as_integer())
-        trashed = self._connection.scalar(select(number).join(TombstoneRow).where(TrashRow.kind == "series", in_trash))
-        return max(first + int(count), (highest or 0) + 1, (trashed or 0) + 1)
-
-
 FIRST_SERIES_NUMBER = 9001
 """Series Number (0020,0011) of the first result in a study; they count from there."""
 
@@ -202,7 +181,7 @@ class Drafts:
         digest = _taken(folder, entry, file)
         with self.reading() as index:
             source = self._source(index, job, entry)
-            first = index.repository(ReadResults).next_number(job.study_instance_uid, FIRST_SERIES_NUMBER)
+            first = index.views(JobViews).next_number(job.study_instance_uid, FIRST_SERIES_NUMBER)
         identity = ResultIdentity(
             derived_uid(job.job_id, entry.file), derived_uid(job.job_id, entry.file, digest), first + number
         )
@@ -232,7 +211,7 @@ class Drafts:
         if series is None:
             raise ResultRefused(f"{entry.file}: the job is about a study; name its series by series_instance_uid")
         row = index.series.row(study, series)
-        stored = {one.sop_instance_uid: one for one in index.instances.stored(study, series)}
+        stored = {one.sop_instance_uid: one for one in index.files.stored(study, series)}
         if row is None or not stored:
             raise ResultRefused(f"{entry.file}: there is no series {series} in the study of the job")
         revision = job.revision if series == job.series_instance_uid and job.revision else row["revision"]

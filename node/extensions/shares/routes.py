@@ -9,8 +9,9 @@ from fastapi import APIRouter, Form, Path, Response
 from fastapi.responses import RedirectResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from node.extensions.shares.rows import MAX_DAYS, ReadShares, ShareRepository
-from node.index.reading import ReadIndex
+from node.extensions.shares.listed import ShareViews
+from node.extensions.shares.rows import MAX_DAYS, ShareRepository
+from node.index.look.views import ReadIndex
 from node.index.rows.records import Share
 from node.index.rules.people.accounts import Role
 from node.registry import DEIDENTIFIED_ZIP, required
@@ -87,7 +88,7 @@ def list_shares(call: CurrentCall, study_instance_uid: StudyUid) -> Shares:
     """The links to a study, with how often each was used."""
     with call.node.index.reading() as index:
         patient_id = index.studies.patient_id(study_instance_uid)
-        items = [ShareResource.of(asdict(one)) for one in index.repository(ReadShares).listed(study_instance_uid)]
+        items = [ShareResource.of(asdict(one)) for one in index.views(ShareViews).listed(study_instance_uid)]
     call.audit.accessed([of_study(study_instance_uid, patient_id)], "links")
     return Shares(items=items)
 
@@ -126,7 +127,7 @@ def revoke_share(call: CurrentCall, change: Change, share: ShareNumber) -> Revok
     any_account = call.account.role == Role.ADMIN
 
     def current(index: ReadIndex) -> ShareResource:
-        found = next((one for one in index.repository(ReadShares).listed() if one.id == share), None)
+        found = next((one for one in index.views(ShareViews).listed() if one.id == share), None)
         if found is None or not (any_account or found.made_by == call.account.name):
             raise ResourceNotFound("link")
         return ShareResource.of(asdict(found))
@@ -170,7 +171,7 @@ def shared_picture(call: CurrentCall, series_instance_uid: str) -> Response:
         row = _pictures(index, share).get(series_instance_uid)
         if row is None:
             raise ResourceNotFound("picture")
-        noted = index.volumes.file_at(row["path"])
+        noted = index.files.file_at(row["path"])
     call.audit.accessed([{"study_instance_uid": share.study}], f"link {share.id}: pictures")
     path = call.node.archive.path(row["path"]) if noted is None else local_or_gone(call.node, noted)
     return file_response(path, "image/png", PurePath(row["path"]).name, row["sha256"])
@@ -213,7 +214,7 @@ def revoke_link(call: CurrentCall, study_instance_uid: str, number: RowId) -> Re
 def _links_page(call: Call, study_instance_uid: str, made: str = "") -> Response:
     with call.node.index.reading() as index:
         study = seen_study(call, index, study_instance_uid)
-        listed = index.repository(ReadShares).listed(study_instance_uid)
+        listed = index.views(ShareViews).listed(study_instance_uid)
         series = index.series.of_study(study_instance_uid)
     return page(call, "links.html", study=study, links=listed, series=series, made=made, max_days=MAX_DAYS)
 

@@ -12,12 +12,11 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from node.association.added import OpenedRoot
 from node.audit.audit_log import AuditAction, AuditEvent, AuditMessage, EventType
 from node.errors import UsageError, counted, nearest
-from node.extensions.shares.listed import ShareViews
 from node.hookspecs import Action as RootAction
 from node.index.rows.extension_tables import IndexTables
 from node.index.rows.models.levels import NAMES, StudyRow, Utc
 from node.index.rows.records import Share
-from node.index.rows.repositories import IndexRepository, ReadRepository, columns_but, on_reader, on_writer
+from node.index.rows.repositories import IndexRepository, columns_but, on_reader, on_writer
 from node.index.rows.sql import insert
 from node.index.rules.custody.leaving import old_before
 from node.index.rules.people.accounts import is_current, moment
@@ -127,10 +126,6 @@ def _by_number(connection: Connection, number: int, made_by: str | None) -> Shar
     if row is None:
         raise UsageError(f"there is no link {number}: `voxelnode share list` lists them")
     return Share(*row)
-
-
-class ReadShares(ReadRepository, ShareViews):
-    """The links, to list them."""
 
 
 MAX_DAYS = 366

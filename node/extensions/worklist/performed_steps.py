@@ -35,7 +35,7 @@ from node.extensions.worklist.orders import identified
 from node.extensions.worklist.queries import data_set_of, with_character_set
 from node.extensions.worklist.scheduled_rows import IN_PROGRESS, set_state
 from node.index.rows.models.history import PerformedSeriesRow, PerformedStepRow
-from node.index.rows.repositories import IndexRepository, PagedRepository, Row, columns_but, on_reader, on_writer
+from node.index.rows.repositories import IndexRepository, on_reader, on_writer
 from node.index.rules.series.verdicts import judge_by_list
 
 SCHEDULED = "ScheduledStepAttributesSequence"
@@ -449,16 +449,3 @@ def _note_lists(connection: Connection, id: int, step: PerformedStep, now: dt.da
         connection.execute(insert(PerformedSeriesRow), rows)
     for uid in dict.fromkeys(series.series_instance_uid for series in listed):
         judge_by_list(connection, (study or "", uid), now, is_over=step.state == "DISCONTINUED")
-
-
-class ReadPerformedSteps(PagedRepository):
-    """Rows of ``performed_steps``."""
-
-    listing = select(*columns_but(PerformedStepRow, "attributes"))
-    filters = (PerformedStepRow.state, PerformedStepRow.study_instance_uid)
-
-    def step(self, sop_instance_uid: str) -> Row | None:
-        """Return a step with its attributes, or None."""
-        is_it = PerformedStepRow.sop_instance_uid == sop_instance_uid
-        row = self._connection.execute(select(PerformedStepRow.__table__).where(is_it)).first()
-        return None if row is None else dict(row._mapping)

@@ -8,11 +8,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from node.audit.audit_log import AuditAction, AuditEvent
 from node.dicom.attributes import MAX_TEXT_BYTES
+from node.extensions.worklist.listed import StepViews
 from node.extensions.worklist.modality_worklist import step_of
-from node.extensions.worklist.performed_steps import ReadPerformedSteps
-from node.extensions.worklist.scheduled_rows import ReadScheduledSteps, ScheduledStepRepository
+from node.extensions.worklist.scheduled_rows import ScheduledStepRepository
 from node.extensions.worklist.settings import WorklistSettings
-from node.index.reading import ReadIndex
+from node.index.look.views import ReadIndex
 from node.index.rows.repositories import Row, Terms
 from node.web.access import READERS, WRITERS, CurrentCall
 from node.web.api.models import MAX_ID, Resource, RowId, TimeOfDay
@@ -157,7 +157,7 @@ def list_worklist(
     """Entries of the modality worklist from every source, newest first; files as they were a minute ago at most."""
     wanted: dict[str, Any] = {"state": state, "start_date": start_date, "modality": modality}
     wanted |= {"station_ae_title": station_ae_title, "patient_id": patient_id, "accession_number": accession_number}
-    return page.read("worklist", ScheduledStepResource, lambda index: index.repository(ReadScheduledSteps), **wanted)
+    return page.read("worklist", ScheduledStepResource, lambda index: index.views(StepViews), **wanted)
 
 
 @router.get("/worklist/{entry}", responses=single())
@@ -226,9 +226,7 @@ def list_performed_steps(
 ) -> Page[PerformedStepResource]:
     """Procedure steps that modalities report (MPPS), newest first."""
     wanted = {"state": state, "study_instance_uid": study_instance_uid}
-    return page.read(
-        "performed steps", PerformedStepResource, lambda index: index.repository(ReadPerformedSteps), **wanted
-    )
+    return page.read("performed steps", PerformedStepResource, lambda index: index.views(StepViews).performed, **wanted)
 
 
 @router.get("/performed-steps/{sop_instance_uid}", responses=single())
@@ -239,7 +237,7 @@ def show_performed_step(
 ) -> PerformedStepWithAttributes:
     """A performed procedure step with all its attributes, in the DICOM JSON Model."""
     with call.node.index.reading(wait=False) as index:
-        row = index.repository(ReadPerformedSteps).step(sop_instance_uid)
+        row = index.views(StepViews).performed_step(sop_instance_uid)
     if row is None:
         raise ResourceNotFound("performed procedure step")
     call.audit.queried(f"performed step {sop_instance_uid}", 1)
@@ -251,7 +249,7 @@ def _entry(index: ReadIndex, entry: int) -> ScheduledStepWithAttributes:
 
 
 def _row(index: ReadIndex, entry: int) -> Row:
-    row = index.repository(ReadScheduledSteps).entry(entry)
+    row = index.views(StepViews).entry(entry)
     if row is None:
         raise ResourceNotFound("entry of the worklist")
     return row
@@ -275,14 +273,14 @@ def _record(
 def is_worklist_used(node: Services, index: ReadIndex) -> bool:
     """Return whether entries of the worklist are configured to come, or have come."""
     settings = node.settings.table(WorklistSettings)
-    return settings.folder is not None or settings.hl7_port is not None or index.repository(ReadScheduledSteps).is_any()
+    return settings.folder is not None or settings.hl7_port is not None or index.views(StepViews).is_any()
 
 
 @pages.get("/worklist")
 def worklist(call: CurrentCall, number: PageNumber = 1) -> Response:
     """Scheduled procedure steps, with what was performed and received for each."""
     with call.node.index.searching() as index:
-        rows = index.repository(ReadScheduledSteps).with_studies(*part_of_page(number))
+        rows = index.views(StepViews).with_studies(*part_of_page(number))
     shown = rows_of_page(rows, number)
     call.audit.queried(f"worklist, page {number}", len(shown["rows"]))
     return rendering.page(call, "worklist.html", **shown)

@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterator
 
 from node.index.rows.records import Client, ListedAccount, ListedSession, ListedToken, Role
-from node.index.rows.view_rows import MOMENT, NOW, Row, ViewRows, moment, timed, written
+from node.index.rows.view_rows import MOMENT, NOW, Newest, PagedViews, Row, ViewRows, moment, timed, written
 
 
 class AccountViews(ViewRows):
@@ -40,6 +40,12 @@ class AccountViews(ViewRows):
             for row in map(timed, self._rows(f"{query}{is_open}", name=name, now=written(now)))
         ]  # fmt: skip
 
+    def projects(self) -> list[str]:
+        """Return the names of the projects that who reads may see, in order."""
+        return [row["name"] for row in self._rows("SELECT name FROM projects ORDER BY name")]
+
+
+CHUNK_ROWS = 1000
 
 _SHOWN = (
     "name", "roles", "version", "started_at", "seen_at", "is_behind", "not_ready", "left_behind", "clock_ahead_seconds",
@@ -49,7 +55,7 @@ _IS_ONLY_AT_HOST = "spool_host IS NOT NULL AND NOT file_missing"
 
 
 class HostViews(ViewRows):
-    """Rows of ``hosts`` and ``leases``."""
+    """Rows of ``hosts`` and ``leases``, and the lines of their audit logs."""
 
     def all(self, now: dt.datetime) -> list[Row]:
         """Return every host by name, with what it alone does; empty if only one can write to the index.
@@ -111,6 +117,29 @@ class HostViews(ViewRows):
         """Return the time by the clock of the index."""
         return moment(self._value(f"SELECT {self._queries.say(NOW)}"))
 
+    def hosts(self) -> list[str]:
+        """Return the hosts that have copied lines, by name."""
+        return [row["host"] for row in self._rows("SELECT DISTINCT host FROM audit_lines ORDER BY host")]
+
+    def newest(self, count: int, host: str, *, others: bool = False) -> list[tuple[str, str]]:
+        """Return the last lines, of one host, or of all others, by their times, oldest first: (host, line)."""
+        of_host = f"host {'<>' if others else '='} :host ORDER BY at DESC, host, number DESC LIMIT :count"
+        rows = self._rows(f"SELECT host, line FROM audit_lines WHERE {of_host}", host=host, count=count)
+        return [(row["host"], row["line"]) for row in rows][::-1]
+
+    def count_of_others(self, host: str) -> int:
+        """Count the lines of all hosts but one."""
+        return self._number("SELECT count(*) FROM audit_lines WHERE host <> :host", host=host)
+
+    def of_host(self, host: str) -> Iterator[tuple[int, bytes]]:
+        """Yield number and bytes of each line of a host, oldest first."""
+        rows: list[Row] = [{"number": 0}] * CHUNK_ROWS
+        behind = f"host = :host AND number > :last ORDER BY number LIMIT {CHUNK_ROWS}"
+        while len(rows) == CHUNK_ROWS:
+            last = rows[-1]["number"]
+            rows = self._rows(f"SELECT number, line FROM audit_lines WHERE {behind}", host=host, last=last)
+            yield from ((row["number"], f"{row['line']}\n".encode()) for row in rows)
+
 
 def _state(row: Row, now: dt.datetime) -> str:
     if row["lease_until"] is None:
@@ -129,8 +158,10 @@ _LATELY = (
 )
 
 
-class SenderViews(ViewRows):
-    """Rows of ``v_senders``, and what they sent lately."""
+class SenderViews(PagedViews):
+    """Rows of ``v_senders``, what they sent lately, and what was refused of them, which is what a page has."""
+
+    listing = "SELECT * FROM rejections"
 
     def all(self) -> list[Row]:
         """Return all rows of ``v_senders``, by AE title."""
@@ -154,32 +185,8 @@ class SenderViews(ViewRows):
         lately = _LATELY.format(*(self._queries.say(MOMENT, name) for name in (":since", ":until")))
         return self._rows(f"{select} {lately} {rest}", since=written(since), until=written(until))
 
-
-CHUNK_ROWS = 1000
-
-
-class AuditLineViews(ViewRows):
-    """Rows of ``audit_lines``."""
-
-    def hosts(self) -> list[str]:
-        """Return the hosts that have copied lines, by name."""
-        return [row["host"] for row in self._rows("SELECT DISTINCT host FROM audit_lines ORDER BY host")]
-
-    def newest(self, count: int, host: str, *, others: bool = False) -> list[tuple[str, str]]:
-        """Return the last lines, of one host, or of all others, by their times, oldest first: (host, line)."""
-        of_host = f"host {'<>' if others else '='} :host ORDER BY at DESC, host, number DESC LIMIT :count"
-        rows = self._rows(f"SELECT host, line FROM audit_lines WHERE {of_host}", host=host, count=count)
-        return [(row["host"], row["line"]) for row in rows][::-1]
-
-    def count_of_others(self, host: str) -> int:
-        """Count the lines of all hosts but one."""
-        return self._number("SELECT count(*) FROM audit_lines WHERE host <> :host", host=host)
-
-    def of_host(self, host: str) -> Iterator[tuple[int, bytes]]:
-        """Yield number and bytes of each line of a host, oldest first."""
-        rows: list[Row] = [{"number": 0}] * CHUNK_ROWS
-        behind = f"host = :host AND number > :last ORDER BY number LIMIT {CHUNK_ROWS}"
-        while len(rows) == CHUNK_ROWS:
-            last = rows[-1]["number"]
-            rows = self._rows(f"SELECT number, line FROM audit_lines WHERE {behind}", host=host, last=last)
-            yield from ((row["number"], f"{row['line']}\n".encode()) for row in rows)
+    def newest(self, limit: int, skip: int = 0) -> Newest:
+        """Return at most `limit` rows of ``v_rejections``, last refusal first."""
+        query = "SELECT * FROM v_rejections"
+        rows = self._rows(f"{query} ORDER BY last_at DESC LIMIT :limit OFFSET :skip", limit=limit, skip=skip)
+        return self._with_total(rows, 0 if skip else limit, query)  # what was skipped counts, too

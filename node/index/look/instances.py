@@ -1,84 +1,100 @@
-"""What is read of instances and volumes."""
+"""What is read of instances and of volumes: rows of the documented views, pages, and numbers."""
 
-from collections.abc import Sequence
+import datetime as dt
+import json
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
-from sqlalchemy import func, select
-from sqlalchemy.orm import join
+from node.index.rows.records import InstanceFile, PlaceCount
+from node.index.rows.view_rows import DISTINCT, LISTS, Kinds, PagedViews, Row, known, moment
 
-from node.index.look.level_views import InstanceViews, VolumeViews
-from node.index.rows.files import (
-    REVISION_FILES,
-    aside_of_order,
-    instance_files,
-    loser_keys,
-    losers,
-    named_keys,
-    revision_file,
-    revision_files,
-    selected_instances,
-    stored_instances,
-    unknown_keys,
-    volume_files,
-    wanted_files,
-)
-from node.index.rows.models.history import RevisionFileRow, TrashRow
-from node.index.rows.models.levels import ImageRow, PatientRow, SeriesRow, StudyRow
-from node.index.rows.models.work import ObjectRemovalRow
-from node.index.rows.records import RevisionFile
-from node.index.rows.repositories import PagedRepository, ReadRepository, Row, reads
-from node.index.rows.sql import JsonGroupDistinct
+MAX_NEWEST_SERIES = 1000
+"""Newest series by which it is known when a sender stored something."""
 
 
-class ReadVolumes(ReadRepository, VolumeViews):
-    """Rows of volumes, and of the files of their revisions."""
+PLACES = ("folder", "spool", "store")
+"""Where a file is: in the folder, there and owed to the object store, or in it."""
 
-    files = reads(volume_files)
+_OF_REVISION = "AND revision = :revision LIMIT :limit"
 
-    file_at = reads(revision_file)
-
-    def files_in(self, folder: str) -> list[RevisionFile]:
-        """Return the files of a revision by its folder, sorted by name; empty if their places are not noted."""
-        inside = RevisionFileRow.key > f"{folder}/", RevisionFileRow.key < f"{folder}0"  # "0" follows "/"
-        return revision_files(self._connection, REVISION_FILES.where(*inside).order_by(RevisionFileRow.key))
-
-    def unknown_keys(self, keys: Sequence[str]) -> list[str]:
-        """Return those of `keys` that neither a revision, nor the trash, nor an order to remove objects names."""
-        named = set(self._connection.scalars(select(RevisionFileRow.key).where(RevisionFileRow.key.in_(keys))))
-        for row in (ObjectRemovalRow, TrashRow):
-            named.update(self._connection.scalars(select(row.key).where(row.key.in_(keys))))
-        return [key for key in keys if key not in named]
-
-
+_ABOVE_IMAGE = "JOIN series se ON se.id = i.series_id JOIN studies st ON st.id = se.study_id"
 _OF_STUDY = "FROM v_images WHERE study_instance_uid = :study GROUP BY series_instance_uid"
 
 
-class ReadInstances(PagedRepository, InstanceViews):
+def _by_place(rows_of: Callable[[str], list[Row]], table: str) -> dict[str, tuple[int, int]]:
+    """Return the number of rows of a table of files in each place, and their bytes."""
+    place = "coalesce(place, 'folder')"
+    rows = rows_of(f"SELECT {place} AS place, count(*) AS files, sum(bytes) AS bytes FROM {table} GROUP BY {place}")
+    return dict.fromkeys(PLACES, (0, 0)) | {row["place"]: (int(row["files"]), int(row["bytes"])) for row in rows}
+
+
+class InstanceViews(PagedViews):
     """Rows of ``images`` and ``v_images``; the rows of `page` include `key`, the archive key of the file."""
 
-    listing = select(
-        *ImageRow.__table__.columns, StudyRow.study_instance_uid, SeriesRow.series_instance_uid, PatientRow.patient_id
-    ).select_from(join(ImageRow, SeriesRow).join(StudyRow).join(PatientRow))
-    filters = (StudyRow.study_instance_uid, SeriesRow.series_instance_uid, ImageRow.sop_instance_uid)
+    listing = (
+        "SELECT i.*, st.study_instance_uid, se.series_instance_uid, p.patient_id FROM images i "
+        "JOIN series se ON se.id = i.series_id JOIN studies st ON st.id = se.study_id "
+        "JOIN patients p ON p.id = st.patient_id"
+    )
+    kinds: ClassVar[Kinds] = {"content_date": dt.date.fromisoformat, "file_missing": bool}
 
-    stored = reads(stored_instances)
+    def current(self, sop_instance_uid: str) -> InstanceFile | None:
+        """Return the current file of an instance, or None."""
+        return self._instance_file("WHERE i.sop_instance_uid = :uid", uid=sop_instance_uid)
 
-    selected = reads(selected_instances)
+    def row(self, sop_instance_uid: str) -> Row | None:
+        """Return the row of ``v_images`` of an instance, or None."""
+        return self._row("SELECT * FROM v_images WHERE sop_instance_uid = :uid", uid=sop_instance_uid)
 
-    files = reads(instance_files)
+    def last_stored(self) -> dict[str, dt.datetime]:
+        """Return when the senders of the newest series stored something for the last time, by AE title."""
+        rows = self._rows(
+            "SELECT calling_ae_title, max(received_at) AS last_at FROM images WHERE calling_ae_title IS NOT NULL "
+            "AND series_id IN (SELECT id FROM series ORDER BY last_received_at DESC LIMIT :newest) "
+            "GROUP BY calling_ae_title",
+            newest=MAX_NEWEST_SERIES,
+        )
+        return {row["calling_ae_title"]: moment(row["last_at"]) for row in rows}
 
-    named_keys = reads(named_keys)
+    def first_file(self, study_instance_uid: str, series_instance_uid: str | None = None) -> InstanceFile | None:
+        """Return the file of the first instance of a study or series, by Instance Number; None if it has none."""
+        of_series = "" if series_instance_uid is None else "AND se.series_instance_uid = :series "
+        return self._instance_file(
+            f"{_ABOVE_IMAGE} WHERE st.study_instance_uid = :study AND NOT i.file_missing {of_series}"
+            "ORDER BY se.series_instance_uid, i.instance_number NULLS FIRST, i.sop_instance_uid LIMIT 1",
+            study=study_instance_uid,
+            series=series_instance_uid,
+        )
 
-    unknown_keys = reads(unknown_keys)
+    def _instance_file(self, rest: str, **values: Any) -> InstanceFile | None:
+        row = self._row(
+            'SELECT i.sop_instance_uid, i."key", i.data_set_offset, i.bytes, i.sha256, i.file_missing, i.place, '
+            f"i.spool_host AS holder FROM images i {rest}",
+            **values,
+        )
+        return None if row is None else InstanceFile(**{**row, "file_missing": bool(row["file_missing"])})
 
-    wanted_files = reads(wanted_files)
+    def totals(self) -> Row:
+        """Return the total numbers of ``instances`` and ``bytes``."""
+        return self._rows("SELECT count(*) AS instances, coalesce(sum(bytes), 0) AS bytes FROM images")[0]
 
-    losers = reads(losers)
+    def count_by_place(self) -> dict[str, PlaceCount]:
+        """Return the instances in each place: ``folder``, ``spool``, ``store``. Reads all rows."""
+        return {place: PlaceCount(*of_place) for place, of_place in _by_place(self._rows, "images").items()}
 
-    loser_keys = reads(loser_keys)
+    def count_by_holder(self) -> dict[str, int]:
+        """Return how many instances are still to be moved to the store from the disk of each host."""
+        held = "SELECT spool_host, count(*) AS count FROM images WHERE spool_host IS NOT NULL"
+        return self._counts(f"{held} GROUP BY spool_host ORDER BY spool_host")
 
-    def to_be_set_aside(self) -> set[str]:
-        """Return the keys in quarantine of replaced versions that are still to be fetched from the object store."""
-        return set(self._connection.scalars(select(aside_of_order())))
+    def damaged(self) -> list[Row]:
+        """Return the instances with a missing or damaged file, by series, with the patient."""
+        return self._rows(
+            "SELECT p.patient_id, p.patient_name, st.study_instance_uid, se.series_instance_uid, i.sop_instance_uid, "
+            f"i.calling_ae_title, i.peer, i.received_at, i.file_missing FROM images i {_ABOVE_IMAGE} "
+            "JOIN patients p ON p.id = st.patient_id WHERE i.file_missing "
+            "ORDER BY i.series_id, i.instance_number, i.sop_instance_uid"
+        )
 
     def count_unavailable(self, study: str, series: str | None = None, sop_instance: str | None = None) -> int:
         """Count the instances of a study, of a series, or the one, whose file is known to be missing or damaged."""
@@ -93,10 +109,10 @@ class ReadInstances(PagedRepository, InstanceViews):
 
     def count_by_study(self, study_instance_uids: Sequence[str]) -> dict[str, int]:
         """Count the instances of those of some studies that are stored."""
-        studies = StudyRow.study_instance_uid
-        images = select(studies, func.count()).select_from(join(ImageRow, SeriesRow).join(StudyRow))
-        counts = images.where(studies.in_(study_instance_uids)).group_by(studies)
-        return {uid: count for uid, count in self._connection.execute(counts)}
+        of_them = self._queries.say.named("study_instance_uid", ":uids")
+        counted = f"SELECT study_instance_uid, count(*) AS count FROM images i {_ABOVE_IMAGE}"
+        uids = json.dumps(list(study_instance_uids))
+        return self._counts(f"{counted} WHERE {of_them} GROUP BY study_instance_uid", uids=uids)
 
     def count_by_series(self, study_instance_uid: str) -> dict[str, int]:
         """Count the instances of each stored series of a study."""
@@ -114,22 +130,116 @@ class ReadInstances(PagedRepository, InstanceViews):
         ``classes``, ``syntaxes`` and ``senders`` are lists; a sender is source, calling AE title and peer, separated by
         blanks.
         """
-        [totals] = self._rows_of_study(
-            "SELECT count(*) AS instances, sum(bytes) AS bytes, min(received_at) AS first_at, "
-            'max(received_at) AS last_at, max("rows") AS "rows", max("columns") AS "columns", '
-            "count(CASE WHEN file_missing THEN 1 END) AS missing FROM v_images",
+        sender = "i.source || ' ' || coalesce(i.calling_ae_title, '') || ' ' || coalesce(i.peer, '')"
+        lists = {"classes": "i.sop_class_uid", "syntaxes": "i.transfer_syntax_uid", "senders": sender}
+        [found] = self._rows_of_study(
+            "SELECT count(*) AS instances, sum(i.bytes) AS bytes, min(i.received_at) AS first_at, "
+            'max(i.received_at) AS last_at, max(i."rows") AS "rows", max(i."columns") AS "columns", '
+            "count(CASE WHEN i.file_missing THEN 1 END) AS missing, "
+            + ", ".join(f"{self._queries.say(DISTINCT, column)} AS {name}" for name, column in lists.items())
+            + f" FROM images i {_ABOVE_IMAGE}",
             study_instance_uid,
             series_instance_uid,
         )
-        title, peer = (func.coalesce(name, "") for name in (ImageRow.calling_ae_title, ImageRow.peer))
-        kinds = (
-            select(
-                JsonGroupDistinct(ImageRow.sop_class_uid).label("classes"),
-                JsonGroupDistinct(ImageRow.transfer_syntax_uid).label("syntaxes"),
-                JsonGroupDistinct(ImageRow.source + " " + title + " " + peer).label("senders"),
-            )
-            .select_from(join(ImageRow, SeriesRow).join(StudyRow))
-            .where(StudyRow.study_instance_uid == study_instance_uid)
-            .where(SeriesRow.series_instance_uid == series_instance_uid)
+        return known(found, dict.fromkeys(lists, json.loads))
+
+
+EXCLUSIONS = (
+    "SELECT x.*, st.study_instance_uid, se.series_instance_uid, c.revision, c.superseded "
+    "FROM exclusions x JOIN conversions c ON c.id = x.conversion_id "
+    "JOIN series se ON se.id = c.series_id JOIN studies st ON st.id = se.study_id"
+)
+"""The query of what conversions left out."""
+
+
+class VolumeViews(PagedViews):
+    """Rows of ``volumes``, ``v_volumes`` and ``v_catalog``; paths of a page are relative to the root."""
+
+    listing = (
+        "SELECT v.*, st.study_instance_uid, se.series_instance_uid, c.revision, c.superseded, c.converter, "
+        "c.created_at, c.files_removed_at, p.patient_id FROM volumes v JOIN conversions c ON c.id = v.conversion_id "
+        "JOIN series se ON se.id = c.series_id JOIN studies st ON st.id = se.study_id "
+        "JOIN patients p ON p.id = st.patient_id"
+    )
+    kinds: ClassVar[Kinds] = {**dict.fromkeys(LISTS, json.loads), "superseded": bool}
+
+    def of_series(self, study_instance_uid: str, series_instance_uid: str) -> list[Row]:
+        """Return the rows of ``v_volumes`` of a series, newest revision first."""
+        order = "ORDER BY revision DESC, stack, path"
+        return self._rows_of_study("SELECT * FROM v_volumes", study_instance_uid, series_instance_uid, order)
+
+    def folder(self, study_instance_uid: str, series_instance_uid: str, revision: int) -> str | None:
+        """Return the folder of a revision, relative to the root; None if it has no files, or they were removed."""
+        rest = "AND revision = :revision AND files_removed_at IS NULL LIMIT 1"
+        source = f"SELECT path FROM ({self.listing}) listed"
+        rows = self._rows_of_study(source, study_instance_uid, series_instance_uid, rest, revision=revision)
+        return rows[0]["path"].rpartition("/")[0] if rows else None
+
+    def totals(self, study_instance_uid: str, series_instance_uid: str | None = None) -> Row:
+        """Return the numbers of ``files`` and ``bytes`` that a study or a series has and that were not removed."""
+        source = "SELECT count(*) AS files, coalesce(sum(bytes), 0) AS bytes FROM v_volumes"
+        rest = "AND files_removed_at IS NULL"
+        return self._rows_of_study(source, study_instance_uid, series_instance_uid, rest)[0]
+
+    def mean_seconds(self, limit: int) -> float | None:
+        """Return how long the last conversions took, on average, in s; None if there were none."""
+        last = "SELECT seconds FROM conversions ORDER BY id DESC LIMIT :limit"
+        mean: float | None = self._value(f"SELECT avg(seconds) FROM ({last}) c", limit=limit)
+        return mean
+
+    def catalog(self) -> list[Row]:
+        """Return all rows of ``v_catalog``, sorted by path."""
+        return self._rows("SELECT * FROM v_catalog ORDER BY path")
+
+    def all(self) -> list[Row]:
+        """Return all rows of ``v_volumes``, sorted by path."""
+        return self._rows("SELECT * FROM v_volumes ORDER BY path")
+
+    def current(self, study_instance_uid: str, series_instance_uid: str | None = None) -> list[Row]:
+        """Return the rows of ``v_volumes`` of a study or a series that are not superseded, sorted by path."""
+        rest = "AND NOT superseded ORDER BY path"
+        return self._rows_of_study("SELECT * FROM v_volumes", study_instance_uid, series_instance_uid, rest)
+
+    def holding(self, study_instance_uid: str, sop_instance_uid: str) -> list[Row]:
+        """Return the current rows of ``v_volumes`` that contain an instance, sorted by path."""
+        return self._rows(
+            "SELECT * FROM v_volumes WHERE study_instance_uid = :study AND NOT superseded "
+            "AND (series_instance_uid, revision, stack) IN (SELECT series_instance_uid, revision, stack FROM v_sources "
+            "WHERE study_instance_uid = :study AND sop_instance_uid = :uid) ORDER BY path",
+            study=study_instance_uid,
+            uid=sop_instance_uid,
         )
-        return {**totals, **self._connection.execute(kinds).mappings().one()}
+
+    def current_revisions(self, study_instance_uid: str) -> list[tuple[str, int]]:
+        """Return (Series Instance UID, revision) of the current conversions of a study that have volumes."""
+        return sorted({(row["series_instance_uid"], row["revision"]) for row in self.current(study_instance_uid)})
+
+    def count_by_place(self) -> dict[str, tuple[int, int]]:
+        """Return the number of files of revisions and their bytes by places: ``folder``, ``spool``, ``store``.
+
+        Without an object store, there are none.
+        """
+        return _by_place(self._rows, "revision_files")
+
+    def count_current(self) -> int:
+        """Count the files of kind ``volume`` that are not superseded."""
+        return self._number(
+            "SELECT count(*) FROM volumes v JOIN conversions c ON c.id = v.conversion_id "
+            "WHERE NOT c.superseded AND v.kind = 'volume'"
+        )
+
+    def sources(self, study_instance_uid: str, series_instance_uid: str, revision: int, limit: int) -> list[Row]:
+        """Return the instances that are in the volumes of a revision."""
+        series, source = (study_instance_uid, series_instance_uid), "SELECT stack, frames, sop_instance_uid, sha256"
+        return self._rows_of_study(f"{source} FROM v_sources", *series, _OF_REVISION, revision=revision, limit=limit)
+
+    def excluding(self, sop_instance_uid: str) -> list[Row]:
+        """Return the revisions that excluded an instance, with the reasons."""
+        source = "SELECT revision, frames, reason, detail FROM v_exclusions"
+        return self._rows(f"{source} WHERE sop_instance_uid = :uid ORDER BY revision", uid=sop_instance_uid)
+
+    def excluded(self, study_instance_uid: str, series_instance_uid: str, revision: int, limit: int) -> list[Row]:
+        """Return the instances that a revision excluded."""
+        series, source = (study_instance_uid, series_instance_uid), "SELECT sop_instance_uid, frames, reason, detail"
+        rest = "AND revision = :revision LIMIT :limit"
+        return self._rows_of_study(f"{source} FROM v_exclusions", *series, rest, revision=revision, limit=limit)

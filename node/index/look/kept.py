@@ -9,25 +9,6 @@ from node.index.rows.records import NotInTrash, removes_instances
 from node.index.rows.view_rows import PagedViews, Row, ViewRows, moment, timed
 
 
-class DeletionViews(ViewRows):
-    """Rows of ``v_deletions``, and whether they are in the trash."""
-
-    def has_deleted(self, *uids: str) -> bool:
-        """Return whether any of these UIDs, of any level, was deleted."""
-        return any(self._rows("SELECT 1 FROM v_deletions WHERE uid = :uid LIMIT 1", uid=uid) for uid in uids)
-
-    def of_uid(self, uid: str) -> list[Row]:
-        """Return the deletions of instances by a UID, newest first, without those that were undone."""
-        columns = "level, uid, reason, ordered_at, paths, trash_until, content IS NOT NULL AS is_in_trash"
-        named = "FROM tombstones WHERE uid = :uid AND restored_at IS NULL ORDER BY id DESC"
-        rows = self._rows(f"SELECT {columns} {named}", uid=uid)
-        return [
-            timed(row)
-            for row in rows
-            if removes_instances(json.loads(row.pop("paths"))) or row["trash_until"] is not None
-        ]
-
-
 class LostViews(PagedViews):
     """Rows of ``lost_instances`` and ``v_lost_instances``."""
 
@@ -60,7 +41,22 @@ class LostViews(PagedViews):
 
 
 class TrashViews(ViewRows):
-    """What is in the trash."""
+    """What was deleted, and what of it is in the trash."""
+
+    def has_deleted(self, *uids: str) -> bool:
+        """Return whether any of these UIDs, of any level, was deleted."""
+        return any(self._rows("SELECT 1 FROM v_deletions WHERE uid = :uid LIMIT 1", uid=uid) for uid in uids)
+
+    def of_uid(self, uid: str) -> list[Row]:
+        """Return the deletions of instances by a UID, newest first, without those that were undone."""
+        columns = "level, uid, reason, ordered_at, paths, trash_until, content IS NOT NULL AS is_in_trash"
+        named = "FROM tombstones WHERE uid = :uid AND restored_at IS NULL ORDER BY id DESC"
+        rows = self._rows(f"SELECT {columns} {named}", uid=uid)
+        return [
+            timed(row)
+            for row in rows
+            if removes_instances(json.loads(row.pop("paths"))) or row["trash_until"] is not None
+        ]
 
     def all(self) -> list[Row]:
         """Return what is in the trash, the newest deletion first."""

@@ -2,10 +2,10 @@
 
 import json
 from collections.abc import Collection
-from typing import ClassVar, get_args
+from typing import get_args
 
 from node.index.rows.records import SET_ASIDE, FinalKind, SeriesProblem
-from node.index.rows.view_rows import ANY_OF, EACH, PROBLEM, Kinds, Newest, PagedViews, Row, ViewRows, certainty_of
+from node.index.rows.view_rows import PROBLEM, PagedViews, Row, ViewRows, certainty_of
 
 MAX_CONFLICTS = 100
 """Conflicts that are shown of a study, a series or an instance; one more is read."""
@@ -124,28 +124,6 @@ class ProblemViews(ViewRows):
         )
 
 
-class ExclusionViews(PagedViews):
-    """Rows of ``exclusions`` and ``v_exclusions``."""
-
-    listing = (
-        "SELECT x.*, st.study_instance_uid, se.series_instance_uid, c.revision, c.superseded "
-        "FROM exclusions x JOIN conversions c ON c.id = x.conversion_id "
-        "JOIN series se ON se.id = c.series_id JOIN studies st ON st.id = se.study_id"
-    )
-    kinds: ClassVar[Kinds] = {"superseded": bool}
-
-    def of_instance(self, sop_instance_uid: str) -> list[Row]:
-        """Return the revisions that excluded an instance, with the reasons."""
-        source = "SELECT revision, frames, reason, detail FROM v_exclusions"
-        return self._rows(f"{source} WHERE sop_instance_uid = :uid ORDER BY revision", uid=sop_instance_uid)
-
-    def of_revision(self, study_instance_uid: str, series_instance_uid: str, revision: int, limit: int) -> list[Row]:
-        """Return the instances that a revision excluded."""
-        series, source = (study_instance_uid, series_instance_uid), "SELECT sop_instance_uid, frames, reason, detail"
-        rest = "AND revision = :revision LIMIT :limit"
-        return self._rows_of_study(f"{source} FROM v_exclusions", *series, rest, revision=revision, limit=limit)
-
-
 class FailureViews(PagedViews):
     """Rows of ``failures`` and ``v_failures``."""
 
@@ -197,18 +175,6 @@ class FailureViews(PagedViews):
         return self._number("SELECT count(*) FROM v_failures WHERE reason <> 'not-an-image'")
 
 
-class RejectionViews(PagedViews):
-    """Rows of ``rejections`` and ``v_rejections``."""
-
-    listing = "SELECT * FROM rejections"
-
-    def newest(self, limit: int, skip: int = 0) -> Newest:
-        """Return at most `limit` rows of ``v_rejections``, last refusal first."""
-        query = "SELECT * FROM v_rejections"
-        rows = self._rows(f"{query} ORDER BY last_at DESC LIMIT :limit OFFSET :skip", limit=limit, skip=skip)
-        return self._with_total(rows, 0 if skip else limit, query)  # what was skipped counts, too
-
-
 _SENT = "SELECT calling_ae_title, source, received_at FROM v_images"
 
 
@@ -249,8 +215,7 @@ class ConflictViews(PagedViews):
 
     def lost_to_another(self, sop_instance_uids: Collection[str], calling_ae_title: str) -> set[str]:
         """Return those of the instances of which a sender's own version is not current, by no decision for it."""
-        say = self._queries.say
-        of_them = say(ANY_OF, "sop_instance_uid", f"(SELECT value FROM {say(EACH, ':uids')})")
+        of_them = self._queries.say.named("sop_instance_uid", ":uids")
         kinds = ", ".join(f"'{kind}'" for kind in SET_ASIDE)
         rows = self._rows(
             f"SELECT sop_instance_uid FROM conflicts WHERE {of_them} AND calling_ae_title = :title "

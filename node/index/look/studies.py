@@ -1,43 +1,42 @@
-"""Studies and series: when a study became quiet, the rows of the lists of both, and what exports read."""
+"""Patients and studies: rows of the documented views, lists and pictures, and what retention and exports ask."""
+
+from __future__ import annotations
 
 import datetime as dt
 import json
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
-from typing import Any
-
-from sqlalchemy import Connection, Float, String, and_, func, literal_column, null, select
-from sqlalchemy.orm import aliased, join
+from itertools import groupby
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from node.completeness import Certainty, certainty
-from node.index.look.facts import CHUNK_ROWS, SeriesFacts
-from node.index.look.level_views import FEW_SERIES, SeriesViews, StudyViews
-from node.index.look.study_search import SAME_PATIENT, TEXTS, MatchingStudies, StudyCursor, StudyFilter, StudyOrder
-from node.index.rows.models.history import ConversionRow, VolumeRow
-from node.index.rows.models.levels import OPEN_STATES, ImageRow, PatientRow, SeriesRow, StudyRow
-from node.index.rows.models.work import LabelRow
-from node.index.rows.repositories import PagedRepository, ReadRepository, Row, columns_but, distinct_values
-from node.index.rows.sql import JsonNumber, Unindexed, listed_in
-from node.index.rows.view_rows import EACH, ViewRows, certainty_of, years_of
-from node.selector import Selector
+from node.index.rows.records import StoredStudy
+from node.index.rows.view_rows import (
+    DISTINCT,
+    LIKE,
+    MOMENT,
+    NUMBER,
+    Kinds,
+    PagedViews,
+    Row,
+    ViewRows,
+    known,
+    literal,
+    moment,
+    pattern_of,
+    years_of,
+)
 
-_NAMED = aliased(PatientRow)
-"""The person whom the files of a study name, if that is another one."""
+if TYPE_CHECKING:
+    from node.index.look.study_search import MatchingStudies, StudyCursor, StudyFilter, StudyOrder
+
+CHUNK_STUDIES = 1000
+"""Studies that retention reads at a time."""
 
 DERIVED_MODALITIES = ("SEG", "RTSTRUCT", "RTDOSE")
 """Their pictures show a study only if no image does."""
-
-
-@dataclass(frozen=True, slots=True)
-class Thumbnail:
-    """The picture of a study: that of its largest series of images."""
-
-    study_instance_uid: str
-    series_instance_uid: str
-    revision: int
-    name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,45 +86,179 @@ class ListedStudy:
         return self.cursor.study_date
 
 
-class ReadStudies(ReadRepository, StudyViews):
-    """Searches for studies, and rows of ``v_studies``."""
+class PatientViews(PagedViews):
+    """Rows of ``patients`` and ``v_patients``."""
+
+    listing = "SELECT * FROM patients"
+    kinds: ClassVar[Kinds] = {"patient_birth_date": dt.date.fromisoformat, "is_corrected": bool}
+
+    def page(self, after: int | None, limit: int, **wanted: Any) -> list[Row]:
+        """Return the next page of patients with their numbers of studies, newest first."""
+        return self._with_counts(super().page(after, limit, **wanted), "studies", "studies", "patient_id")
+
+    def _matching(self, *, name: str | None = None, **wanted: Any) -> tuple[str, dict[str, Any]]:
+        """`name`: beginning of the name; case is ignored."""
+        matching, values = super()._matching(**wanted)
+        if name is None:
+            return matching, values
+        named = self._queries.say(LIKE, "patient_name", ":named")
+        return f"{matching} AND {named}", {**values, "named": f"{literal(name)}%"}
+
+    def all(self) -> list[Row]:
+        """Return all rows of ``v_patients``, sorted by name."""
+        return self._rows("SELECT * FROM v_patients ORDER BY patient_name NULLS FIRST, patient_id NULLS FIRST, id")
+
+    def with_patient_id(self, patient_id: str) -> list[Row]:
+        """Return the rows of ``v_patients`` with a Patient ID: one for each issuer."""
+        return self._rows("SELECT * FROM v_patients WHERE patient_id = :patient_id ORDER BY id", patient_id=patient_id)
+
+    def named(self, text: str, limit: int) -> list[Row]:
+        """Return at most `limit` rows of ``v_patients`` whose name contains `text`, whose case is ignored, by name.
+
+        A space in `text` stands for the separator between parts of a name.
+        """
+        named = self._queries.say(LIKE, "patient_name", ":pattern")
+        query = f"SELECT * FROM v_patients WHERE {named} ORDER BY patient_name NULLS FIRST, id LIMIT :limit"
+        return self._rows(query, pattern=pattern_of(text.split()), limit=limit)
+
+
+_MESSAGE_WAITS = "kind IN ('hook', 'route') AND state IN ('waiting', 'running')"
+"""Not by `outcome`: the index of `state` finds the few rows that wait."""
+
+
+class StudyViews(ViewRows):
+    """Rows of ``v_studies``, and what retention asks of studies."""
+
+    def by_age(self, *, with_senders: bool) -> Iterator[StoredStudy]:
+        """Yield every study as retention sees it, in the order in which they last received an instance.
+
+        They are read in chunks: who stops early reads no more. `with_senders`: with their calling AE titles, for which
+        all of their instances are read.
+        """
+        in_order, last = "ORDER BY se.last_received_at, se.id LIMIT :limit", self._queries.say(MOMENT, ":last")
+        after = f"AND se.last_received_at >= {last} AND (se.last_received_at > {last} OR se.id > :newest)"
+        rows = self._stored(in_order, with_senders=with_senders, limit=CHUNK_STUDIES)
+        while rows:
+            yield from map(_stored_study, rows)
+            values = {"last": rows[-1]["last_received_at"], "newest": rows[-1]["newest"], "limit": CHUNK_STUDIES}
+            rows = self._stored(f"{after} {in_order}", with_senders=with_senders, **values)
+
+    def stored(self, study_instance_uid: str, *, with_senders: bool = False) -> StoredStudy | None:
+        """Return one study as retention sees it; None if it is not there."""
+        is_it = "AND st.study_instance_uid = :study"
+        rows = self._stored(is_it, with_senders=with_senders, study=study_instance_uid)
+        return _stored_study(rows[0]) if rows else None
+
+    def owed(self) -> set[str]:
+        """Return the studies of which a message to a hook or a destination of a route waits, or has no row yet.
+
+        They are few beside all studies: whoever goes through these asks once.
+        """
+        of_subscriber = "FROM subscribers h JOIN {0} o ON o.subscriber_id = h.id JOIN {1}"
+        rows = self._rows(
+            f"SELECT study_instance_uid FROM work WHERE {_MESSAGE_WAITS} UNION SELECT e.study_instance_uid "
+            f"{of_subscriber.format('owed_events', 'events e ON e.id = o.event_id')} "
+            "UNION SELECT st.study_instance_uid FROM series se JOIN studies st ON st.id = se.study_id "
+            "WHERE se.id IN (SELECT i.series_id "
+            f"{of_subscriber.format('owed_images', 'images i ON i.id = o.image_id')})"
+        )
+        return {row["study_instance_uid"] for row in rows}
+
+    def has_message(self, study_instance_uid: str) -> bool:
+        """Return whether a message about a study waits that has a row, as one that a person has sent has at once."""
+        query = f"SELECT count(*) FROM work WHERE study_instance_uid = :study AND {_MESSAGE_WAITS}"
+        return self._number(query, study=study_instance_uid) > 0
+
+    def _stored(self, rest: str, *, with_senders: bool, **values: Any) -> list[Row]:
+        """Return studies, each by its series that received an instance last; `rest`: more conditions, order, limit."""
+        titles = "'[]'"
+        if with_senders:
+            senders = self._queries.say(DISTINCT, "i.calling_ae_title")
+            of_study = "FROM series o JOIN images i ON i.series_id = o.id WHERE o.study_id = st.id"
+            titles = f"(SELECT {senders} {of_study})"
+        return self._rows(
+            # For an EXISTS in the place of min(), PostgreSQL would read all series.
+            "SELECT se.id AS newest, st.study_instance_uid, se.last_received_at, (SELECT max(t.restored_at) FROM "
+            "tombstones t WHERE t.uid = st.study_instance_uid) AS restored_at, (SELECT max(t.last_event) FROM "
+            "tombstones t WHERE t.uid = st.study_instance_uid) AS restored, (SELECT max(o.last_event) FROM series o "
+            "WHERE o.study_id = st.id) AS received, (SELECT sum(o.receptions) FROM series o "
+            "WHERE o.study_id = st.id) AS receptions, (SELECT min(CASE WHEN o.state IN "
+            "('converted', 'not-an-image') THEN 1 ELSE 0 END) FROM series o WHERE o.study_id = st.id) AS is_finished, "
+            f"{titles} AS calling_ae_titles "
+            "FROM series se JOIN studies st ON st.id = se.study_id WHERE NOT EXISTS (SELECT 1 FROM series o "
+            f"WHERE o.study_id = st.id AND (o.last_received_at, o.id) > (se.last_received_at, se.id)) {rest}",
+            **values,
+        )
+
+    def count(self) -> int:
+        """Count all studies."""
+        return self._number("SELECT count(*) FROM studies")
+
+    def all(self) -> list[Row]:
+        """Return all rows of ``v_studies``, by date."""
+        return self._rows("SELECT * FROM v_studies ORDER BY study_date NULLS FIRST, study_instance_uid")
+
+    def row(self, study_instance_uid: str) -> Row | None:
+        """Return the row of ``v_studies`` of a study, or None."""
+        return self._row("SELECT * FROM v_studies WHERE study_instance_uid = :study", study=study_instance_uid)
+
+    def with_accession_number(self, accession_number: str) -> list[Row]:
+        """Return the rows of ``v_studies`` with an Accession Number."""
+        query = "SELECT * FROM v_studies WHERE accession_number = :number ORDER BY study_instance_uid"
+        return self._rows(query, number=accession_number)
+
+    def of_patients(self, patients: Sequence[int]) -> list[Row]:
+        """Return the rows of ``v_studies`` of patients, by the `id` in ``v_patients``, sorted by date."""
+        rows = [row for each in patients for row in self._rows("SELECT * FROM v_studies WHERE patient = :id", id=each)]
+        return sorted(rows, key=lambda row: (row["study_date"] or "", row["study_instance_uid"]))
+
+    def earlier_namesakes(self, study: Mapping[str, Any], tokens: Collection[str]) -> list[list[Row]]:
+        """Return each study that was received before one and may be called alike, with a row for each of its series.
+
+        `tokens`: those of the names of studies. With {patient_id}, the patients have one Patient ID; else one name, in
+        upper or lower case, if there is one. With {study_date}, both have one date. The patients are found first: an
+        archive may have no dates, or one date for all its studies.
+        """
+        by_id = "patient_id" in tokens or not study["patient_name"]
+        names = ("patient_id",) if by_id else ("patient_name", "patient_name_alphabetic")
+        is_alike = " OR ".join(f"p.{name} = one.{name}" for name in names)
+        date = "COALESCE(CAST({}.study_date AS TEXT), '')"
+        on_one_day = f"AND {date.format('st')} = {date.format('own')} " if "study_date" in tokens else ""
+        rows = self._rows(
+            "SELECT DISTINCT st.id, st.study_instance_uid, st.study_date, st.study_time, st.study_description, "
+            "st.study_id, st.accession_number, p.patient_id, p.patient_name, se.modality "
+            "FROM studies own JOIN patients one ON one.id = own.patient_id "
+            f"JOIN patients p ON {is_alike} JOIN studies st ON st.patient_id = p.id AND st.id < own.id {on_one_day}"
+            "LEFT JOIN series se ON se.study_id = st.id WHERE own.study_instance_uid = :study ORDER BY st.id",
+            study=study["study_instance_uid"],
+        )
+        return [list(of_study) for _, of_study in groupby(rows, itemgetter("id"))]
 
     def matching(self, wanted: StudyFilter) -> MatchingStudies:
         """Return the studies that match a search."""
-        return MatchingStudies(self._connection, wanted)
+        from node.index.look.study_search import MatchingStudies
+
+        return MatchingStudies(self._queries.connection, wanted)
 
     def summaries(self, study_ids: Sequence[int], order: StudyOrder = "received") -> list[ListedStudy]:
         """Return the rows of a list for studies of a page of `matching`, with cursors for its order."""
-        query = (
-            select(
-                StudyRow.id,
-                StudyRow.study_date,
-                TEXTS.get(order, null()).label("text"),
-                StudyRow.study_instance_uid,
-                PatientRow.id.label("patient"),
-                PatientRow.patient_name,
-                PatientRow.patient_id,
-                PatientRow.patient_birth_date,
-                PatientRow.patient_sex,
-                literal_column(years_of("studies.patient_age"), Float).label("patient_age"),
-                StudyRow.study_time,
-                StudyRow.accession_number,
-                StudyRow.study_description,
-                _NAMED.patient_id.label("stored_patient_id"),
-                _NAMED.patient_name.label("stored_patient_name"),
-                func.coalesce(StudyRow.decided_by, _NAMED.decided_by),
-                StudyRow.identified_at,
-            )
-            .join(PatientRow, SAME_PATIENT)
-            .outerjoin(_NAMED, _NAMED.id == StudyRow.named_patient_id)
-            .where(listed_in(StudyRow.id, study_ids))
+        from node.index.look.study_search import TEXTS, StudyCursor
+
+        text = f"{TEXTS[order].class_.__tablename__}.{TEXTS[order].key}" if order in TEXTS else "NULL"
+        rows = self._of_ids(
+            f"SELECT studies.id, studies.study_date, {text} AS text, studies.study_instance_uid, "
+            "patients.id AS patient, patients.patient_name, patients.patient_id, patients.patient_birth_date, "
+            f"patients.patient_sex, {years_of('studies.patient_age')} AS patient_age, studies.study_time, "
+            "studies.accession_number, studies.study_description, named.patient_id AS stored_patient_id, "
+            "named.patient_name AS stored_patient_name, coalesce(studies.decided_by, named.decided_by) AS decided_by, "
+            "studies.identified_at FROM studies JOIN patients ON patients.id = studies.patient_id "
+            "LEFT JOIN patients named ON named.id = studies.named_patient_id",  # whom the files name, if another one
+            "studies.id",
+            study_ids,
         )
-        rows = {row.id: row for row in self._connection.execute(query).all()}
-        details = _summaries(self._connection, study_ids)
-        return [
-            ListedStudy(StudyCursor(row.id, row.study_date, row.text), *row[3:], **details[row.id])
-            for row in (rows[id] for id in study_ids)
-        ]
+        found = {row["id"]: list(_known_study(row).values()) for row in rows}
+        details = self._summaries(study_ids)
+        return [ListedStudy(StudyCursor(*found[id][:3]), *found[id][3:], **details[id]) for id in study_ids]
 
     def listed(
         self,
@@ -139,173 +272,66 @@ class ReadStudies(ReadRepository, StudyViews):
         """Return the rows of a list for the next studies; see `MatchingStudies`."""
         return self.summaries(self.matching(wanted).page(order, after, limit, reverse=reverse), order)
 
-    def thumbnails(self, study_ids: Sequence[int]) -> dict[int, Thumbnail]:
-        """Return the pictures of studies that have one, by the `id` of their cursors."""
-        is_image = SeriesRow.modality.not_in(DERIVED_MODALITIES)
-        slices = JsonNumber(VolumeRow.shape, 2)
-        query = (
-            select(
-                SeriesRow.study_id,
-                StudyRow.study_instance_uid,
-                SeriesRow.series_instance_uid,
-                ConversionRow.revision,
-                VolumeRow.path,
-            )
-            .select_from(join(VolumeRow, ConversionRow).join(SeriesRow).join(StudyRow))
-            .where(
-                listed_in(SeriesRow.study_id, study_ids),
-                VolumeRow.kind == "thumbnail",
-                ~ConversionRow.superseded,
-                ConversionRow.files_removed_at.is_(None),
-            )
-            .order_by(is_image.nulls_first(), slices.nulls_first(), SeriesRow.id.desc(), VolumeRow.stack.desc())
+    def thumbnails(self, study_ids: Sequence[int]) -> dict[int, Row]:
+        """Return the pictures of studies that have one, of their largest series, by the `id` of their cursors."""
+        derived = ", ".join(f"'{modality}'" for modality in DERIVED_MODALITIES)
+        rows = self._of_ids(
+            "SELECT se.study_id, st.study_instance_uid, se.series_instance_uid, c.revision, v.path FROM volumes v "
+            "JOIN conversions c ON c.id = v.conversion_id JOIN series se ON se.id = c.series_id "
+            "JOIN studies st ON st.id = se.study_id",
+            "se.study_id",
+            study_ids,
+            "AND v.kind = 'thumbnail' AND NOT c.superseded AND c.files_removed_at IS NULL "
+            f"ORDER BY se.modality NOT IN ({derived}) NULLS FIRST, "
+            f"{self._queries.say(NUMBER, 'v.shape', 2)} NULLS FIRST, se.id DESC, v.stack DESC",
         )
-        return {  # the last one of a study stays
-            row.study_id: Thumbnail(*row[1:4], row.path.rpartition("/")[2])
-            for row in self._connection.execute(query).all()
-        }
+        return {row["study_id"]: row for row in rows}  # the last one of a study stays
 
     def patient_id(self, study_instance_uid: str) -> str | None:
         """Return the Patient ID of a study, for the audit log, or None if the study is not in the index."""
-        query = select(PatientRow.patient_id).join(StudyRow, StudyRow.patient_id == PatientRow.id)
-        row = self._connection.execute(query.where(StudyRow.study_instance_uid == study_instance_uid)).first()
-        return None if row is None else str(row[0] or "")
+        query = "SELECT p.patient_id FROM studies st JOIN patients p ON p.id = st.patient_id"
+        row = self._row(f"{query} WHERE st.study_instance_uid = :study", study=study_instance_uid)
+        return None if row is None else row["patient_id"] or ""
 
     def bytes_of(self, study_instance_uids: Collection[str]) -> int:
         """Return how many bytes the instances of studies have."""
-        total = select(func.coalesce(func.sum(ImageRow.bytes), 0)).select_from(join(ImageRow, SeriesRow).join(StudyRow))
-        of_them = listed_in(StudyRow.study_instance_uid, list(study_instance_uids))
-        return int(self._connection.execute(total.where(of_them)).scalar_one())
+        return self._number(
+            "SELECT coalesce(sum(i.bytes), 0) FROM images i JOIN series se ON se.id = i.series_id "
+            f"JOIN studies st ON st.id = se.study_id WHERE {self._queries.say.named('st.study_instance_uid', ':uids')}",
+            uids=json.dumps(list(study_instance_uids)),
+        )
 
     def newest_number(self) -> int:
         """Return the number of the study that was received last, or 0 if there are none."""
-        return int(self._connection.execute(select(func.max(StudyRow.id))).scalar_one() or 0)
+        return self._number("SELECT coalesce(max(id), 0) FROM studies")
 
     def count_since(self, number: int) -> int:
         """Count the studies that were received after the study with this number; see `newest_number`."""
-        query = select(func.count()).select_from(StudyRow).where(StudyRow.id > number)
-        return int(self._connection.execute(query).scalar_one())
+        return self._number("SELECT count(*) FROM studies WHERE id > :number", number=number)
 
-
-def _summaries(connection: Connection, study_ids: Sequence[int]) -> dict[int, dict[str, Any]]:
-    """Return keyword arguments for `ListedStudy`, by `StudyRow.id`."""
-    instances = select(func.count()).where(ImageRow.series_id == SeriesRow.id).correlate(SeriesRow)
-    query = select(
-        SeriesRow.study_id,
-        SeriesRow.modality,
-        SeriesRow.state,
-        SeriesRow.due_at,
-        SeriesRow.verdict,
-        SeriesRow.verdict_rule,
-        SeriesRow.last_received_at,
-        instances.scalar_subquery().label("instances"),
-    )
-    series: dict[int, list[Any]] = {study_id: [] for study_id in study_ids}
-    for row in connection.execute(query.where(listed_in(SeriesRow.study_id, study_ids))).all():
-        series[row.study_id].append(row)
-    labels: dict[int, list[str]] = {study_id: [] for study_id in study_ids}
-    of_study = and_(LabelRow.study_instance_uid == StudyRow.study_instance_uid, LabelRow.series_instance_uid == "")
-    given = select(StudyRow.id, LabelRow.label).join(LabelRow, of_study).where(listed_in(StudyRow.id, study_ids))
-    for study_id, label in connection.execute(given):
-        labels[study_id].append(label)
-    return {
-        study_id: {
-            "labels": tuple(sorted(labels[study_id])),
-            "series": len(rows),
-            "instances": sum(row.instances for row in rows),
-            "modalities": tuple(sorted({row.modality for row in rows if row.modality})),
-            "states": Counter(row.state for row in rows),
-            "due_at": max((row.due_at for row in rows if row.state == "receiving" and row.due_at), default=None),
-            "incomplete": sum(row.verdict not in (None, "complete") and row.state not in OPEN_STATES for row in rows),
-            "certainties": Counter(
-                certainty(row.verdict, row.verdict_rule)
-                for row in rows
-                if row.verdict
-                and row.state not in OPEN_STATES
-                and (row.state == "converted" or row.verdict != "complete")
-            ),
-            "last_received_at": max((row.last_received_at for row in rows), default=None),
-        }
-        for study_id, rows in series.items()
-    }
-
-
-class ReadSeries(PagedRepository, SeriesViews):
-    """Rows of ``series`` and ``v_series``."""
-
-    listing = select(
-        *columns_but(SeriesRow, "request_attributes", "reported"),
-        StudyRow.study_instance_uid,
-        literal_column(certainty_of("series"), String).label("certainty"),
-    ).select_from(join(SeriesRow, StudyRow))
-    filters = (StudyRow.study_instance_uid, SeriesRow.series_instance_uid, SeriesRow.modality, SeriesRow.verdict)
-
-    def page(
-        self, after: int | None, limit: int, *, states: Sequence[str] = (), where: Selector | None = None, **wanted: Any
-    ) -> list[Row]:
-        """Return the next page of series with their numbers of instances, newest first."""
-        if where is None:
-            rows = self._page(after, limit, states=states, **wanted)
-        else:
-            rows = list(islice(self._selected(after, where, states=states, **wanted), limit))
-        return self._with_counts(rows, "instances", select(ImageRow.series_id, func.count()), ImageRow.series_id)
-
-    def count_matching(self, *, where: Selector | None = None, **wanted: Any) -> int:
-        """Count all series that match; this reads every one of them."""
-        if where is None:
-            return super().count_matching(**wanted)
-        return sum(1 for _ in self._selected(None, where, **wanted))
-
-    def _matching(self, *, states: Sequence[str] = (), modality: str | None = None, **wanted: Any) -> Any:
-        query = super()._matching(**wanted)
-        for column, values in (
-            (SeriesRow.modality, [modality] if modality is not None else []),
-            (SeriesRow.state, states),
+    def _summaries(self, study_ids: Sequence[int]) -> dict[int, dict[str, Any]]:
+        """Return keyword arguments for `ListedStudy`, by the ids of studies."""
+        series: dict[int, list[Row]] = {study_id: [] for study_id in study_ids}
+        for row in self._of_ids(
+            "SELECT se.study_id, se.modality, se.state, se.due_at, se.verdict, se.verdict_rule, se.last_received_at, "
+            "(SELECT count(*) FROM images i WHERE i.series_id = se.id) AS instances FROM series se",
+            "se.study_id",
+            study_ids,
         ):
-            if values:
-                query = query.where((column if self._are_few(column, values) else Unindexed(column)).in_(values))
-        return query
+            series[row["study_id"]].append(row)
+        labels: dict[int, list[str]] = {study_id: [] for study_id in study_ids}
+        for row in self._of_ids(
+            "SELECT st.id, l.label FROM studies st "
+            "JOIN labels l ON l.study_instance_uid = st.study_instance_uid AND l.series_instance_uid = ''",
+            "st.id",
+            study_ids,
+        ):
+            labels[row["id"]].append(row["label"])
+        return {id: {**_summary(rows), "labels": tuple(sorted(labels[id]))} for id, rows in series.items()}
 
-    def _are_few(self, column: Any, values: Sequence[str]) -> bool:
-        """Return whether few series have one of some values: by an index, SQLite reads and sorts all of them."""
-        found = select(literal_column("1")).where(column.in_(values)).limit(FEW_SERIES).subquery()
-        return int(self._connection.execute(select(func.count()).select_from(found)).scalar_one()) < FEW_SERIES
-
-    def _selected(self, after: int | None, where: Selector, **wanted: Any) -> Iterator[Row]:
-        """Yield the rows that match and whose series are selected."""
-        facts = SeriesFacts(self._queries)
-        rows = self._page(after, CHUNK_ROWS, **wanted)
-        while rows:
-            known = facts.of_rows(where.fields, [row["id"] for row in rows])
-            yield from (row for row in rows if row["id"] in known and where.matches(known[row["id"]]))
-            rows = self._page(rows[-1]["id"], CHUNK_ROWS, **wanted)
-
-    def modalities(self) -> list[str]:
-        """Return the distinct modalities of all series."""
-        return [modality for modality in self._connection.scalars(distinct_values(SeriesRow.modality)) if modality]
-
-    def count_open_by_state(self) -> dict[str, int]:
-        """Count the series that wait or are being converted by state; an index finds them."""
-        is_open = "state IN ('receiving', 'converting')"
-        return self._counts(f"SELECT state, count(*) AS count FROM series WHERE {is_open} GROUP BY state")
-
-    def count_open(self) -> int:
-        """Count the series that wait or are being converted."""
-        return sum(self.count_open_by_state().values())
-
-    def oldest_unconverted(self) -> dt.datetime | None:
-        """Return when the oldest instance without a conversion was received, or None if there is none."""
-        waits = SeriesRow.state.in_(OPEN_STATES)
-        return self._connection.execute(select(func.min(SeriesRow.open_since)).where(waits)).scalar()
-
-    def oldest_due(self, now: dt.datetime) -> dt.datetime | None:
-        """Return since when a series has been due and waits for a converter, of the one that waits longest, or None."""
-        is_due = SeriesRow.state == "receiving", SeriesRow.due_at <= now
-        return self._connection.execute(select(func.min(SeriesRow.due_at)).where(*is_due)).scalar()
-
-
-class ExportViews(ViewRows):
-    """Rows of patients, studies, series and volumes, for programs that write data sets."""
+    def _of_ids(self, query: str, column: str, ids: Sequence[int], rest: str = "") -> list[Row]:
+        looked_up = self._queries.say.looked_up(column, ":ids")
+        return self._rows(f"{query} WHERE {looked_up} {rest}", ids=json.dumps(list(ids)))
 
     def patients(self, patient: int | None = None) -> list[Row]:
         """Return ``id``, ``identity`` and ``patient_id`` of each patient with a series, by ``id``.
@@ -337,9 +363,10 @@ class ExportViews(ViewRows):
             "SELECT se.id, st.patient_id AS patient, st.study_instance_uid, se.series_instance_uid, st.study_date, "
             "st.study_time, se.series_date, se.series_time, se.state, se.verdict, se.verdict_reason, se.error, "
             "(SELECT f.detail FROM failures f WHERE f.series_id = se.id AND f.revision = se.revision LIMIT 1) "
-            "AS failure FROM series se JOIN studies st ON st.id = se.study_id "
-            "WHERE st.patient_id IN {0} ORDER BY se.id",
+            "AS failure FROM series se JOIN studies st ON st.id = se.study_id",
+            "st.patient_id",
             patients,
+            "ORDER BY se.id",
         )
 
     def nifti_of(self, series: Sequence[int]) -> list[Row]:
@@ -350,13 +377,46 @@ class ExportViews(ViewRows):
         return self._of_ids(
             "SELECT c.series_id, v.stack, v.suffix, v.path, v.sha256, v.shape, v.spacing_mm, v.geometry, "
             "v.orientation, v.warnings, v.weighting, v.contrast_agent "
-            "FROM conversions c JOIN volumes v ON v.conversion_id = c.id "
-            "WHERE c.series_id IN {0} AND NOT c.superseded AND c.files_removed_at IS NULL "
+            "FROM conversions c JOIN volumes v ON v.conversion_id = c.id",
+            "c.series_id",
+            series,
+            "AND NOT c.superseded AND c.files_removed_at IS NULL "
             "AND (v.kind IN ('volume', 'spectra') AND v.format = 'nifti' OR v.kind = 'physio') "
             "ORDER BY v.stack, v.path",
-            series,
         )
 
-    def _of_ids(self, query: str, ids: Sequence[int]) -> list[Row]:
-        of_ids = f"(SELECT CAST(value AS BIGINT) FROM {self._queries.say(EACH, ':ids')})"
-        return self._rows(query.format(of_ids), ids=json.dumps(list(ids)))
+
+def _known_study(row: Row) -> Row:
+    kinds: Kinds = {
+        **dict.fromkeys(("study_date", "patient_birth_date"), dt.date.fromisoformat),
+        "identified_at": moment,
+    }
+    return known(row, kinds)
+
+
+def _summary(rows: Sequence[Row]) -> dict[str, Any]:
+    closed = [row for row in rows if row["verdict"] and row["state"] not in ("receiving", "converting")]
+    due_at = max((row["due_at"] for row in rows if row["state"] == "receiving" and row["due_at"]), default=None)
+    last_received_at = max((row["last_received_at"] for row in rows), default=None)
+    return {
+        "series": len(rows),
+        "instances": sum(row["instances"] for row in rows),
+        "modalities": tuple(sorted({row["modality"] for row in rows if row["modality"]})),
+        "states": Counter(row["state"] for row in rows),
+        "due_at": due_at and moment(due_at),
+        "incomplete": sum(row["verdict"] != "complete" for row in closed),
+        "certainties": Counter(
+            certainty(row["verdict"], row["verdict_rule"])
+            for row in closed
+            if row["state"] == "converted" or row["verdict"] != "complete"
+        ),
+        "last_received_at": last_received_at and moment(last_received_at),
+    }
+
+
+def _stored_study(row: Row) -> StoredStudy:
+    titles = frozenset(title or "" for title in json.loads(row["calling_ae_titles"]))
+    received_at, restored_at = moment(row["last_received_at"]), row["restored_at"] and moment(row["restored_at"])
+    last = max(received_at, restored_at) if restored_at else received_at
+    is_back, came = (row["restored"] or -1) >= row["received"], (row["receptions"], row["received"], row["restored"])
+    return StoredStudy(row["study_instance_uid"], last, bool(row["is_finished"]), titles, is_back=is_back, came=came)

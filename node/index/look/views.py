@@ -1,6 +1,6 @@
-"""What commands and programs look at: the documented views (docs/data.md), by queries that are written out.
+"""What is read of an index: the documented views (docs/data.md), by queries that are written out.
 
-`node.index.looking` runs them without SQLAlchemy; what reads by SQLAlchemy inherits them.
+`node.index.looking` runs them on the driver of SQLite, `node.index.reading` by SQLAlchemy.
 """
 
 from __future__ import annotations
@@ -8,11 +8,13 @@ from __future__ import annotations
 import datetime as dt
 import json
 from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from node.errors import counted, with_last_line
-from node.index.look import hosts, kept, level_views, problems
+from node.index.look import hosts, instances, kept, problems, series, studies, work
 from node.index.look.facts import SeriesFacts
 from node.index.rows.about_keys import (
     APPLIED,
@@ -27,13 +29,19 @@ from node.index.rows.about_keys import (
     RetentionState,
     retention_state,
 )
+from node.index.rows.backend import Standbys
 from node.index.rows.view_rows import Kinds, Newest, PagedViews, Queries, Row, ViewRows, moment
 
 if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from node.index.look.files import ReadFiles
     from node.settings.core import Route
     from node.settings.model import Settings
 
 Added = TypeVar("Added")
+
+SubscriberKind = Literal["hook", "route"]
 
 
 _WITH_SERIES = "LEFT JOIN v_series se USING (study_instance_uid, series_instance_uid)"
@@ -54,8 +62,8 @@ def _lane(row: Row) -> tuple[str | None, str | None, str]:
     return row.get("hook"), row.get("route"), row.get("destination", "")
 
 
-class Snapshot(ViewRows):
-    """One snapshot of an index: facts about it, what is read of all of it, and by noun.
+class ReadIndex(ViewRows):
+    """One snapshot of an index: facts about it, what is read of all of it, and by noun. Not thread-safe.
 
     `watermarks`: how far cursors may read; None: to the end.
     """
@@ -63,22 +71,36 @@ class Snapshot(ViewRows):
     def __init__(self, queries: Queries, watermarks: Mapping[str, int] | None = None) -> None:
         super().__init__(queries)
         self.accounts = hosts.AccountViews(queries)
-        self.audit_lines = hosts.AuditLineViews(queries)
         self.conflicts = problems.ConflictViews(queries)
-        self.deletions = kept.DeletionViews(queries)
         self.events = EventViews(queries, watermarks)
-        self.exclusions = problems.ExclusionViews(queries)
+        self.exclusions = PagedViews(queries, instances.EXCLUSIONS)
         self.facts = SeriesFacts(queries)
         self.failures = problems.FailureViews(queries)
-        self.hooks = HookViews(queries)
-        self.hosts = hosts.HostViews(queries)
+        self.hooks = self.routes = SubscriberViews(queries)
+        self.hosts = self.audit_lines = hosts.HostViews(queries)
+        self.instances = instances.InstanceViews(queries)
         self.lost = kept.LostViews(queries)
-        self.patients = level_views.PatientViews(queries)
+        self.patients = studies.PatientViews(queries)
         self.problems = problems.ProblemViews(queries)
-        self.rejections = problems.RejectionViews(queries)
-        self.senders = hosts.SenderViews(queries)
-        self.sources = level_views.SourceViews(queries)
-        self.trash = kept.TrashViews(queries)
+        self.senders = self.rejections = hosts.SenderViews(queries)
+        self.series = series.SeriesViews(queries)
+        self.sources = PagedViews(queries, "SELECT * FROM volume_sources")
+        self.studies = studies.StudyViews(queries)
+        self.trash = self.deletions = kept.TrashViews(queries)
+        self.volumes = instances.VolumeViews(queries)
+        self.work = self.jobs = work.WorkViews(queries)
+
+    @property
+    def connection(self) -> Connection:
+        """The connection, for what is read beside a view; a look at a file has none that could be given."""
+        return self._queries.connection
+
+    @cached_property
+    def files(self) -> ReadFiles:
+        """Which files rows name."""
+        from node.index.look.files import ReadFiles
+
+        return ReadFiles(self._queries)
 
     def views(self, kind: Callable[[Queries], Added]) -> Added:
         """Return what reads views of an extension, in this snapshot."""
@@ -89,12 +111,25 @@ class Snapshot(ViewRows):
         """Whether the last migration of the core is that of this version."""
         return self._row("SELECT 1 FROM alembic_version WHERE version_num = :newest", newest=REVISION) is not None
 
+    @property
+    def root(self) -> str:
+        """The folder that the paths in the tables are relative to: the one that the database is in."""
+        return str(PurePath(self._value(f"SELECT {self._queries.say.root}")))
+
+    def standbys(self) -> Standbys:
+        """Return the standbys of the server, and what they mean for commits; a file has none."""
+        if self._queries.shared is None:
+            return Standbys({})
+        from node.index.rows.backend import backend_of
+
+        return backend_of(self.connection).standbys(self.connection)
+
     def count_levels(self) -> dict[str, int]:
         """Count patients, studies, series and instances."""
         tables = {"patients": "patients", "studies": "studies", "series": "series", "instances": "images"}
         return {level: self._number(f"SELECT count(*) FROM {table}") for level, table in tables.items()}
 
-    def lanes(self, kind: str, rows: Iterable[Row], settings: Settings) -> list[Row]:
+    def lanes(self, kind: SubscriberKind, rows: Iterable[Row], settings: Settings) -> list[Row]:
         """Return rows of ``v_hooks`` or ``v_routes``; ``due_at`` is when anything happens there next by itself.
 
         It is None while that is at once, or somebody has to do something first. ``study_quiet_at``: when the first
@@ -104,7 +139,9 @@ class Snapshot(ViewRows):
         found = [row | {"study_quiet_at": quiet.get(_lane(row))} for row in rows]
         return [row | {"due_at": _next_of(row, settings.routes)} for row in found]
 
-    def quiet_to_come(self, kind: str, settings: Settings, study: str | None = None, **named: str | None) -> Newest:
+    def quiet_to_come(
+        self, kind: SubscriberKind, settings: Settings, study: str | None = None, **named: str | None
+    ) -> Newest:
         """Return the messages that hooks or routes will have once studies are quiet, the next one first.
 
         They are as rows of ``v_deliveries`` or ``v_route_messages`` will be. Without ``due_at``, series are received or
@@ -207,8 +244,12 @@ class EventViews(PagedViews):
         return self._rows(f'SELECT "key", kind, detail FROM events WHERE kind IN {kinds} AND "key" IS NOT NULL')
 
 
-class HookViews(ViewRows):
-    """Rows of ``v_hooks`` and ``v_deliveries``."""
+NEWEST_SENT = 5000
+"""Images, the newest, among which a page looks for what was delivered lately."""
+
+
+class SubscriberViews(ViewRows):
+    """Hooks, destinations of routes, and their messages: ``v_hooks``, ``v_deliveries``, ``v_routes`` and so on."""
 
     def progress(self) -> dict[str, Row]:
         """Return the rows of ``v_hooks``, by name of the hook.
@@ -232,10 +273,6 @@ class HookViews(ViewRows):
         )
         rows = self._newest(limit, "happened_at DESC", "v_deliveries", around, hook=hook, state=state)
         return Newest((_with_what_holds_it(row, {}) for row in rows), rows.total)
-
-
-class RouteViews(ViewRows):
-    """Rows of ``v_routes`` and ``v_route_messages``."""
 
     def destinations(self) -> list[Row]:
         """Return the rows of ``v_routes``."""
@@ -306,6 +343,26 @@ class RouteViews(ViewRows):
             "AND h.destination = :destination AND e.series_instance_uid <> '' LIMIT :limit",
             route=route,
             destination=destination,
+            limit=limit,
+        )
+
+    def delivered(self, limit: int) -> list[Row]:
+        """Return the last series whose instances destinations have taken, with names, the last one first.
+
+        Of each series: ``route``, ``destination``, ``delivered_instances``, ``last_at``. Only the newest images count.
+        """
+        return self._rows(
+            "SELECT d.*, v.series_number, v.modality, v.series_description, n.patient_name, n.patient_id, "
+            "n.study_date, n.study_description "
+            "FROM (SELECT s.route, s.destination, st.study_instance_uid, se.series_instance_uid, "
+            "count(*) AS delivered_instances, max(s.sent_at) AS last_at "
+            "FROM (SELECT * FROM sent_instances ORDER BY image_id DESC LIMIT :newest) s "
+            "JOIN images i ON i.id = s.image_id JOIN series se ON se.id = i.series_id "
+            "JOIN studies st ON st.id = se.study_id "
+            "GROUP BY s.route, s.destination, st.study_instance_uid, se.series_instance_uid "
+            "ORDER BY last_at DESC LIMIT :limit) d JOIN v_series v USING (study_instance_uid, series_instance_uid) "
+            "JOIN v_studies n USING (study_instance_uid) ORDER BY d.last_at DESC",
+            newest=NEWEST_SENT,
             limit=limit,
         )
 

@@ -1,73 +1,110 @@
 """What is read of events, and of what is owed: messages, deliveries, jobs."""
 
 import datetime as dt
-from collections.abc import Collection
-from dataclasses import dataclass
+import json
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, case, exists, func, or_, select, true
-from sqlalchemy.orm import aliased
-
-from node.index.look.views import RouteViews
 from node.index.rows.converted import SeriesKey
-from node.index.rows.models.history import ConflictRow, EventRow
-from node.index.rows.models.levels import OPEN_STATES, ImageRow, PatientRow, SeriesRow, StudyRow
-from node.index.rows.models.work import (
-    IS_JOB,
-    OwedEventRow,
-    OwedImageRow,
-    ResultRow,
-    SentInstanceRow,
-    SubscriberRow,
-    WorkRow,
-    has_taken,
-    taken_by,
-    wants,
+from node.index.rows.view_rows import MOMENT, PagedViews, Row, distinct_values, timed, written
+
+_IS_MESSAGE_OF = "listed.kind = 'hook' AND j.name = listed.name AND j.cause = listed.\"key\""
+_HAS_JOB = f"EXISTS (SELECT 1 FROM work j WHERE {_IS_MESSAGE_OF})"  # only jobs have a cause, and an index of it
+
+
+def _failed_of(kind: str, condition: str) -> str:
+    names = distinct_values("name", "work", f"kind = '{kind}'")  # so that the index by outcome is used: see below
+    of_hook = f"listed.kind = '{kind}' AND listed.name IN ({names}) AND listed.destination = ''"
+    return f"({of_hook} AND listed.outcome IN ('failed', 'expired') AND {condition})"
+
+
+_IS_FAILED = (
+    f"({_failed_of('hook', f'NOT {_HAS_JOB}')} OR {_failed_of('job', 'listed.cause IS NOT NULL')}) AND EXISTS "
+    "(SELECT 1 FROM studies st WHERE st.study_instance_uid = listed.study_instance_uid)"
 )
-from node.index.rows.records import Lane
-from node.index.rows.repositories import PagedRepository, ReadRepository, Row, columns_but, distinct_values
+"""What hooks failed to do for studies that are here: a job whose message is tried again has no cause any more.
+
+Every page asks this.
+"""
 
 
-@dataclass(frozen=True, slots=True)
-class MadeSeries:
-    """A series that a hook made, and the series of which it did, in the job of this row.
+class WorkViews(PagedViews):
+    """Rows of ``work``, with what their payloads have, and what hooks made of what by their jobs.
 
-    `outdated`: the revision that the job is about, if its series has a newer one.
+    ``state`` is the outcome of what has ended.
     """
 
-    series_instance_uid: str
-    hook: str
-    source_series_instance_uid: str
-    job: int
-    outdated: int | None
-    stored_at: dt.datetime | None
+    listing = "SELECT *, coalesce(outcome, state) AS became FROM work"
 
+    def page(self, after: int | None, limit: int, **wanted: Any) -> list[Row]:
+        """Return at most `limit` rows below the id `after`, newest first; `wanted` are filters, None matches all."""
+        return [_flat(row) for row in super().page(after, limit, **wanted)]
 
-class ReadJobs(ReadRepository):
-    """What hooks made of what, by their jobs."""
+    def _matching(self, *, state: str | None = None, **wanted: Any) -> tuple[str, dict[str, Any]]:
+        return super()._matching(became=state, **wanted)
+
+    def counts(self) -> dict[tuple[str, str], int]:
+        """Count the rows by kind and state."""
+        rows = self._rows(f"SELECT kind, became, count(*) AS count FROM ({self.listing}) listed GROUP BY kind, became")
+        return {(row["kind"], row["became"]): row["count"] for row in rows}
+
+    def newest(self, limit: int, offset: int = 0, **wanted: Any) -> list[Row]:
+        """Return a page of rows, the last changed first, with what is known here of their studies and series.
+
+        Without a `kind`, a message that has a job is no row of its own: its job is.
+        """
+        return self._with_names("1 = 1" if wanted.get("kind") else f"NOT {_HAS_JOB}", limit, offset, **wanted)
+
+    def failed(self, limit: int, offset: int = 0, *, series: SeriesKey | None = None) -> list[Row]:
+        """Return a page of what hooks failed to do, as `newest`; `series`: only for this one."""
+        study, uid = series or (None, None)
+        return self._with_names(_IS_FAILED, limit, offset, study_instance_uid=study, series_instance_uid=uid)
+
+    def count_failed(self, since: int | None = None) -> int:
+        """Count what hooks failed to do; with `since`, after an event by its id."""
+        ended = "" if since is None else "AND listed.last_event >= :since"
+        return self._number(f"SELECT count(*) FROM work listed WHERE {_IS_FAILED} {ended}", since=since)
+
+    def _with_names(self, condition: str, limit: int, offset: int, **wanted: Any) -> list[Row]:
+        matching, values = self._matching(**wanted)
+        last = f"{matching} AND {condition} ORDER BY changed_at DESC, id DESC LIMIT :limit OFFSET :offset"
+        rows = self._rows(
+            "SELECT w.*, m.id AS message, m.outcome AS message_outcome, m.attempts AS message_attempts, "
+            "p.patient_name, p.patient_id, se.series_description, se.modality, se.series_number, "
+            "se.revision AS newest_revision, st.id IS NOT NULL AS is_study_here, se.id IS NOT NULL AS is_series_here "
+            f"FROM ({self.listing}) w LEFT JOIN work m "
+            "ON w.kind = 'job' AND m.kind = 'hook' AND m.name = w.name AND m.\"key\" = w.cause "
+            "LEFT JOIN studies st ON st.study_instance_uid = w.study_instance_uid "
+            "LEFT JOIN patients p ON p.id = st.patient_id LEFT JOIN series se ON se.study_id = st.id "
+            "AND se.series_instance_uid = w.series_instance_uid "
+            f"WHERE w.id IN (SELECT id FROM ({last}) newest) ORDER BY w.changed_at DESC, w.id DESC",
+            limit=limit,
+            offset=offset,
+            **values,
+        )
+        is_here = "is_study_here", "is_series_here"
+        return [_flat({**timed(row), **{name: bool(row[name]) for name in is_here}}) for row in rows]
 
     def descends(self, hook: str, study_instance_uid: str, series_instance_uid: str) -> bool:
         """Return whether a hook made a series, or what it was made of, over any number of other hooks."""
-        return series_instance_uid in _descendants(self._connection, WorkRow.name == hook, study_instance_uid)
+        return series_instance_uid in self._descendants("w.name = :hook", hook, study_instance_uid)
 
-    def made(self, study_instance_uid: str) -> list[MadeSeries]:
-        """Return the series of a study that hooks made, those of the newest jobs last."""
-        of_study = StudyRow.study_instance_uid == study_instance_uid, ResultRow.study_instance_uid == study_instance_uid
-        source = aliased(SeriesRow)
-        is_source = source.study_id == StudyRow.id, source.series_instance_uid == WorkRow.series_instance_uid
-        outdated = case((source.revision > WorkRow.revision, WorkRow.revision))
-        named = ResultRow.series_instance_uid, WorkRow.name, ResultRow.source_series_instance_uid, WorkRow.id, outdated
-        made = (
-            select(*named, func.max(ResultRow.stored_at))
-            .join_from(StudyRow, SeriesRow)
-            .join(ResultRow, ResultRow.series_instance_uid == SeriesRow.series_instance_uid)
-            .join(WorkRow, WorkRow.id == ResultRow.job_id)
-            .outerjoin(source, and_(*is_source))
-            .where(*of_study, ResultRow.stored_at.is_not(None))
-            .group_by(*named)
-            .order_by(WorkRow.id)
+    def made(self, study_instance_uid: str) -> list[Row]:
+        """Return the series of a study that hooks made, those of the newest jobs last.
+
+        ``job`` is the row of the job in which the ``hook`` did, of ``source_series_instance_uid``; ``outdated`` is the
+        revision that it is about, if that series has a newer one.
+        """
+        rows = self._rows(
+            "SELECT r.series_instance_uid, w.name AS hook, r.source_series_instance_uid, w.id AS job, "
+            "CASE WHEN so.revision > w.revision THEN w.revision END AS outdated, max(r.stored_at) AS stored_at "
+            "FROM studies st JOIN series se ON se.study_id = st.id "
+            "JOIN results r ON r.series_instance_uid = se.series_instance_uid JOIN work w ON w.id = r.job_id "
+            "LEFT JOIN series so ON so.study_id = st.id AND so.series_instance_uid = w.series_instance_uid "
+            "WHERE st.study_instance_uid = :study AND r.study_instance_uid = :study AND r.stored_at IS NOT NULL "
+            "GROUP BY 1, 2, 3, 4, 5 ORDER BY 4",
+            study=study_instance_uid,
         )
-        return [MadeSeries(*row) for row in self._connection.execute(made)]
+        return [timed(row) for row in rows]
 
     def is_own_news(self, hook: str, study_instance_uid: str, happened_at: dt.datetime) -> bool:
         """Return whether all that a study received since the last job of a hook for it was made by hooks like it.
@@ -77,190 +114,44 @@ class ReadJobs(ReadRepository):
 
         `happened_at`: time of the event in question: jobs of it and of later ones do not count.
         """
-        kind = EventRow.kind.concat("")  # no column: the index of moments is used
-        is_quiet = EventRow.study_instance_uid == study_instance_uid, kind == "study-quiet"
-        is_of_hook = WorkRow.name == hook, WorkRow.study_instance_uid == study_instance_uid
-        had_job = exists().where(IS_JOB, *is_of_hook, WorkRow.event == EventRow.kind)
-        had_job = had_job.where(WorkRow.happened_at == EventRow.happened_at)  # its event, by its moment
-        this = select(func.max(EventRow.id)).where(*is_quiet, EventRow.happened_at == happened_at).scalar_subquery()
-        last = select(func.max(EventRow.id)).where(*is_quiet, EventRow.id < this, had_job)
-        since = self._connection.execute(last).scalar()
+        is_quiet = "e.study_instance_uid = :study AND e.kind || '' = 'study-quiet'"  # the index of moments is used
+        at = self._queries.say(MOMENT, ":at")
+        since = self._value(
+            f"SELECT max(e.id) FROM events e WHERE {is_quiet} "
+            f"AND e.id < (SELECT max(e.id) FROM events e WHERE {is_quiet} AND e.happened_at = {at}) "
+            "AND EXISTS (SELECT 1 FROM work w WHERE w.kind = 'job' AND w.name = :hook AND w.event = e.kind "
+            "AND w.study_instance_uid = :study AND w.happened_at = e.happened_at)",  # its event, by its moment
+            study=study_instance_uid,
+            hook=hook,
+            at=written(happened_at),
+        )
         if since is None:
             return False
-        of_study = StudyRow.study_instance_uid == study_instance_uid
-        news = select(SeriesRow.series_instance_uid).join(StudyRow).where(of_study, SeriesRow.last_event >= since)
-        received = set(self._connection.execute(news).scalars())
-        by_such = or_(WorkRow.name == hook, WorkRow.event == "study-quiet")
-        return bool(received) and received <= _descendants(self._connection, by_such, study_instance_uid)
-
-
-def _descendants(connection: Connection, of_jobs: ColumnElement[bool], study_instance_uid: str) -> set[str]:
-    """Return the series of a study that jobs made, and those that any hooks made of them."""
-    made = (
-        select(ResultRow.series_instance_uid, ResultRow.source_series_instance_uid, of_jobs.label("is_own"))
-        .join(WorkRow, WorkRow.id == ResultRow.job_id)
-        .where(ResultRow.study_instance_uid == study_instance_uid)
-    )
-    rows = connection.execute(made).all()
-    own = {row.series_instance_uid for row in rows if row.is_own}
-    while more := {row.series_instance_uid for row in rows if row.source_series_instance_uid in own} - own:
-        own |= more
-    return own
-
-
-_STATE = func.coalesce(WorkRow.outcome, WorkRow.state).label("state")
-_MESSAGE, _JOB = aliased(WorkRow), aliased(WorkRow)
-
-
-def _is_message_of(message: Any, job: Any) -> Any:
-    return and_(message.kind == "hook", message.name == job.name, message.key == job.cause)
-
-
-_HAS_JOB = exists().where(_is_message_of(WorkRow, _JOB))  # only jobs have a cause, and an index of it
-
-
-def _failed_of(kind: str, *conditions: ColumnElement[bool]) -> ColumnElement[bool]:
-    names = distinct_values(_JOB.name, _JOB.kind == kind)  # so that the index by outcome is used: every page asks this
-    is_of_hook = WorkRow.name.in_(names), WorkRow.destination == ""
-    return and_(WorkRow.kind == kind, *is_of_hook, WorkRow.outcome.in_(("failed", "expired")), *conditions)
-
-
-_IS_FAILED = and_(
-    or_(_failed_of("hook", ~_HAS_JOB), _failed_of("job", WorkRow.cause.is_not(None))),
-    exists().where(StudyRow.study_instance_uid == WorkRow.study_instance_uid),
-)
-"""What hooks failed to do for studies that are here: a job whose message is tried again has no cause any more."""
-
-
-class ReadWork(PagedRepository):
-    """Rows of ``work``, with what their payloads have; ``state`` is the outcome of what has ended."""
-
-    listing = select(*columns_but(WorkRow, "state", "outcome"), _STATE)
-    filters = (
-        WorkRow.id, WorkRow.kind, WorkRow.name, WorkRow.destination, WorkRow.key, WorkRow.study_instance_uid,
-        WorkRow.series_instance_uid, _STATE,
-    )  # fmt: skip
-
-    def page(self, after: int | None, limit: int, **wanted: Any) -> list[Row]:
-        """Return at most `limit` rows below the id `after`, newest first; `wanted` are filters, None matches all."""
-        return [_flat(row) for row in self._page(after, limit, **wanted)]
-
-    def counts(self) -> dict[tuple[str, str], int]:
-        """Count the rows by kind and state."""
-        rows = self._connection.execute(select(WorkRow.kind, _STATE, func.count()).group_by(WorkRow.kind, _STATE))
-        return {(kind, state): count for kind, state, count in rows}
-
-    def newest(self, limit: int, offset: int = 0, **wanted: Any) -> list[Row]:
-        """Return a page of rows, the last changed first, with what is known here of their studies and series.
-
-        Without a `kind`, a message that has a job is no row of its own: its job is.
-        """
-        is_shown = () if wanted.get("kind") else (~_HAS_JOB,)
-        return self._known(self._matching(**wanted).where(*is_shown), limit, offset)
-
-    def failed(self, limit: int, offset: int = 0, *, series: SeriesKey | None = None) -> list[Row]:
-        """Return a page of what hooks failed to do, as `newest`; `series`: only for this one."""
-        study, uid = series or (None, None)
-        of_series = self._matching(study_instance_uid=study, series_instance_uid=uid)
-        return self._known(of_series.where(_IS_FAILED), limit, offset)
-
-    def count_failed(self, since: int | None = None) -> int:
-        """Count what hooks failed to do; with `since`, after an event by its id."""
-        failed = _IS_FAILED if since is None else and_(_IS_FAILED, WorkRow.last_event >= since)
-        return int(self._connection.execute(select(func.count()).select_from(WorkRow).where(failed)).scalar_one())
-
-    def _known(self, listing: Any, limit: int, offset: int) -> list[Row]:
-        last_changed = listing.with_only_columns(WorkRow.id).order_by(WorkRow.changed_at.desc(), WorkRow.id.desc())
-        rows = self._connection.execute(
-            self.listing.where(WorkRow.id.in_(last_changed.limit(limit).offset(offset)))
-            .add_columns(_MESSAGE.id.label("message"), _MESSAGE.outcome.label("message_outcome"))
-            .add_columns(_MESSAGE.attempts.label("message_attempts"), PatientRow.patient_name, PatientRow.patient_id)
-            .add_columns(SeriesRow.series_description, SeriesRow.modality, SeriesRow.series_number)
-            .add_columns(SeriesRow.revision.label("newest_revision"), StudyRow.id.is_not(None).label("is_study_here"))
-            .add_columns(SeriesRow.id.is_not(None).label("is_series_here"))
-            .select_from(WorkRow)
-            .outerjoin(_MESSAGE, and_(IS_JOB, _is_message_of(_MESSAGE, WorkRow)))
-            .outerjoin(StudyRow, StudyRow.study_instance_uid == WorkRow.study_instance_uid)
-            .outerjoin(PatientRow, PatientRow.id == StudyRow.patient_id)
-            .outerjoin(
-                SeriesRow,
-                and_(SeriesRow.study_id == StudyRow.id, SeriesRow.series_instance_uid == WorkRow.series_instance_uid),
-            )
-            .order_by(WorkRow.changed_at.desc(), WorkRow.id.desc())
+        news = self._rows(
+            "SELECT se.series_instance_uid FROM series se JOIN studies st ON st.id = se.study_id "
+            "WHERE st.study_instance_uid = :study AND se.last_event >= :since",
+            study=study_instance_uid,
+            since=since,
         )
-        return [_flat(dict(row)) for row in rows.mappings()]
+        received = {row["series_instance_uid"] for row in news}
+        by_such = "(w.name = :hook OR w.event = 'study-quiet')"
+        return bool(received) and received <= self._descendants(by_such, hook, study_instance_uid)
+
+    def _descendants(self, of_jobs: str, hook: str, study_instance_uid: str) -> set[str]:
+        """Return the series of a study that jobs made, and those that any hooks made of them."""
+        rows = self._rows(
+            f"SELECT r.series_instance_uid, r.source_series_instance_uid, coalesce({of_jobs}, FALSE) AS is_own "
+            "FROM results r JOIN work w ON w.id = r.job_id WHERE r.study_instance_uid = :study",
+            hook=hook,
+            study=study_instance_uid,
+        )
+        own = {row["series_instance_uid"] for row in rows if row["is_own"]}
+        while more := {row["series_instance_uid"] for row in rows if row["source_series_instance_uid"] in own} - own:
+            own |= more
+        return own
 
 
 def _flat(row: Row) -> Row:
-    return {**row.pop("payload"), **row}
-
-
-NEWEST_SENT = 5000
-"""Images, the newest, among which a page looks for what was delivered lately."""
-
-
-class ReadRoutes(ReadRepository, RouteViews):
-    """Rows of ``v_routes`` and ``v_route_messages``."""
-
-    def delivered(self, limit: int) -> list[Row]:
-        """Return the last series whose instances destinations have taken, with names, the last one first.
-
-        Of each series: ``route``, ``destination``, ``delivered_instances``, ``last_at``. Only the newest images count.
-        """
-        return self._rows(
-            "SELECT d.*, v.series_number, v.modality, v.series_description, n.patient_name, n.patient_id, "
-            "n.study_date, n.study_description "
-            "FROM (SELECT s.route, s.destination, st.study_instance_uid, se.series_instance_uid, "
-            "count(*) AS delivered_instances, max(s.sent_at) AS last_at "
-            "FROM (SELECT * FROM sent_instances ORDER BY image_id DESC LIMIT :newest) s "
-            "JOIN images i ON i.id = s.image_id JOIN series se ON se.id = i.series_id "
-            "JOIN studies st ON st.id = se.study_id "
-            "GROUP BY s.route, s.destination, st.study_instance_uid, se.series_instance_uid "
-            "ORDER BY last_at DESC LIMIT :limit) d JOIN v_series v USING (study_instance_uid, series_instance_uid) "
-            "JOIN v_studies n USING (study_instance_uid) ORDER BY d.last_at DESC",
-            newest=NEWEST_SENT,
-            limit=limit,
-        )
-
-    def deletable(self, lanes: Collection[Lane]) -> list[SeriesKey]:
-        """Return the series that all destinations of a route have confirmed, and that nobody waits for any more.
-
-        Series with identity conflicts are left out, since a deletion also removes the versions that were not sent.
-        """
-        is_confirmed = SentInstanceRow.state == "confirmed"
-        unconfirmed = [~has_taken(lane, is_confirmed) for lane in lanes]
-        confirmed = select(SentInstanceRow.image_id).where(taken_by(next(iter(lanes))), is_confirmed)
-        other = aliased(SeriesRow)
-        candidates = select(ImageRow.series_id).where(ImageRow.id.in_(confirmed)).distinct()
-        # A study that is not quiet yet has an event to come.
-        is_waited_for = self._connection.execute(select(SubscriberRow.id).where(wants("study-quiet")).limit(1)).first()
-        is_to_be_quiet = or_(
-            StudyRow.closed_at.is_not(None),
-            exists().where(other.study_id == StudyRow.id, other.state.in_(OPEN_STATES)).correlate(StudyRow),
-        )
-        owed_studies = select(EventRow.study_instance_uid).where(
-            OwedEventRow.event_id == EventRow.id, OwedEventRow.subscriber_id == SubscriberRow.id
-        )
-        owes_instances = exists().where(
-            ImageRow.series_id == SeriesRow.id,
-            OwedImageRow.subscriber_id == SubscriberRow.id,
-            OwedImageRow.image_id == ImageRow.id,
-        )
-        rows = self._connection.execute(
-            select(StudyRow.study_instance_uid, SeriesRow.series_instance_uid)
-            .join_from(SeriesRow, StudyRow)
-            .where(SeriesRow.id.in_(candidates), SeriesRow.state.not_in(OPEN_STATES))
-            .where(true() if is_waited_for is None else ~is_to_be_quiet)
-            .where(~exists().where(ImageRow.series_id == SeriesRow.id, or_(*unconfirmed)).correlate(SeriesRow))
-            .where(
-                ~exists().where(
-                    WorkRow.study_instance_uid == StudyRow.study_instance_uid,
-                    WorkRow.kind.in_(("hook", "route")),
-                    WorkRow.outcome.is_(None),
-                )
-            )
-            .where(StudyRow.study_instance_uid.not_in(owed_studies), ~owes_instances.correlate(SeriesRow))
-            .where(~exists().where(ConflictRow.series_instance_uid == SeriesRow.series_instance_uid))
-            .limit(100)
-        )
-        return [(row.study_instance_uid, row.series_instance_uid) for row in rows]
+    state = row.pop("became")
+    del row["outcome"]
+    return {**json.loads(row.pop("payload")), **row, "state": state}

@@ -10,16 +10,17 @@ rows of one noun. Its methods take a connection first, and a decorator supplies 
 
 A read that a write depends on belongs in the body of that write; elsewhere, another write may come in between.
 
-What only reads has one connection: rows of the documented views, and pages of tables.
+What writes, and what it asks first, is SQLAlchemy, prepared where it is hot; what reads is text on the documented
+views: see `node.index.rows.view_rows`.
 """
 
 from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import partial, wraps
-from typing import Any, ClassVar, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, Result, Select, func, select, text
+from sqlalchemy import Connection, select, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import DeclarativeBase
 
@@ -29,7 +30,7 @@ from node.index.rows.hot_statements import PreparedStatement
 from node.index.rows.models.work import AboutRow
 from node.index.rows.narrowed import Readers
 from node.index.rows.sql import insert
-from node.index.rows.view_rows import Queries, Row, ViewRows, Words
+from node.index.rows.view_rows import Queries, Row, Words
 from node.index.rows.writer import IndexWriter
 
 __all__ = ["Row"]  # for the repositories
@@ -98,7 +99,7 @@ def on_reader(method: Callable[Concatenate[Rows, Connection, P], R]) -> Callable
 
 
 def reads(function: Callable[Concatenate[Connection, P], R]) -> Callable[Concatenate[Any, P], R]:
-    """Make a function a method of repositories: as `on_reader`, or on the one connection of a `ReadRepository`."""
+    """Make a function a method of repositories: as `on_reader`, or on the one connection of a view."""
 
     @wraps(function)
     def run(repository: Any, /, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -118,18 +119,6 @@ def writes(function: Callable[Concatenate[Connection, P], R]) -> Callable[Concat
     return run
 
 
-def distinct_values(column: Any, *conditions: ColumnElement[bool]) -> Select[Any]:
-    """Return a SELECT of the distinct values of a column, as ``value``, in their order and without NULL.
-
-    They are looked up one by one in the index of the column, or of what `conditions` compare and the column: DISTINCT
-    would read all rows.
-    """
-    known = select(func.min(column).label("value")).where(*conditions).cte(recursive=True)
-    following = select(func.min(column)).where(column > known.c.value, *conditions).scalar_subquery()
-    known = known.union_all(select(following).where(known.c.value.is_not(None)))
-    return select(known.c.value).where(known.c.value.is_not(None))
-
-
 def columns_but(row: type[DeclarativeBase], *names: str) -> list[Any]:
     """Return the columns of a table without those with these names."""
     return [column for column in row.__table__.columns if column.name not in names]
@@ -142,76 +131,14 @@ def columns_of(record: type[Any], *tables: type[DeclarativeBase], **others: Any)
 
 
 def _rows_of(connection: Connection, query: str, values: Mapping[str, Any]) -> list[Row]:
-    return _plain(connection, connection.execute(text(query), values))
-
-
-def _plain(connection: Connection, result: Result[Any]) -> list[Row]:
+    result = connection.execute(text(query), values)
     names = result.keys()
     return [dict(zip(names, row, strict=True)) for row in backend_of(connection).plain(result)]
 
 
 def queries_of(connection: Connection) -> Queries:
     """Return what runs queries that are written out by SQLAlchemy."""
-    return Queries(partial(_rows_of, connection), Words(connection.dialect.name))
-
-
-class ReadRepository(ViewRows):
-    """Queries about one noun on one connection of SQLAlchemy. Not thread-safe."""
-
-    def __init__(self, connection: Connection) -> None:
-        super().__init__(queries_of(connection))
-        self._connection = connection
-
-    def _reading(self) -> AbstractContextManager[Connection]:
-        return nullcontext(self._connection)
-
-    def _plain(self, result: Result[Any]) -> list[Row]:
-        """Return the rows of a statement that was written out."""
-        return _plain(self._connection, result)
-
-
-class PagedRepository(ReadRepository):
-    """A repository whose table is listed in pages, newest row first.
-
-    `listing`: selects the columns of a row; ``id`` is the primary key of the listed table. `filters`: columns by which
-    a page can be filtered, addressed by name.
-    """
-
-    listing: ClassVar[Any]
-    filters: ClassVar[tuple[Any, ...]]
-
-    def page(self, after: int | None, limit: int, **wanted: Any) -> list[Row]:
-        """Return at most `limit` rows below the id `after`, newest first; `wanted` are filters, None matches all."""
-        return self._page(after, limit, **wanted)
-
-    def count_matching(self, **wanted: Any) -> int:
-        """Count all rows that match; this reads every one of them."""
-        query = self._matching(**wanted).with_only_columns(func.count(), maintain_column_froms=True)
-        return int(self._connection.execute(query).scalar_one())
-
-    def _matching(self, **wanted: Any) -> Any:
-        """Return the listing of the rows that match."""
-        columns = {column.key: column for column in self.filters}
-        return self.listing.where(*(columns[name] == value for name, value in wanted.items() if value is not None))
-
-    def _page(self, after: int | None, limit: int, **wanted: Any) -> list[Row]:
-        """Return the next page of the rows that match.
-
-        A page starts below the `id` where the previous page ended, and follows the primary key. The hundredth page
-        therefore costs as much as the first, and rows added meanwhile do not shift the pages.
-        """
-        query = self._matching(**wanted)
-        row_id = self.listing.selected_columns.id
-        if after is not None:
-            query = query.where(row_id < after)
-        rows = self._connection.execute(query.order_by(row_id.desc()).limit(limit))
-        return [dict(row) for row in rows.mappings()]
-
-    def _with_counts(self, rows: list[Row], name: str, query: Any, column: Any) -> list[Row]:
-        """Add to each row, as `name`, the number of rows of another table that belong to it."""
-        owned = query.where(column.in_([row["id"] for row in rows])).group_by(column)
-        counts = dict(self._connection.execute(owned).all())
-        return [{**row, name: counts.get(row["id"], 0)} for row in rows]
+    return Queries(partial(_rows_of, connection), Words(connection.dialect.name), connection)
 
 
 _INSERT = insert(AboutRow)

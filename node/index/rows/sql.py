@@ -37,7 +37,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import NullType, TypeDecorator, TypeEngine
 
-from node.index.rows.view_rows import ANY_OF, DISTINCT, EACH, LIKE, NUMBER, ROOT_FOLDER, TEXT, UNINDEXED, literal
+from node.index.rows.view_rows import ANY_OF, EACH, LIKE, TEXT, UNINDEXED, literal
 
 Value = TypeVar("Value")
 
@@ -138,23 +138,6 @@ class JsonGroupArray(Word[Any]):
     type = JSON()
     in_sqlite = "json_group_array({0})"
     in_postgresql = "coalesce(json_agg({0}), '[]')"
-
-
-class JsonGroupDistinct(Word[Any]):
-    """An aggregate: an array of the different values of the rows, in no order; empty without rows."""
-
-    type = JSON()
-    in_sqlite, in_postgresql = DISTINCT
-
-
-class JsonNumber(Word[Any]):
-    """The number at a place of an array, from 0; NULL if the array is shorter."""
-
-    type = NullType()  # a whole number stays whole
-    in_sqlite, in_postgresql = NUMBER
-
-    def __init__(self, array: Any, place: int) -> None:
-        super().__init__(array, literal_column(str(place)))
 
 
 class JsonText(Word[str]):
@@ -286,16 +269,6 @@ class ValueAfter(Word[Any]):
 
 
 # Paths
-
-
-class RootFolder(Word[str]):
-    """The folder of the root and a slash: keys of files are relative to it. Empty if it is not known.
-
-    SQLite knows the folder of its file, if it has opened only one. In PostgreSQL, ``about`` has the folder.
-    """
-
-    type = String()
-    in_sqlite, in_postgresql = ROOT_FOLDER
 
 
 # INSERT ... ON CONFLICT

@@ -10,6 +10,8 @@ Where SQLite and PostgreSQL say something differently, both words stand beside e
 operands. Statements of SQLAlchemy have them by the constructs of `node.index.rows.sql`.
 """
 
+from __future__ import annotations
+
 import datetime as dt
 import json
 import re
@@ -17,11 +19,14 @@ import sqlite3
 import string
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from node.completeness import COUNTED_RULES
 from node.selector.fields import POSITION_DIGITS
 from node.volume.reasons import REMEDIES
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
 
 
 class Said(NamedTuple):
@@ -110,6 +115,10 @@ class Words:
         """Return the condition that a column, which has an index, has one of the numbers of an array."""
         return self(ANY_OF, column, f"(SELECT CAST(value AS BIGINT) FROM {self(EACH, numbers)})")
 
+    def named(self, column: str, texts: str) -> str:
+        """Return the condition that a column, which has an index, has one of the texts of an array."""
+        return self(ANY_OF, column, f"(SELECT value FROM {self(EACH, texts)})")
+
 
 Row = dict[str, Any]
 
@@ -120,11 +129,18 @@ class Queries:
 
     `rows`: returns the rows of a query, whose ``:names`` are bound to values. Times and lists are text, as docs/data.md
         says.
-    `say`: the words of the engine that runs them.
+    `say`: the words of the engine that runs them. `shared`: the connection, if it is one of SQLAlchemy.
     """
 
     rows: Callable[[str, Mapping[str, Any]], list[Row]]
     say: Words
+    shared: Connection | None = None
+
+    @property
+    def connection(self) -> Connection:
+        """The connection of SQLAlchemy."""
+        assert self.shared is not None, "a look at a file has none"
+        return self.shared
 
 
 LISTS = ("shape", "spacing_mm", "affine_lps", "warnings")
@@ -260,6 +276,20 @@ def matching_rows(source: str, **filters: Any) -> tuple[str, dict[str, Any]]:
     return " AND ".join((f"SELECT * FROM {source} WHERE 1 = 1", *(f"{name} = :{name}" for name in wanted))), wanted
 
 
+def distinct_values(column: str, table: str, condition: str = "1 = 1") -> str:
+    """Return the query of the distinct values of a column, as ``value``, in their order and without NULL.
+
+    They are looked up one by one in the index of the column, or of what the condition compares and the column: DISTINCT
+    would read all rows.
+    """
+    least = f"SELECT min({column}) FROM {table} WHERE {condition}"
+    following = f"SELECT ({least} AND {column} > known.value) FROM known WHERE known.value IS NOT NULL"
+    return (
+        f"WITH RECURSIVE known(value) AS ({least} UNION ALL {following}) "
+        "SELECT value FROM known WHERE value IS NOT NULL"
+    )
+
+
 Kinds = Mapping[str, Callable[[Any], Any]]
 
 
@@ -270,8 +300,13 @@ class PagedViews(ViewRows):
     `kinds`: what makes their value of what the index gives, of columns that are no text, number or moment.
     """
 
-    listing: ClassVar[str]
+    listing: str
     kinds: ClassVar[Kinds] = {}
+
+    def __init__(self, queries: Queries, listing: str | None = None) -> None:
+        super().__init__(queries)
+        if listing is not None:
+            self.listing = listing
 
     def page(self, after: int | None, limit: int, **wanted: Any) -> list[Row]:
         """Return at most `limit` rows below the id `after`, newest first; `wanted` are filters, None matches all.
@@ -287,6 +322,13 @@ class PagedViews(ViewRows):
         matching, values = self._matching(**wanted)
         return self._number(f"SELECT count(*) FROM ({matching}) matching", **values)
 
+    def _with_counts(self, rows: list[Row], name: str, table: str, column: str) -> list[Row]:
+        """Add to each row, as `name`, the number of rows of another table that belong to it."""
+        owned = f"{table} WHERE {self._queries.say.looked_up(column, ':ids')} GROUP BY {column}"
+        ids = json.dumps([row["id"] for row in rows])
+        counts = self._counts(f"SELECT {column}, count(*) AS count FROM {owned}", ids=ids)
+        return [{**row, name: counts.get(str(row["id"]), 0)} for row in rows]
+
     def _matching(self, **wanted: Any) -> tuple[str, dict[str, Any]]:
         """Return the query of the rows that match, and what it binds."""
         return matching_rows(f"({self.listing}) listed", **wanted)
@@ -294,10 +336,11 @@ class PagedViews(ViewRows):
     def _listed(self, rest: str, wanted: Mapping[str, Any], **values: Any) -> list[Row]:
         """Return the rows that match as callers know them; `rest`: more conditions, an order, a limit."""
         matching, found = self._matching(**wanted)
-        return [_known(timed(row), self.kinds) for row in self._rows(f"{matching} {rest}", **found, **values)]
+        return [known(timed(row), self.kinds) for row in self._rows(f"{matching} {rest}", **found, **values)]
 
 
-def _known(row: Row, kinds: Kinds) -> Row:
+def known(row: Row, kinds: Kinds) -> Row:
+    """Return a row with the values that `kinds` make, by column."""
     return row | {name: kind(row[name]) for name, kind in kinds.items() if row[name] is not None}
 
 

@@ -3,8 +3,8 @@
 A view has no rows of its own, so no migration changes one: after the migrations of an index, `make_views` makes all of
 them again. This module always has the whole text of each.
 
-Paths in the tables are relative to the root, and `node.index.rows.sql.RootFolder` makes them absolute. A view is the
-SQL that both engines share; where they differ, it has the words of its engine.
+Paths in the tables are relative to the root, and `node.index.rows.view_rows.Words` knows what makes them absolute. A
+view is the SQL that both engines share; where they differ, it has the words of its engine.
 """
 
 from itertools import chain

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from fastapi import Path, Query, Response
 from pydantic import Field
 
-from node.index.reading import ReadIndex
+from node.index.look.views import ReadIndex
 from node.index.rows.records import Level
 from node.receive.aside import FOLDER, quarantined
 from node.receive.custody import compared, examined, quarantined_file

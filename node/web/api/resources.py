@@ -16,10 +16,11 @@ from node.conversion.naming import folder_name
 from node.dicom.attributes import MAX_TEXT_BYTES
 from node.errors import counted
 from node.index.look.study_search import StudyCondition, StudyCursor, StudyFilter
-from node.index.reading import ReadIndex
+from node.index.look.views import ReadIndex
 from node.index.rows.converted import SeriesKey
 from node.index.rows.records import Level
 from node.index.rows.repositories import Row, Terms
+from node.index.rules.custody.deletions import plan_deletion
 from node.selector import MAX_LENGTH, compile_selector
 from node.selector.fields import SeriesState
 from node.web import actions
@@ -282,7 +283,7 @@ def download_instance(call: CurrentCall, sop_instance_uid: InstanceUid) -> Respo
     """
     with call.node.index.reading() as index:
         row = _instance(index, sop_instance_uid)
-        stored = next(index.instances.stored(row["study_instance_uid"], None, [sop_instance_uid]), None)
+        stored = next(index.files.stored(row["study_instance_uid"], None, [sop_instance_uid]), None)
     if stored is None:
         raise HTTPException(410, DAMAGED)
     kept = ExitStack()  # what is made for this answer is there until it is sent
@@ -342,7 +343,7 @@ def _delete(
     call: Call, level: Level, uid: str, study_instance_uid: str | None, dry_run: bool, erase: bool, terms: Terms
 ) -> models.DeletionResult:
     with call.node.index.reading() as index:
-        plan = index.plan_deletion(level, uid, study_instance_uid)
+        plan = plan_deletion(index.connection, level, uid, study_instance_uid)
     result = models.DeletionResult(
         level=level, uid=uid, series=plan.series, instances=plan.instances, bytes=plan.bytes, deleted=not dry_run
     )

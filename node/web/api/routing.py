@@ -17,8 +17,9 @@ from fastapi.security import HTTPBearer
 from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 
-from node.index.reading import ReadIndex, checked
-from node.index.rows.repositories import PagedRepository, Row, Terms
+from node.index.look.views import ReadIndex
+from node.index.reading import checked
+from node.index.rows.repositories import Row, Terms
 from node.index.rows.view_rows import PagedViews
 from node.web import problem_types as types
 from node.web.access import CurrentCall, declared
@@ -247,12 +248,7 @@ class PageRequest:
     total: Total = False
 
     def read(
-        self,
-        name: str,
-        resource: type[Item],
-        repository: Callable[[ReadIndex], PagedRepository | PagedViews],
-        /,
-        **wanted: Any,
+        self, name: str, resource: type[Item], repository: Callable[[ReadIndex], PagedViews], /, **wanted: Any
     ) -> Page[Item]:
         """Read the page from a list that is ordered by id; `wanted` are filters of the repository.
 
@@ -276,7 +272,7 @@ RequestedPage = Annotated[PageRequest, Depends()]
 """Parameter of a route: the part of its list that a caller with the role read wants."""
 
 
-def only_row(repository: PagedRepository | PagedViews, noun: str, /, **wanted: Any) -> Row:
+def only_row(repository: PagedViews, noun: str, /, **wanted: Any) -> Row:
     """Return the row of a single resource, the newest if several match; `noun` names it in the answer 404."""
     rows = repository.page(None, 1, **wanted)
     if not rows:

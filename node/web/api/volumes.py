@@ -97,7 +97,7 @@ def _file(call: Call, row: dict[str, Any]) -> Response:
     if row["files_removed_at"] is not None:
         raise ResourceNotFound("file")
     with call.node.index.reading() as index:
-        noted = index.volumes.file_at(row["path"])
+        noted = index.files.file_at(row["path"])
     return _sent(call, row, noted, row["sha256"])
 
 

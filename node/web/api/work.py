@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from fastapi import Path, Query, Response
 from pydantic import BaseModel, ConfigDict, Field, computed_field, model_validator
 
-from node.index.reading import ReadIndex
+from node.index.look.views import ReadIndex
 from node.index.rows.models.history import EventKind
 from node.index.rows.repositories import Terms
 from node.index.rows.states import Kind, Outcome

@@ -18,7 +18,7 @@ from fastapi import Response
 from node.archive.base import ArchivedFile
 from node.conversion.naming import NameTemplate, TakenNames, ending_of, free_name, node_template, renamed_header
 from node.errors import counted
-from node.index.reading import ReadIndex
+from node.index.look.views import ReadIndex
 from node.index.rows.records import RevisionFile
 from node.settings import VolumeFormat
 from node.web.access import Call
@@ -138,7 +138,7 @@ def dicom_zip(call: Call, study_instance_uids: Collection[str], series_instance_
         require_few(sum(one.series["instances"] for _, series in named for one in series))
         for study, series in named:
             instances: dict[str, list[ArchivedFile]] = {}
-            for stored in index.instances.stored(study, only):
+            for stored in index.files.stored(study, only):
                 file: ArchivedFile = stored
                 if stored.identity is None:
                     file = PlannedFile(stored.key, stored.data_set_offset, stored.bytes, stored.sha256)

@@ -18,7 +18,7 @@ from fastapi.responses import HTMLResponse
 
 from node.dicom.uids import in_path, resource_path
 from node.hookspecs import MenuEntry
-from node.index.reading import ReadIndex
+from node.index.look.views import ReadIndex
 from node.index.rows.records import Client
 from node.index.rules.people.accounts import KnownAccount, Role
 from node.registry import deidentifications_of, enabled, installed, part_of, resolve

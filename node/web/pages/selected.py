@@ -7,7 +7,7 @@ from fastapi import Depends, Form, Query, Request
 from pydantic import Field
 
 from node.errors import UsageError
-from node.index.reading import ReadIndex
+from node.index.look.views import ReadIndex
 from node.web.access import Call
 from node.web.audit_trail import of_study
 from node.web.errors import ResourceNotFound

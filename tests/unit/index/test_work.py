@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, create_engine, insert
 
-from node.index.look.work import ReadJobs
+from node.index.look.work import WorkViews
 from node.index.rows.models.levels import Base
 from node.index.rows.models.work import ResultRow, WorkRow
+from node.index.rows.repositories import queries_of
 from node.index.work_loop import CANCEL_SECONDS, stop_loops
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
@@ -47,7 +48,7 @@ def test_what_a_hook_made_descends_from_it_over_any_number_of_others(
         row = {"job_id": number, "file": "f", "kind": "report", "sha256": "", "study_instance_uid": "1.2.3"}
         row |= {"source_series_instance_uid": source, "series_instance_uid": result}
         connection.execute(insert(ResultRow).values({**row, "sop_instance_uid": result, "sop_class_uid": ""}))
-    assert ReadJobs(connection).descends(hook, "1.2.3", series) is descends
+    assert WorkViews(queries_of(connection)).descends(hook, "1.2.3", series) is descends
 
 
 def test_loops_that_do_not_end_in_time_are_cancelled() -> None:

@@ -35,7 +35,7 @@ from node.index.rows.models.work import (
     WebSessionRow,
 )
 from node.index.rows.records import NO_CLIENT, Client, ListedAccount, ListedToken, Role
-from node.index.rows.repositories import IndexRepository, ReadRepository, on_reader, on_writer, reads
+from node.index.rows.repositories import IndexRepository, on_reader, on_writer, reads
 from node.index.rows.sql import insert
 from node.registry import shares
 
@@ -440,18 +440,6 @@ class Content(NamedTuple):
 
     study: str
     series: str = ""
-
-
-class KnownProjects(ReadRepository):
-    """The projects, in the view of who reads."""
-
-    def names(self) -> list[str]:
-        """Return their names, in order."""
-        return list(self._connection.scalars(select(ProjectRow.name).order_by(ProjectRow.name)))
-
-    def require(self, name: str) -> None:
-        """Raise NoSuchProject if there is no project of this name."""
-        project_id(self._connection, name)
 
 
 def enter_projects(

@@ -4,7 +4,7 @@ A job is there before its message is sent, since the receiver may report before 
 continues the job. The row of a result is there before its instance: whatever becomes of the process, an instance that a
 hook made is known as such when it is received.
 
-`ReadWork` lists all work, newest first: a message that has a job is shown as its job.
+`WorkViews` lists all work, newest first: a message that has a job is shown as its job.
 """
 
 from __future__ import annotations

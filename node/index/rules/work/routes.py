@@ -11,14 +11,25 @@ import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, Connection, and_, delete, func, or_, select, true, update
-from sqlalchemy.orm import join
+from sqlalchemy import ColumnElement, Connection, and_, delete, exists, func, or_, select, true, update
+from sqlalchemy.orm import aliased, join
 
 from node.errors import VoxelnodeError
 from node.index.rows.converted import SeriesKey
 from node.index.rows.files import IDENTIFIED, Identities, StoredInstance
-from node.index.rows.models.levels import ImageRow, PatientRow, SeriesRow, StudyRow
-from node.index.rows.models.work import SENT_AS_IT_LEAVES, SentInstanceRow, SubscriberRow, WorkRow, has_taken, taken_by
+from node.index.rows.models.history import ConflictRow, EventRow
+from node.index.rows.models.levels import OPEN_STATES, ImageRow, PatientRow, SeriesRow, StudyRow
+from node.index.rows.models.work import (
+    SENT_AS_IT_LEAVES,
+    OwedEventRow,
+    OwedImageRow,
+    SentInstanceRow,
+    SubscriberRow,
+    WorkRow,
+    has_taken,
+    taken_by,
+    wants,
+)
 from node.index.rows.records import Lane
 from node.index.rows.repositories import IndexRepository, columns_of, on_reader, on_writer
 from node.index.rows.sql import insert, listed_in
@@ -354,3 +365,47 @@ def _message_id(*facts: object) -> str:
 
 
 _KEY = ["image_id", "route", "destination"]
+
+
+def deletable(connection: Connection, lanes: Collection[Lane]) -> list[SeriesKey]:
+    """Return the series that all destinations of a route have confirmed, and that nobody waits for any more.
+
+    Series with identity conflicts are left out, since a deletion also removes the versions that were not sent.
+    """
+    is_confirmed = SentInstanceRow.state == "confirmed"
+    unconfirmed = [~has_taken(lane, is_confirmed) for lane in lanes]
+    confirmed = select(SentInstanceRow.image_id).where(taken_by(next(iter(lanes))), is_confirmed)
+    other = aliased(SeriesRow)
+    candidates = select(ImageRow.series_id).where(ImageRow.id.in_(confirmed)).distinct()
+    # A study that is not quiet yet has an event to come.
+    is_waited_for = connection.execute(select(SubscriberRow.id).where(wants("study-quiet")).limit(1)).first()
+    is_to_be_quiet = or_(
+        StudyRow.closed_at.is_not(None),
+        exists().where(other.study_id == StudyRow.id, other.state.in_(OPEN_STATES)).correlate(StudyRow),
+    )
+    owed_studies = select(EventRow.study_instance_uid).where(
+        OwedEventRow.event_id == EventRow.id, OwedEventRow.subscriber_id == SubscriberRow.id
+    )
+    owes_instances = exists().where(
+        ImageRow.series_id == SeriesRow.id,
+        OwedImageRow.subscriber_id == SubscriberRow.id,
+        OwedImageRow.image_id == ImageRow.id,
+    )
+    rows = connection.execute(
+        select(StudyRow.study_instance_uid, SeriesRow.series_instance_uid)
+        .join_from(SeriesRow, StudyRow)
+        .where(SeriesRow.id.in_(candidates), SeriesRow.state.not_in(OPEN_STATES))
+        .where(true() if is_waited_for is None else ~is_to_be_quiet)
+        .where(~exists().where(ImageRow.series_id == SeriesRow.id, or_(*unconfirmed)).correlate(SeriesRow))
+        .where(
+            ~exists().where(
+                WorkRow.study_instance_uid == StudyRow.study_instance_uid,
+                WorkRow.kind.in_(("hook", "route")),
+                WorkRow.outcome.is_(None),
+            )
+        )
+        .where(StudyRow.study_instance_uid.not_in(owed_studies), ~owes_instances.correlate(SeriesRow))
+        .where(~exists().where(ConflictRow.series_instance_uid == SeriesRow.series_instance_uid))
+        .limit(100)
+    )
+    return [(row.study_instance_uid, row.series_instance_uid) for row in rows]

@@ -34,18 +34,6 @@ def _one_line(compiled: Any) -> str:
 @pytest.mark.parametrize(
     ("element", "sqlite", "postgresql"),
     [
-        (sql.PositionOf(C.a, "/"), "instr(t.a, '/')", "strpos(t.a, '/')"),
-        (
-            sql.contains(C.a, "Éa/B_%"),
-            "(t.a LIKE '%Éa//b/_/%%' ESCAPE '/')",
-            "(lower(t.a COLLATE \"C\") LIKE '%Éa//b/_/%%' ESCAPE '/')",
-        ),
-        (
-            ~sql.starts_with(C.a, "B"),
-            "NOT (t.a LIKE 'b%' ESCAPE '/')",
-            "NOT (lower(t.a COLLATE \"C\") LIKE 'b%' ESCAPE '/')",
-        ),
-        (sql.matches(C.a, "1.2?[*"), "(t.a GLOB '1.2?[[]*')", "(t.a LIKE '1.2_[%')"),
         (
             select(sql.JsonEach(C.list).table_valued("value").c.value),
             "SELECT anon_1.value FROM json_each(t.list) AS anon_1",
@@ -53,12 +41,6 @@ def _one_line(compiled: Any) -> str:
         ),
         (sql.JsonArray(C.id, C.a), "json_array(t.id, t.a)", "json_build_array(t.id, t.a)"),
         (sql.JsonGroupArray(C.id), "json_group_array(t.id)", "coalesce(json_agg(t.id), '[]')"),
-        (
-            sql.JsonGroupDistinct(C.a),
-            "json_group_array(DISTINCT t.a)",
-            "coalesce(json_agg(DISTINCT t.a), '[]')",
-        ),
-        (sql.JsonNumber(C.list, 2), "json_extract(t.list, '$[2]')", "CAST(t.list ->> 2 AS NUMERIC)"),
         (sql.JsonText(C.list, "Key"), "json_extract(t.list, '$.Key')", "(CAST(t.list AS JSON) ->> 'Key')"),
         (sql.Unindexed(C.n).desc().nulls_last(), "+t.n DESC NULLS LAST", "t.n DESC NULLS LAST"),
         (
@@ -66,18 +48,11 @@ def _one_line(compiled: Any) -> str:
             "(t.id IN (SELECT n FROM main.t INDEXED BY ix_t_odd WHERE a LIKE '%x'))",
             "(t.id IN (SELECT n FROM t WHERE a LIKE '%x'))",
         ),
-        (C.a.is_distinct_from(C.n), "t.a IS NOT t.n", "t.a IS DISTINCT FROM t.n"),
-        (C.a.is_not_distinct_from(C.n), "t.a IS t.n", "t.a IS NOT DISTINCT FROM t.n"),
     ],
 )  # fmt: skip
 def test_each_engine_has_its_own_word(element: Any, sqlite: str, postgresql: str) -> None:
     assert in_sqlite(element) == sqlite
     assert in_postgresql(element) == postgresql
-
-
-def test_each_engine_finds_the_folder_of_the_root() -> None:
-    assert "pragma_database_list" in in_sqlite(sql.RootFolder())
-    assert in_postgresql(sql.RootFolder()) == """coalesce((SELECT value || '/' FROM about WHERE "key" = 'root'), '')"""
 
 
 def test_a_list_is_one_parameter() -> None:
