@@ -389,8 +389,8 @@ def _take_over_series(connection: Connection, row: Mapping[str, Any], old_id: in
         names += CLOSED_SERIES
         _run(connection, "UPDATE series SET due_at = NULL, open_since = NULL WHERE id = :new_id", {"new_id": new_id})
         _run(connection, "DELETE FROM awaited_senders WHERE series_id = :new_id", {"new_id": new_id})
-    changes = ", ".join(f'"{name}" = :{name}' for name in names)
-    changes += ", last_event = coalesce(:last_event, last_event)"
+    # What an older index does not have stays as a new row has it.
+    changes = ", ".join(f'"{name}" = coalesce(:{name}, "{name}")' for name in (*names, "last_event"))
     values = {name: row[name] for name in (*names, "new_id")} | {"last_event": row["last_event"] if is_same else None}
     _executed(connection, f"UPDATE series SET {changes} WHERE id = :new_id", values)
 
