@@ -334,7 +334,7 @@ def asked_by_commands(index: ReadIndex, one: Known) -> dict[str, Callable[[], ob
         "status: incomplete series": series.count_doubted,
         "status: files that are missing": instances.damaged,
         "status: failures": lambda: (index.failures.count(), index.failures.newest(5)),
-        "status: next due": lambda: (series.next_due_at(), series.count_waiting()),
+        "status: next due": lambda: (series.next_due_at(), series.count_waiting(now)),
         "doctor: newest instance": series.last_received_at,
         "retention, if nothing is old enough": lambda: due_now(index, RetentionSettings(days=36500.0), now),
         "retention, if all is": lambda: sum(1 for _ in index.studies.by_age(with_senders=False)),
