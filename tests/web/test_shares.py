@@ -13,6 +13,7 @@ from node.lifecycle.erasure import holders
 from node.web.sessions import FREE_TRIES, FREE_TRIES_OF_ACCOUNT
 from tests import make
 from tests.preloaded import run
+from tests.rows import write_rows
 from tests.web.conftest import PASSWORD, Site, open_site
 from tests.web.test_administration import signed_in
 from tests.web.test_medium_downloads import searched
@@ -124,6 +125,14 @@ def test_no_host_makes_another_address_a_link(site: Site) -> None:
     for host in (f"localhost{path}?", f"127.0.0.1{path}#", "a@127.0.0.1"):
         answer = client.get("/api/v1/studies", headers={"Host": host})
         assert answer.json()["type"].endswith("foreign-host"), host
+
+
+def test_a_link_of_before_that_asked_for_a_passphrase_opens_nothing(site: Site) -> None:
+    made = shared(site)
+    write_rows(site.root, "UPDATE shares SET passphrase_hash = 'x' WHERE id = :id", id=made["id"])
+    assert site.client().get(str(made["path"])).status_code in (404, 429)  # after the guesses of another test
+    listed = site.client(auth=("writer", PASSWORD)).get(f"/api/v1/studies/{STUDY}/shares").json()["items"]
+    assert made["id"] not in [one["id"] for one in listed]
 
 
 @pytest.mark.slow

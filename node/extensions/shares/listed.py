@@ -12,7 +12,7 @@ class ShareViews(ViewRows):
         rows = self._rows(
             "SELECT id, study_instance_uid AS study, series_instance_uid AS series, may_download, "
             "deidentification, made_by, made_at, expires_at, uses, used_at FROM shares "
-            "WHERE study_instance_uid = :study OR :study IS NULL ORDER BY id DESC",
+            "WHERE passphrase_hash IS NULL AND (study_instance_uid = :study OR :study IS NULL) ORDER BY id DESC",
             study=study,
         )
         return [Share(**{**timed(row), "may_download": bool(row["may_download"])}) for row in rows]

@@ -38,6 +38,7 @@ class ShareRow(Base):
     study_instance_uid: Mapped[str] = mapped_column(String(64), index=True)
     series_instance_uid: Mapped[str] = mapped_column(String(64))  # empty: the study
     may_download: Mapped[bool]
+    passphrase_hash: Mapped[str | None] = mapped_column(String(255))  # links of before that have one open nothing
     deidentification: Mapped[str | None] = mapped_column(String(64))  # table [deidentify.NAME]; None: as received
     made_by: Mapped[str] = mapped_column(String(64))
     made_at: Mapped[dt.datetime] = mapped_column(Utc)
@@ -59,7 +60,7 @@ MAX_SHARES = 1000
 """Of all studies; those that are over are removed when one is made."""
 
 
-_COLUMNS = columns_but(ShareRow, "sha256")
+_COLUMNS = columns_but(ShareRow, "sha256", "passphrase_hash")
 """In the order of `Share`."""
 
 
@@ -70,7 +71,7 @@ class ShareRepository(IndexRepository):
     def by_token(self, connection: Connection, sha256: str, now: dt.datetime) -> Share | None:
         """Return the link of a token, or None if it is unknown, revoked or over."""
         is_open = is_current(ShareRow.made_at, ShareRow.expires_at)
-        query = select(*_COLUMNS).where(ShareRow.sha256 == sha256, is_open)
+        query = select(*_COLUMNS).where(ShareRow.sha256 == sha256, is_open, ShareRow.passphrase_hash.is_(None))
         row = connection.execute(query, moment(now)).first()
         return None if row is None else Share(*row)
 

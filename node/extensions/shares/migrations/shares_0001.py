@@ -17,6 +17,7 @@ def upgrade() -> None:
         sa.Column("study_instance_uid", sa.String(64), nullable=False, index=True),
         sa.Column("series_instance_uid", sa.String(64), nullable=False),
         sa.Column("may_download", sa.Boolean(), nullable=False),
+        sa.Column("passphrase_hash", sa.String(255)),
         sa.Column("deidentification", sa.String(64)),
         sa.Column("made_by", sa.String(64), nullable=False),
         sa.Column("made_at", sa.DateTime(), nullable=False),
