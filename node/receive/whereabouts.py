@@ -30,7 +30,7 @@ from node.audit.audit_files import lines_naming
 from node.errors import counted
 from node.files.acknowledged import Acknowledged, newest_of
 from node.index.look.kept import OF_PATIENT, folded
-from node.index.rows.view_rows import Row
+from node.index.rows.view_rows import Row, moment
 from node.receive.aside import QuarantinedFile, quarantined
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ class _Asked:
         row = rows[0]
         again = f"have {row['calling_ae_title'] or 'its sender'} send it again; `voxelnode lost list` lists all"
         why = f"{counted(len(rows), 'instance')} acknowledged, and lost"
-        return Whereabouts("received", again, _moment(row["received_at"]), _sender(row), why)
+        return Whereabouts("received", again, moment(row["received_at"]), _sender(row), why)
 
     def in_quarantine(self) -> Whereabouts | None:
         """Look among the files that were set aside."""
@@ -217,7 +217,7 @@ class _Asked:
             remedy = f"`voxelnode conflicts show {row['id']}` compares both"
             remedy += f", `voxelnode info {row['series_instance_uid']}` shows the series" if place else ""
             who = f"from {row['calling_ae_title']}" if row["calling_ae_title"] else ""
-            return Whereabouts("received", remedy, _moment(row["found_at"]), who, why, page, place)
+            return Whereabouts("received", remedy, moment(row["found_at"]), who, why, page, place)
         return None
 
     def _is_of(self, person: Mapping[str, Any]) -> bool:
@@ -274,10 +274,10 @@ class _Asked:
     def _gone(self, row: Row) -> Whereabouts:
         orders = self._orders(row["uid"])
         line = next(orders, None)
-        at, why = (_moment(line["at"]), _order(line)) if line is not None else (row["ordered_at"], _why(row["reason"]))
+        at, why = (moment(line["at"]), _order(line)) if line is not None else (row["ordered_at"], _why(row["reason"]))
         is_emptied = line is not None and line["of"] == "trash"
         if is_emptied and (first := next((one for one in orders if one["of"] != "trash"), None)) is not None:
-            before = Whereabouts(self._deleted(row), "", _moment(first["at"]), _who(first), _order(first))
+            before = Whereabouts(self._deleted(row), "", moment(first["at"]), _who(first), _order(first))
             emptied = f"the trash was emptied, {why.removeprefix('empty the trash, ')}"
             return Whereabouts("permanently", self._send_again(), at, _who(line), emptied, before=before)
         return Whereabouts(f"permanently {self._deleted(row)}", self._send_again(), at, _who(line), why)
@@ -316,11 +316,11 @@ class _Asked:
 
     def remembered(self) -> Whereabouts | None:
         """Look in what is beside the index: a new index may know nothing of what was here before."""
-        received_at = _moment(self.received.received_at) if self.received is not None else None
+        received_at = moment(self.received.received_at) if self.received is not None else None
         came: Row | None = None
         for line in self._lines(self.sought):
             if line["action"] == "D" and line["stage"] == "done":
-                at, order = _moment(line["at"]), _order(line)
+                at, order = moment(line["at"]), _order(line)
                 if received_at is not None and received_at > at:
                     break
                 what = "written off" if line["of"] == "lost" else "permanently deleted"
@@ -337,7 +337,7 @@ class _Asked:
         if came is None:
             return None
         sender = came["participants"][0]
-        at, who = _moment(came["at"]), f"from {_named(sender['user'], sender['address'])}"
+        at, who = moment(came["at"]), f"from {_named(sender['user'], sender['address'])}"
         return self._of_another_now(came, at, who) or self._unknown_now(at, who)
 
     def _of_another_now(self, came: Row, at: dt.datetime, who: str) -> Whereabouts | None:
@@ -362,7 +362,7 @@ class _Asked:
         Nothing says of what the refusal was.
         """
         since = dt.datetime.now(dt.UTC) - dt.timedelta(days=REFUSAL_DAYS)
-        rows = [row for row in self.index.rejections.newest(MAX_REFUSALS) if _moment(row["last_at"]) > since]
+        rows = [row for row in self.index.rejections.newest(MAX_REFUSALS) if moment(row["last_at"]) > since]
         stored = self.index.instances.last_stored()
         rows = [row for row in rows if not self._is_over(row, stored) and _may_store(row)]
         stores = [row for row in rows if row["what"] in ("association", "context", "instance")]
@@ -377,7 +377,7 @@ class _Asked:
         why = row["reason"].removeprefix("rejected permanently: ")
         remedy = f"if that is why: {row['remedy']}; `voxelnode rejections` lists all"
         return Whereabouts(
-            what, remedy, _moment(row["last_at"]), f"of {_named(row['calling_ae_title'], row['peer'])}", why, REFUSALS
+            what, remedy, moment(row["last_at"]), f"of {_named(row['calling_ae_title'], row['peer'])}", why, REFUSALS
         )
 
     def _is_over(self, row: Row, stored: Mapping[str, dt.datetime]) -> bool:
@@ -385,7 +385,7 @@ class _Asked:
         title = row["calling_ae_title"]
         if row["rule"] == "calling AE title" and title in self.admitted:
             return True
-        return title in stored and stored[title] > _moment(row["last_at"])
+        return title in stored and stored[title] > moment(row["last_at"])
 
     def _send_again(self) -> str:
         sender = self.received.calling_ae_title if self.received is not None else ""
@@ -400,12 +400,6 @@ def _audited(found: bytes) -> Row | None:
         return known | {name: line.get(name) for name in ("stage", "of")}
     except (ValueError, TypeError, KeyError):
         return None
-
-
-def _moment(moment: str | dt.datetime) -> dt.datetime:
-    if isinstance(moment, str):
-        moment = dt.datetime.fromisoformat(moment)
-    return moment if moment.tzinfo is not None else moment.replace(tzinfo=dt.UTC)
 
 
 def _may_store(row: Row) -> bool:

@@ -27,6 +27,7 @@ from node.index.rows.records import SET_ASIDE
 from node.index.rows.scope import within
 from node.index.rows.sqlite_file import held_back, wal_bytes
 from node.index.rows.states import Kind
+from node.index.rows.view_rows import moment
 from node.receive.readiness import reasons_not_ready
 from node.settings.core import Role
 from node.version import __version__
@@ -253,7 +254,7 @@ def _of_routes(rows: Sequence[Mapping[str, Any]]) -> Iterator[GaugeMetricFamily]
     }
     values = []
     for row in rows:
-        since = dt.datetime.fromisoformat(row["trouble_since"]).replace(tzinfo=dt.UTC) if row["trouble_since"] else None
+        since = moment(row["trouble_since"]) if row["trouble_since"] else None
         values.append({**row, "waiting": outstanding(row), "unreachable_seconds": _age(since, now)})
     for name, text in gauges.items():
         samples = [([row["route"], row["destination"]], row[name]) for row in values]

@@ -175,9 +175,10 @@ def remedy_of(series: Mapping[str, Any]) -> str:
     return _REMEDIES.get(series["verdict_rule"], REMEDIES["incomplete"])
 
 
-def moment(text: str) -> dt.datetime:
-    """Return the moment that a text of the index says."""
-    return dt.datetime.fromisoformat(text).replace(tzinfo=dt.UTC)
+def moment(said: str | dt.datetime) -> dt.datetime:
+    """Return the moment that the index says; those without an offset are in UTC."""
+    time = dt.datetime.fromisoformat(said) if isinstance(said, str) else said
+    return time if time.tzinfo is not None else time.replace(tzinfo=dt.UTC)
 
 
 def written(moment: dt.datetime) -> str:

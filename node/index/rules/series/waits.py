@@ -54,6 +54,7 @@ from node.index.rows.models.work import AwaitedSenderRow, OpenAssociationRow, Wo
 from node.index.rows.records import Received
 from node.index.rows.repositories import IndexRepository, on_writer
 from node.index.rows.sql import insert, looked_up_in
+from node.index.rows.view_rows import moment
 from node.index.rules.work.events import NEWEST_EVENT
 from node.quiet import Awaited, Waits, after_received, due_at, last_sign, shifted
 from node.runtime.background import MAX_WAIT_SECONDS
@@ -83,12 +84,8 @@ def waits_of(connection: Connection, series: Collection[int]) -> Mapping[int, Wa
     """Return what each of some series awaits; nothing of those that await nobody."""
     waits: dict[int, dict[str, Awaited]] = defaultdict(dict)
     for series_id, sender, *moments, aborted in _ROWS.execute(connection, {"ids": list(series)}):
-        waits[series_id][sender] = Awaited._make([*map(_moment, moments), aborted])
+        waits[series_id][sender] = Awaited._make([*(said and moment(said) for said in moments), aborted])
     return waits
-
-
-def _moment(text: str | None) -> dt.datetime | None:
-    return None if text is None else dt.datetime.fromisoformat(text).replace(tzinfo=dt.UTC)
 
 
 def replace_waits(connection: Connection, changes: Mapping[int, tuple[Waits, Waits]]) -> None:
@@ -379,8 +376,8 @@ class TimerRepository(IndexRepository):
             (OpenAssociationRow, OpenAssociationRow.open_until, true()),
         )
         for table, moved, waits_on in others:
-            for id, moment in connection.execute(select(table.id, moved).where(waits_on, moved.is_not(None))).all():
-                connection.execute(update(table).where(table.id == id).values({moved.key: moment + step}))
+            for id, at in connection.execute(select(table.id, moved).where(waits_on, moved.is_not(None))).all():
+                connection.execute(update(table).where(table.id == id).values({moved.key: at + step}))
 
     @on_writer
     def _correct(self, connection: Connection, now: dt.datetime) -> None:
