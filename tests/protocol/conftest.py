@@ -87,7 +87,7 @@ class Running:
 
     def rows(self, query: str = "SELECT * FROM v_images") -> list[dict[str, Any]]:
         """What the index says, by default of the stored instances."""
-        self.ingest.applier.catch_up()  # behind the commit, files of losers are moved
+        assert self.ingest.applier.catch_up(60), "the index is behind"  # behind the commit, files of losers are moved
         return view_rows(self.root, query)
 
     def stored_data_sets(self) -> dict[str, bytes]:
