@@ -119,7 +119,7 @@ def owe(repository: Repository, what: str) -> list[str]:
     """Have the index owe something; by what it is named."""
     index, now = repository.index, repository.index.now()
     with index.reading() as view:
-        files = list(view.instances.files())[: 2 * (what == "files")]
+        files = list(view.files.of_instances())[: 2 * (what == "files")]
     for row in files[:1]:  # the other one is damaged
         (repository.archive.root / row.key).unlink()
     index.instances.mark_files([row.key for row in files], missing=True, now=now)
