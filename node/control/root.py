@@ -45,14 +45,14 @@ class LocksUnusable(VoxelnodeError):
 def require_place(root: Path) -> None:
     """Refuse a path that cannot be a root: it is no folder, something there cannot be written, or locks do not work.
 
-    Raises UsageError, LocksUnusable. Raises OSError if no file can be made there.
+    Raises UsageError, VoxelnodeError. Raises OSError if no file can be made there.
     """
     there = next(path for path in (root, *root.parents) if os.path.lexists(path))
     if not there.is_dir():
         raise UsageError(f"{root} cannot be a root: {there} is not a folder")
     for path in (there, *(root / name for name in (LOCK_FILE, FILE_NAME, AUDIT_FILE, *FOLDERS))):
         if path.exists() and not os.access(path, os.W_OK):
-            raise UsageError(
+            raise VoxelnodeError(
                 f"{path} cannot be written: let the account that runs the node own it, on a disk for writing"
             )
     if (problem := lock_problem(there)) is not None:

@@ -87,5 +87,5 @@ def test_a_root_that_may_only_be_read_is_reported(tmp_path: Path) -> None:
     finally:
         subprocess.run(["umount", place], check=True)
     assert reported.returncode == 1
-    assert "Read-only file system" in reported.stderr
+    assert "mounted cannot be written: let the account" in reported.stderr
     assert "Traceback" not in reported.stderr
