@@ -309,7 +309,7 @@ def test_a_webhook_that_accepts_has_time_until_it_expires_and_a_replay_is_a_new_
         assert jobs(root)[0]["state"] == "expired"
         assert jobs(root)[0]["detail"].endswith(f"no outcome in time ([hooks.NAME] job_seconds); {refused}")
         key = message["study_instance_uid"], message["series_instance_uid"]
-        root.index.deliveries.replay("one", ("series-quiet",), [key], root.clock(), root.clock())
+        root.index.deliveries.replay("one", ("series-quiet",), [key], "again", root.clock())
         worker.work()
         assert [job["state"] for job in jobs(root)] == ["running", "expired"]
         assert [event["detail"] for event in root.rows("SELECT detail FROM v_events WHERE kind = 'job-ended'")] == [
