@@ -74,7 +74,7 @@ def test_of_a_destination_that_is_down_every_command_tells_the_same_number(tmp_p
         waiting = "1 series not looked at yet" if row["series_behind"] else f"{row['waiting']} waiting"
         listed = json.loads(told("routes", "list", "--json"))
         assert [one["destination"] for one in listed] == ["PACS"]
-        columns = rf"  {row['waiting']} +{'1 series' if row['series_behind'] else ''} +0 +0$"
+        columns = rf"  {row['waiting']} +{'1 series' if row['series_behind'] else ''} +0 +0  [-0-9: ]+UTC$"
         assert re.search(columns, told("routes", "list"), re.MULTILINE), told("routes", "list")
         assert f"1 destination stuck, {waiting}: voxelnode routes list" in told("status")
         if row["series_behind"]:

@@ -51,10 +51,13 @@ def _without_parameter(parts: Iterable[ast.AST]) -> Iterator[str]:
 
 def _dangling(sources: dict[str, str]) -> Iterator[str]:
     """Yield names of `sources`, by dotted module, that lead nowhere. Modules may be named by the end of their path."""
-    trees = {module: list(ast.walk(ast.parse(source))) for module, source in sources.items()}
     members: dict[str, set[str]] = defaultdict(set)
     known = set(dir(builtins))
-    for module, tree in trees.items():
+    named: dict[str, list[str]] = {}
+    for module, source in sources.items():
+        tree = list(ast.walk(ast.parse(source)))
+        named[module] = [name for text in _texts(source, tree) for name in NAME.findall(text)]
+        yield from (f"{module}.{name}" for name in _without_parameter(tree))
         own = set(_names(tree))
         known |= own
         parts = module.split(".")
@@ -62,12 +65,11 @@ def _dangling(sources: dict[str, str]) -> Iterator[str]:
             members[".".join(parts[begin:])] |= own
             for end in range(begin + 1, len(parts)):
                 members[".".join(parts[begin:end])].add(parts[end])
-    for module, tree in trees.items():
-        for name in (name for text in _texts(sources[module], tree) for name in NAME.findall(text)):
+    for module, names in named.items():
+        for name in names:
             head, _, last = name.rpartition(".")
             if name not in members and not (last in members[head] if head in members else {*name.split(".")} <= known):
                 yield f"{module}: {name}"
-        yield from (f"{module}.{name}" for name in _without_parameter(tree))
 
 
 @pytest.mark.slow
@@ -82,5 +84,5 @@ def test_a_name_that_leads_nowhere_is_found() -> None:
         'def read(path):\n    """See `a.write`, `a.read`, `Reader` and `gone.b`.\n\n    `path`, `size`: of it.\n    """'
     )
     assert list(_dangling({"node.a": source})) == [
-        *("node.a: a.write", "node.a: Reader", "node.a: gone.b", "node.a: size", "node.a.read: size")
+        *("node.a.read: size", "node.a: a.write", "node.a: Reader", "node.a: gone.b", "node.a: size")
     ]

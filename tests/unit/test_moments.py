@@ -66,8 +66,8 @@ REASONS = {
         look/series:next_due_at look/series:oldest_due
         rules/series/association_ends:_wait_after_end rules/series/claims: rules/series/claims:_due
         rules/series/claims:_first_received_since rules/series/quiet: rules/work/deliveries:next_due_at
-        rules/work/ledger:next_due_at rules/work/routes:next_ask_at rules/work/routes:owed rules/series/waits:add
-        rules/series/waits: rules/series/waits:_correct quiet:after_received quiet:end extensions/peers/asking:unasked
+        rules/work/ledger:next_due_at rules/work/routes:next_ask_at rules/work/routes:owed rules/series/reopening:
+        rules/series/reopening:add rules/series/waits:_correct quiet:after_received quiet:end extensions/peers/asking:unasked
         extensions/postgresql/hosts:_series_waiting_for_hosts extensions/results/intake:work
         extensions/results/rows:next_due_at routing/worker:_asks_in
         """,
@@ -77,7 +77,7 @@ REASONS = {
         lifecycle/expired:expired_studies lifecycle/fsck:_unknown_losers extensions/shares/rows:make
         extensions/worklist/performed_steps:remove_old
         """,
-    "the last of a batch: a host may be late, and its series then waits longer": "rules/series/waits:_later",
+    "the last of a batch: a host may be late, and its series then waits longer": "rules/series/reopening:_later",
     "gaps are times of the clock, and those that it was set back by are none": """
         rules/series/quiet:learn_gaps rules/series/quiet:_longest_gaps
         """,

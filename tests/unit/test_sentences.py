@@ -4,6 +4,7 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 from sqlalchemy import Text
 
 import node
@@ -52,6 +53,7 @@ REASONS = {
 }
 
 
+@pytest.mark.slow
 def test_no_sentence_decides_but_where_a_reason_is_listed() -> None:
     folder = Path(node.__file__).parent
     found = {

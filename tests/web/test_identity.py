@@ -110,7 +110,7 @@ def test_whoever_reads_instances_is_a_door_that_is_known() -> None:
         for call in ast.walk(ast.parse(path.read_text())):
             if isinstance(call, ast.Call) and isinstance(called := call.func, ast.Attribute):
                 of = getattr(called.value, "attr", "")
-                if (of, called.attr) in {("instances", "stored"), ("instances", "selected"), ("routes", "due")}:
+                if (of, called.attr) in {("files", "stored"), ("files", "selected"), ("routes", "due")}:
                     found.add(str(path.relative_to(root)))
     assert found == set(READERS)
 

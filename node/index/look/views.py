@@ -1,5 +1,7 @@
 """What is read of an index: the documented views (docs/data.md), by queries that are written out.
 
+The search for studies alone is composed: `node.index.look.study_search`, and `node.index.look.finder` for C-FIND.
+
 `node.index.looking` runs them on the driver of SQLite, `node.index.reading` by SQLAlchemy.
 """
 

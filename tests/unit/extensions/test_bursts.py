@@ -20,7 +20,7 @@ def scope(uid: str = "3", path: str = SERIES, **other: Any) -> dict[str, Any]:
 def call(uids: list[str], begun_at: float, length: int = 1, version: int = 1, **of: Any) -> Any:
     """A request for the first of the instances of a series, of this length each."""
     stored = [SimpleNamespace(sop_instance_uid=uid, key=uid, data_set_offset=0, bytes=length) for uid in uids]
-    view = SimpleNamespace(instances=SimpleNamespace(stored=lambda study, series: stored))
+    view = SimpleNamespace(files=SimpleNamespace(stored=lambda study, series: stored))
     archive = SimpleNamespace(path=lambda key: key, remote=None)
     node = SimpleNamespace(index=SimpleNamespace(reading=lambda: nullcontext(view)), archive=archive)
     state = SimpleNamespace(begun=(begun_at, version))

@@ -23,7 +23,9 @@ def test_each_record_that_cannot_be_read_is_counted_and_its_segment_kept_once(tm
         ),
         "index": SimpleNamespace(
             lost=SimpleNamespace(
-                note_gap=lambda detail, now: gaps.append(detail), stored_at=lambda keys: [], replaced=lambda uids: {}
+                note_gap=lambda detail, now, copy: gaps.append(detail),
+                stored_at=lambda keys: [],
+                replaced=lambda uids: {},
             ),
             instances=SimpleNamespace(named_keys=lambda keys: set()),
         ),

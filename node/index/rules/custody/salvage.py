@@ -141,13 +141,18 @@ def _insertion(table: str, names: Iterable[str]) -> str:
     return f'INSERT INTO "{table}" ({", ".join(columns)}) VALUES ({", ".join(values)}) ON CONFLICT DO NOTHING'
 
 
-def _inserted(connection: Connection, table: str, rows: Sequence[Mapping[str, Any]]) -> int:
-    """Insert rows, at once if none of them breaks a rule of the schema; return how many were inserted."""
-    statement = _insertion(table, rows[0])
+def _with_truths(table: str, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return rows in which truths are no numbers, as SQLite has them."""
     truths = [one for one in every_table()[table].columns if isinstance(one.type, Boolean) and one.name in rows[0]]
     values = [dict(row) for row in rows]
     for row, one in product(values, truths):
         row[one.name] = bool(row[one.name]) if row[one.name] is not None or not one.nullable else None
+    return values
+
+
+def _inserted(connection: Connection, table: str, rows: Sequence[Mapping[str, Any]]) -> int:
+    """Insert rows, at once if none of them breaks a rule of the schema; return how many were inserted."""
+    statement, values = _insertion(table, rows[0]), _with_truths(table, rows)
     count = _executed(connection, statement, values)
     return sum(_executed(connection, statement, one) or 0 for one in values) if count is None else count
 
@@ -392,7 +397,7 @@ def _take_over_series(connection: Connection, row: Mapping[str, Any], old_id: in
     # What an older index does not have stays as a new row has it.
     changes = ", ".join(f'"{name}" = coalesce(:{name}, "{name}")' for name in (*names, "last_event"))
     values = {name: row[name] for name in (*names, "new_id")} | {"last_event": row["last_event"] if is_same else None}
-    _executed(connection, f"UPDATE series SET {changes} WHERE id = :new_id", values)
+    _executed(connection, f"UPDATE series SET {changes} WHERE id = :new_id", _with_truths("series", [values])[0])
 
 
 def _take_over_studies(connection: Connection, old: OldIndex) -> None:

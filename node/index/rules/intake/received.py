@@ -46,8 +46,9 @@ from node.index.rules.intake.levels import (
     series_row,
 )
 from node.index.rules.intake.stated import Statement, follow_stated, statement_of
+from node.index.rules.series.reopening import record_growth
 from node.index.rules.series.verdicts import judge
-from node.index.rules.series.waits import Seen, record_growth
+from node.index.rules.series.waits import Seen
 from node.index.rules.work.events import owe_images, owe_removals
 from node.index.rules.work.messages import begin_repaired
 

@@ -70,7 +70,7 @@ class PersonRepository(IndexRepository):
         """Move the studies of patient `source` to patient `target`, including studies that are received later.
 
         The row of `source` stays and refers to `target`, so that a new study with its Patient ID is added to `target`.
-        The stored instances do not change. Conflicts that this settles are decided.
+        The stored instances do not change. Conflicts that this settles are decided, and steps of the worklist follow.
 
         `source`, `target`: `id` of `v_patients`. Raises NoSuchPatient if one of them does not exist or was merged into
         another patient, or both are the same.

@@ -57,7 +57,7 @@ from node.runtime.background import wait_seconds
 
 
 class ClaimEnds(IndexRepository):
-    """The ends of claims, whose begins are in `node.index.rules.series.claims`."""
+    """The ends of claims: with an outcome, with one that is as before, or by a crash."""
 
     @on_writer
     def record_outcome(

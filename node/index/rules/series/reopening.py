@@ -1,26 +1,160 @@
-"""Make a series due again because what its conversion used has changed: its own instances, or another series.
+"""Let a closed series be open again: an instance has come, or what its conversion used has changed.
+
+`record_growth` opens the series of instances that are received, in the transaction that stores them; `reopen` those of
+which an instance was deleted, lost, brought back or judged anew. One that is being converted stays claimed: its outcome
+finds that `receptions` has grown, and the series is due again.
 
 A series such as a structure set refers to the series that it was drawn on. Its conversion uses the instances of these,
-and is repeated when one of them is received, gets a new revision, or is deleted.
+and is repeated when one of them gets a new revision, is deleted, or comes back.
 """
 
 import datetime as dt
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, case, delete, exists, insert, or_, select, update
+from sqlalchemy import JSON, Connection, Row, and_, bindparam, case, delete, exists, insert, or_, select, update
 from sqlalchemy.orm import join
 
+from node.index.rows.backend import Overtaken
 from node.index.rows.converted import ClaimedInstance, SeriesKey
+from node.index.rows.hot_statements import PreparedStatement
 from node.index.rows.models.history import SeriesReferenceRow
 from node.index.rows.models.levels import OPEN_STATES, ImageRow, SeriesRow, StudyRow
-from node.index.rows.records import FoundSeries
+from node.index.rows.records import FoundSeries, Received
 from node.index.rows.repositories import IndexRepository, on_reader
-from node.index.rules.series.waits import is_awaiting, revoke_claim
-from node.index.rules.work.events import record_series_event
+from node.index.rows.sql import looked_up_in
+from node.index.rules.series.waits import (
+    Seen,
+    is_all_here,
+    is_awaiting,
+    listed_series,
+    note_open,
+    replace_waits,
+    revoke_claim,
+    waits_of,
+)
+from node.index.rules.work.events import NEWEST_EVENT, record_series_event
+from node.quiet import Waits, after_received, due_at
 
 OPENED = {"state": "receiving", "attempts": 0, "error": None, "why": None}
 """Columns of a closed series that is open again."""
+
+
+@dataclass(slots=True)
+class _Growth:
+    """The instances of a batch that belong to one series, by their reception: a host may be late.
+
+    `first`, `last` and `count` are without those that were there already.
+    """
+
+    senders: dict[str, Received] = field(default_factory=dict)  # the last instance of each
+    begun: dict[str, set[str]] = field(default_factory=dict)  # the begins of the associations of each
+    first: Received | None = None
+    last: Received | None = None
+    count: int = 0
+    replaced: bool = False
+
+    def add(self, one: Seen) -> None:
+        """Note an instance."""
+        received, sender, moment = one.received, one.received.file.calling_ae_title, one.received.file.received_at
+        self.senders[sender] = _later(self.senders.get(sender), received)
+        self.begun.setdefault(sender, set()).add(received.begun)
+        if one.counts:
+            self.last = _later(self.last, received)
+            if self.first is None or moment < self.first.file.received_at:
+                self.first = received
+            self.count += 1
+            self.replaced |= one.replaces
+
+    def waits_after(self, waits: Waits) -> Waits:
+        """Return for whom the series waits, and until when."""
+        for sender, received in self.senders.items():
+            moment = received.file.received_at
+            quiet_at = moment + dt.timedelta(seconds=received.quiet_seconds)
+            waits = after_received(waits, sender, quiet_at, self.begun[sender], moment)
+        return waits
+
+
+def _later(before: Received | None, received: Received) -> Received:
+    return received if before is None or received.file.received_at >= before.file.received_at else before
+
+
+_FIRST = bindparam("first", type_=SeriesRow.open_since.type)
+_LAST = bindparam("last", type_=SeriesRow.last_received_at.type)
+_SERIES_GREW = PreparedStatement(
+    update(SeriesRow)
+    .where(SeriesRow.id == bindparam("series"))
+    .values(
+        receptions=SeriesRow.receptions + bindparam("count"),
+        open_since=case((SeriesRow.open_since < _FIRST, SeriesRow.open_since), else_=_FIRST),
+        last_received_at=case((SeriesRow.last_received_at > _LAST, SeriesRow.last_received_at), else_=_LAST),
+        last_event=NEWEST_EVENT,
+        due_at=bindparam("due"),
+        attempts=0,
+        error=None,
+        why=None,
+        # A series under conversion stays claimed; its outcome finds that `receptions` has grown and makes it due again.
+        state=case((SeriesRow.state == "converting", "converting"), else_="receiving"),
+    )
+)
+
+_HOLD = PreparedStatement(
+    select(SeriesRow.id, SeriesRow.state, SeriesRow.stated)
+    .where(looked_up_in(SeriesRow.id, bindparam("ids", type_=JSON)))
+    .order_by(SeriesRow.id)
+    .with_for_update(key_share=True)  # others insert images of the series meanwhile
+)
+_SERIES_ALIVE = PreparedStatement(
+    update(SeriesRow).where(SeriesRow.id == bindparam("series")).values(due_at=bindparam("due"))
+)
+
+
+def record_growth(connection: Connection, seen: Sequence[Seen], host: str = "") -> Mapping[int, int | None]:
+    """Let series wait for what follows the instances that they have seen; those that have grown are open again.
+
+    `host`: the one that has received them, if several share the index. Returns `stated` of each; no other writer
+    changes it now.
+
+    Raises Overtaken if another writer has deleted one of them meanwhile.
+    """
+    grown: dict[int, _Growth] = {}
+    for one in seen:
+        grown.setdefault(one.series_id, _Growth()).add(one)
+    if not grown:
+        return {}
+    held = {series: of for series, *of in _HOLD.execute(connection, {"ids": list(grown)})}
+    if len(held) < len(grown):
+        raise Overtaken("another writer has deleted the series of an instance meanwhile")
+    waits = waits_of(connection, grown)
+    uids = {growth.last.attributes.series_instance_uid for growth in grown.values() if growth.last}
+    listed = listed_series(connection, uids) if uids else set()
+    alive, grew = [], []
+    changes: dict[int, tuple[Waits, Waits]] = {}
+    for series_id in sorted(grown):
+        growth = grown[series_id]
+        if growth.last is None and held[series_id][0] not in OPEN_STATES:
+            continue
+        before = waits.get(series_id, {})
+        after = growth.waits_after(before)
+        changes[series_id] = before, after
+        values = {"series": series_id, "due": due_at(after)}
+        if growth.first is None or growth.last is None:
+            alive.append(values)
+            continue
+        attributes, last = growth.last.attributes, growth.last.file.received_at
+        study, series = attributes.study_instance_uid, attributes.series_instance_uid
+        if series in listed and is_all_here(connection, series_id, study, series):
+            values["due"], changes[series_id] = last, (before, {})
+        grew.append(values | {"count": growth.count, "first": growth.first.file.received_at, "last": last})
+    replace_waits(connection, changes)
+    _SERIES_ALIVE.execute_each(connection, alive)
+    _SERIES_GREW.execute_each(connection, grew)
+    note_open(connection, host, seen)
+    for series_id, growth in grown.items():
+        if growth.replaced:
+            revoke_claim(connection, series_id)
+    return {series: stated for series, (_, stated) in held.items()}
 
 
 def reopen(

@@ -24,7 +24,6 @@ import datetime as dt
 import json
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
@@ -34,7 +33,6 @@ from sqlalchemy import (
     Row,
     and_,
     bindparam,
-    case,
     delete,
     exists,
     func,
@@ -46,7 +44,6 @@ from sqlalchemy import (
 from sqlalchemy.orm import aliased
 
 from node.completeness import Performed, performed
-from node.index.rows.backend import Overtaken
 from node.index.rows.hot_statements import PreparedStatement
 from node.index.rows.models.history import PerformedSeriesRow
 from node.index.rows.models.levels import OPEN_STATES, ImageRow, SeriesRow, StudyRow
@@ -55,8 +52,7 @@ from node.index.rows.records import Received
 from node.index.rows.repositories import IndexRepository, on_writer
 from node.index.rows.sql import insert, looked_up_in
 from node.index.rows.view_rows import moment
-from node.index.rules.work.events import NEWEST_EVENT
-from node.quiet import Awaited, Waits, after_received, due_at, last_sign, shifted
+from node.quiet import Awaited, Waits, last_sign, shifted
 from node.runtime.background import MAX_WAIT_SECONDS
 
 OPEN_SECONDS = 60.0
@@ -219,122 +215,6 @@ def _listed(connection: Connection, study_instance_uid: str, series_instance_uid
 
 def _stored(connection: Connection, series_id: int) -> set[str]:
     return {uid for (uid,) in _STORED.execute(connection, {"id": series_id})}
-
-
-@dataclass(slots=True)
-class _Growth:
-    """The instances of a batch that belong to one series, by their reception: a host may be late.
-
-    `first`, `last` and `count` are without those that were there already.
-    """
-
-    senders: dict[str, Received] = field(default_factory=dict)  # the last instance of each
-    begun: dict[str, set[str]] = field(default_factory=dict)  # the begins of the associations of each
-    first: Received | None = None
-    last: Received | None = None
-    count: int = 0
-    replaced: bool = False
-
-    def add(self, one: Seen) -> None:
-        """Note an instance."""
-        received, sender, moment = one.received, one.received.file.calling_ae_title, one.received.file.received_at
-        self.senders[sender] = _later(self.senders.get(sender), received)
-        self.begun.setdefault(sender, set()).add(received.begun)
-        if one.counts:
-            self.last = _later(self.last, received)
-            if self.first is None or moment < self.first.file.received_at:
-                self.first = received
-            self.count += 1
-            self.replaced |= one.replaces
-
-    def waits_after(self, waits: Waits) -> Waits:
-        """Return for whom the series waits, and until when."""
-        for sender, received in self.senders.items():
-            moment = received.file.received_at
-            quiet_at = moment + dt.timedelta(seconds=received.quiet_seconds)
-            waits = after_received(waits, sender, quiet_at, self.begun[sender], moment)
-        return waits
-
-
-def _later(before: Received | None, received: Received) -> Received:
-    return received if before is None or received.file.received_at >= before.file.received_at else before
-
-
-_FIRST = bindparam("first", type_=SeriesRow.open_since.type)
-_LAST = bindparam("last", type_=SeriesRow.last_received_at.type)
-_SERIES_GREW = PreparedStatement(
-    update(SeriesRow)
-    .where(SeriesRow.id == bindparam("series"))
-    .values(
-        receptions=SeriesRow.receptions + bindparam("count"),
-        open_since=case((SeriesRow.open_since < _FIRST, SeriesRow.open_since), else_=_FIRST),
-        last_received_at=case((SeriesRow.last_received_at > _LAST, SeriesRow.last_received_at), else_=_LAST),
-        last_event=NEWEST_EVENT,
-        due_at=bindparam("due"),
-        attempts=0,
-        error=None,
-        why=None,
-        # A series under conversion stays claimed; its outcome finds that `receptions` has grown and makes it due again.
-        state=case((SeriesRow.state == "converting", "converting"), else_="receiving"),
-    )
-)
-
-_HOLD = PreparedStatement(
-    select(SeriesRow.id, SeriesRow.state, SeriesRow.stated)
-    .where(looked_up_in(SeriesRow.id, bindparam("ids", type_=JSON)))
-    .order_by(SeriesRow.id)
-    .with_for_update(key_share=True)  # others insert images of the series meanwhile
-)
-_SERIES_ALIVE = PreparedStatement(
-    update(SeriesRow).where(SeriesRow.id == bindparam("series")).values(due_at=bindparam("due"))
-)
-
-
-def record_growth(connection: Connection, seen: Sequence[Seen], host: str = "") -> Mapping[int, int | None]:
-    """Let series wait for what follows the instances that they have seen; those that have grown are open again.
-
-    `host`: the one that has received them, if several share the index. Returns `stated` of each; no other writer
-    changes it now.
-
-    Raises Overtaken if another writer has deleted one of them meanwhile.
-    """
-    grown: dict[int, _Growth] = {}
-    for one in seen:
-        grown.setdefault(one.series_id, _Growth()).add(one)
-    if not grown:
-        return {}
-    held = {series: of for series, *of in _HOLD.execute(connection, {"ids": list(grown)})}
-    if len(held) < len(grown):
-        raise Overtaken("another writer has deleted the series of an instance meanwhile")
-    waits = waits_of(connection, grown)
-    uids = {growth.last.attributes.series_instance_uid for growth in grown.values() if growth.last}
-    listed = listed_series(connection, uids) if uids else set()
-    alive, grew = [], []
-    changes: dict[int, tuple[Waits, Waits]] = {}
-    for series_id in sorted(grown):
-        growth = grown[series_id]
-        if growth.last is None and held[series_id][0] not in OPEN_STATES:
-            continue
-        before = waits.get(series_id, {})
-        after = growth.waits_after(before)
-        changes[series_id] = before, after
-        values = {"series": series_id, "due": due_at(after)}
-        if growth.first is None or growth.last is None:
-            alive.append(values)
-            continue
-        attributes, last = growth.last.attributes, growth.last.file.received_at
-        study, series = attributes.study_instance_uid, attributes.series_instance_uid
-        if series in listed and is_all_here(connection, series_id, study, series):
-            values["due"], changes[series_id] = last, (before, {})
-        grew.append(values | {"count": growth.count, "first": growth.first.file.received_at, "last": last})
-    replace_waits(connection, changes)
-    _SERIES_ALIVE.execute_each(connection, alive)
-    _SERIES_GREW.execute_each(connection, grew)
-    note_open(connection, host, seen)
-    for series_id, growth in grown.items():
-        if growth.replaced:
-            revoke_claim(connection, series_id)
-    return {series: stated for series, (_, stated) in held.items()}
 
 
 def is_due(now: dt.datetime, longest_wait: dt.timedelta | None) -> ColumnElement[bool]:
