@@ -67,8 +67,9 @@ REASONS = {
         rules/series/association_ends:_wait_after_end rules/series/claims: rules/series/claims:_due
         rules/series/claims:_first_received_since rules/series/quiet: rules/work/deliveries:next_due_at
         rules/work/ledger:next_due_at rules/work/routes:next_ask_at rules/work/routes:owed rules/series/reopening:
-        rules/series/reopening:add rules/series/waits:_correct quiet:after_received quiet:end extensions/peers/asking:unasked
-        extensions/postgresql/hosts:_series_waiting_for_hosts extensions/results/intake:work
+        rules/series/reopening:add rules/series/waits:_correct quiet:after_received quiet:end
+        extensions/peers/asking:unasked extensions/postgresql/hosts:_series_waiting_for_hosts
+        extensions/results/intake:work
         extensions/results/rows:next_due_at routing/worker:_asks_in
         """,
     KEEPS: """
