@@ -369,6 +369,7 @@ CONVERTED: Step = 1, ("convert",)
     None,
 )
 @example([(COMES, [(50, COMES[1]), (59, CONVERTED[1])], [COMES])], None)
+@example([(COMES, [], [ABORTED, (1, ("report", 1, True, False)), COMES, (1, ("end", "A", "released"))])], None)
 @example([(COMES, [(1, ("report", 0, False, True)), CONVERTED], [])], None)
 @given(episodes=EPISODES, announced=st.sampled_from([None, None, 6]))
 def test_a_verdict_is_the_pure_one_whatever_happened(

@@ -209,7 +209,6 @@ def _note_return(connection: Connection, end: AssociationEnd) -> None:
 def _end_doubt(
     connection: Connection, key: SeriesKey, row: Row[Any], kind: EventKind, detail: str, now: dt.datetime
 ) -> None:
-    """Let the end of an association count no more for a series."""
+    """Let the end of an association count no more for a series: another rule may have named it, too."""
     record_series_event(connection, kind, key, now, detail)
-    if row.verdict_rule == "association":
-        judge(connection, row.id, now)
+    judge(connection, row.id, now)
