@@ -62,7 +62,7 @@ class Owed(NamedTuple):
 
 
 def owed(index: ReadIndex) -> Owed:
-    """Return what every command that counts or names what is owed reads."""
+    """Return what every command that names what is owed reads; `status` counts the same rows."""
     return Owed(index.lost.newest(index.lost.count()), index.instances.damaged(), index.lost.gaps())
 
 

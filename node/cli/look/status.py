@@ -80,7 +80,6 @@ def _facts(root: Root, index: ReadIndex, live: Mapping[str, Any] | None) -> dict
     from node.archive.proof import last_proof
     from node.archive.space import free_bytes_of_root
     from node.index.look.views import is_held
-    from node.index.looking import owed
     from node.index.rows.backend import FILE_NAME
     from node.index.rows.sqlite_file import held_back
     from node.receive.readiness import intake_of, readiness_of, running
@@ -89,7 +88,6 @@ def _facts(root: Root, index: ReadIndex, live: Mapping[str, Any] | None) -> dict
     folder, settings, now = root.folder, root.settings, running(live)
     proof = last_proof(folder)
     journal = journal_report(folder, index.applied)
-    lost, damaged, gaps = owed(index)
     levels, stored = index.count_levels(), index.instances.totals()
     routes = index.lanes("route", index.routes.destinations(), settings)
     hooks = index.lanes("hook", index.hooks.progress().values(), settings)
@@ -112,11 +110,11 @@ def _facts(root: Root, index: ReadIndex, live: Mapping[str, Any] | None) -> dict
         "queued_instances": journal.waiting,
         "journal_bytes": journal.bytes,
         "journal_damage": [f"{found.segment.name}: {damaged_records(found)}" for found in journal.damage],
-        "lost_instances": len(lost),
-        "journal_gaps": gaps,
+        "lost_instances": index.lost.count(),
+        "journal_gaps": index.lost.gaps(),
         "undecided_conflicts": index.conflicts.count_open(),
         "conflict_decisions": index.conflicts.count_undecided(),
-        "missing_files": len(damaged),
+        "missing_files": index.instances.count_damaged(),
         "scrub": {"current": None, "last": None} | json_of(index.scrub or "{}"),
         "compared": index.compared,
         "retention": index.retention.waits_for,

@@ -98,7 +98,7 @@ def _repaired(settings: Settings, last: Path | None, *, force: bool) -> Restored
         if unknown is not None:
             repository.index.lost.note_gap(unknown, repository.index.now())
         with repository.index.reading() as index:
-            return Restored(findings, len(index.instances.damaged()), repository.index.lost.gaps())
+            return Restored(findings, index.instances.count_damaged(), repository.index.lost.gaps())
 
 
 def _publish(work: Path) -> None:

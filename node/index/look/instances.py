@@ -87,6 +87,10 @@ class InstanceViews(PagedViews):
         held = "SELECT spool_host, count(*) AS count FROM images WHERE spool_host IS NOT NULL"
         return self._counts(f"{held} GROUP BY spool_host ORDER BY spool_host")
 
+    def count_damaged(self) -> int:
+        """Count the instances that `damaged` returns, without a look at each."""
+        return self._number("SELECT count(*) FROM images WHERE file_missing")
+
     def damaged(self) -> list[Row]:
         """Return the instances with a missing or damaged file, by series, with the patient."""
         return self._rows(
