@@ -2,9 +2,11 @@
 
 import datetime as dt
 import json
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+from pydicom import Dataset
 
 from node.selector.fields import SeriesState
 from tests import make
@@ -26,8 +28,8 @@ OWED = {"lost_instances", "missing_files"}  # `lost list` names them together, a
 SIZES = {"bytes", "journal_bytes", "free_bytes", "queued_instances"}
 
 
-def of_every_kind(root: Root) -> None:
-    """Series in each state, some converted in doubt, one that failed in doubt, one of them open again."""
+def of_every_kind(root: Root) -> Dataset:
+    """Series in each state, some converted in doubt, one that failed in doubt, one of them open again: return that."""
     reopened, whole = make.ct_series(5), make.ct_series(3)
     for first, _, *others in (make.ct_series(5), make.ct_series(5), reopened):
         root.take_all([first, *others])
@@ -39,26 +41,29 @@ def of_every_kind(root: Root) -> None:
         root.take(make.ct_series(1)[0])
     crashed = root.claim()
     assert root.index.series.record_crash(crashed, "it took too long", attempts=2, now=dt.datetime.now(dt.UTC))
+    return reopened[0]
 
 
-def rows_of(root: Root, *command: str) -> int:
-    listed = json.loads(run(*command, "--root", root.folder, "--json").stdout)
+def rows_of(folder: Path, *command: str) -> int:
+    listed = json.loads(run(*command, "--root", folder, "--json").stdout)
     return len(listed) if isinstance(listed, list) else int(listed["total"])
 
 
 @pytest.mark.slow
 def test_each_number_of_the_status_is_that_of_the_rows_of_its_list(root: Root) -> None:
-    of_every_kind(root)
+    reopened = of_every_kind(root)
     facts: dict[str, Any] = json.loads(run("status", "--root", root.folder, "--json").stdout)
     every = {name: fact for name, fact in facts.items() if type(fact) is int}
     assert every.keys() <= LISTS.keys() | VIEWS.keys() | OWED | SIZES, "each number has a list"
     numbers = {name: fact for name, fact in (every | facts["series"]).items() if name in LISTS}
-    assert {name: rows_of(root, *LISTS[name]) for name in numbers} == numbers
+    assert {name: rows_of(root.folder, *LISTS[name]) for name in numbers} == numbers
     assert {name: len(root.rows(f"SELECT 1 FROM {view}")) for name, view in VIEWS.items()} == {
         name: every[name] for name in VIEWS
     }
     assert numbers["incomplete_series"] == 2, "without the one that is open again"
     assert numbers["conflict_decisions"] == 1
+    for uid in (reopened.StudyInstanceUID, reopened.SeriesInstanceUID):
+        assert "missing-slice" not in run("info", uid, "--root", root.folder).stdout, "of its last conversion"
     told = run("status", "--root", root.folder).stdout
     assert f"{numbers['incomplete_series']} series: voxelnode series --state incomplete" in told
     assert "1 waiting for another try)" in told

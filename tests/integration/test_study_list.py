@@ -65,13 +65,6 @@ def test_dates_are_bounds_that_are_included(store: Repository) -> None:
     assert found(store, first_date=dt.date(2026, 1, 2), last_date=dt.date(2026, 1, 3)) == ["1.2.3", "1.2.2"]
 
 
-def test_a_state_is_that_of_any_series(store: Repository) -> None:
-    take(store, 1)
-    assert found(store, condition="open") == ["1.2.1"]
-    assert found(store, condition="complete") == []
-    assert found(store, condition="refused") == []
-
-
 @pytest.mark.slow
 def test_pages_follow_each_other_without_a_gap_or_a_repeat(store: Repository) -> None:
     for number, text in enumerate(["c", "", "a", "c", "", "b", "c"], start=1):
@@ -97,17 +90,6 @@ def test_one_of_several_modalities_is_enough(store: Repository) -> None:
     take(store, 3, Modality="US")
     assert found(store, modalities=("CT", "US")) == ["1.2.3", "1.2.1"]
     assert found(store, modalities=("XX",)) == found(store, condition="verified") == []
-
-
-def test_a_study_is_listed_with_what_it_has(store: Repository) -> None:
-    take(store, 1, Modality="CT")
-    take(store, 1, Modality="CT")
-    take(store, 2)
-    with store.index.reading() as index:
-        (study,) = index.studies.listed(StudyFilter(study_instance_uid="1.2.1"))
-        assert (study.series, study.instances, study.modalities) == (1, 2, ("CT",))
-        assert dict(study.states) == {"receiving": 1}
-        assert index.count_levels() == {"patients": 1, "studies": 2, "series": 2, "instances": 3}
 
 
 @pytest.mark.slow

@@ -13,7 +13,6 @@ from node.api import Settings, reading
 from node.audit.audit_log import Audit, Transfers
 from node.control.care import rebuild_index
 from node.control.repository import Repository
-from node.index.look.study_search import StudyFilter
 from node.index.rows.records import CountedRefusal, Refused
 from node.lifecycle.deletion import Order, delete, empty, empty_due, restore
 from node.receive.ingest import Origin
@@ -279,32 +278,6 @@ def test_info_about_a_series_names_its_excluded_instances_with_the_reasons(root:
     assert "  cut  The image was cut on its way: send it again" in shown
     [found] = json.loads(run("info", uid, "--root", root.folder, "--json").stdout)["exclusions"]
     assert (found["sop_instance_uid"], found["reason"], found["revision"]) == (cut, "cut", 1)
-
-
-@pytest.mark.slow
-def test_a_series_that_is_open_again_tells_no_verdict_on_what_its_last_conversion_had(root: Root) -> None:
-    slices = make.ct_series(6)
-    root.take_all([*slices[:2], *slices[3:]])
-    root.convert_due()
-    uids = slices[0].StudyInstanceUID, slices[0].SeriesInstanceUID
-    listed = StudyFilter(condition="incomplete")
-
-    def told() -> tuple[bool, ...]:
-        status = json.loads(run("status", "--root", root.folder, "--json").stdout)
-        with root.index.reading() as index:
-            [study] = index.studies.listed(StudyFilter())
-            return (
-                *("missing-slice" in run("info", uid, "--root", root.folder).stdout for uid in uids),
-                "missing-slice" in run("series", "--json", "--root", root.folder).stdout,
-                uids[1] in run("series", "--state", "incomplete", "--uids", "--root", root.folder).stdout,
-                status["incomplete_series"] == 1,
-                study.incomplete == 1,
-                len(index.studies.listed(listed)) == 1,
-            )
-
-    assert set(told()) == {True}
-    root.take(slices[2])
-    assert set(told()) == {False}
 
 
 def test_what_is_stored_elsewhere_is_shown_there(root: Root) -> None:

@@ -546,13 +546,6 @@ def test_problems_come_with_their_remedy(visitor: Visitor) -> None:
 
 
 @pytest.mark.slow
-def test_the_menu_counts_what_waits_and_what_is_to_be_settled(visitor: Visitor) -> None:
-    page = visitor.open("/status")
-    expect(page.locator("#badge-open")).to_contain_text("1")
-    expect(page.locator("#badge-wrong")).to_contain_text("3")  # incomplete, refused, a conflict
-
-
-@pytest.mark.slow
 def test_the_first_page_of_a_series_is_light_and_asks_no_other_machine(visitor: Visitor, shown: Shown) -> None:
     page = visitor.open(shown.head)
     page.wait_for_selector("#viewer[data-shown]")

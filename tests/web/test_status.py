@@ -11,7 +11,7 @@ import httpx2
 import pytest
 from pynetdicom.sop_class import Verification
 
-from node.api import reading, send_files
+from node.api import send_files
 from node.association.client.association import NoAssociation, verify
 from tests import make
 from tests.acceptance.served import Served
@@ -34,9 +34,6 @@ def test_senders_and_minutes_outlive_a_restart(tmp_path: Path) -> None:
             assert "stored an instance" in page
             assert 'data-of="stored">3</td>' in page
             assert "3 instances in the last day" in page
-            assert "waiting for a converter" in page
-            with reading(site.root) as index:
-                assert index.series.count_waiting(index.hosts.now()) == 1
 
 
 def test_each_page_says_that_nothing_is_accepted_and_how_much_room_there_is(tmp_path: Path) -> None:

@@ -49,8 +49,7 @@ class ListedStudy:
     `modalities`: distinct modalities of the series.
     `states`: number of series in each state.
     `due_at`: when the last of the series that are received will be due; None if none is.
-    `incomplete`: number of series that are incomplete or suspect.
-    `certainties`: number of converted series of each certainty, and of others that are incomplete or suspect.
+    `certainties`: number of converted series of each certainty.
     `labels`: labels of the study.
     `stored_patient_id`, `stored_patient_name`: those of the files, if a person has decided who the patient is.
     """
@@ -75,7 +74,6 @@ class ListedStudy:
     modalities: tuple[str, ...] = ()
     states: Mapping[str, int] = field(default_factory=dict)
     due_at: dt.datetime | None = None
-    incomplete: int = 0
     certainties: Mapping[Certainty, int] = field(default_factory=dict)
     last_received_at: dt.datetime | None = None
     labels: tuple[str, ...] = ()
@@ -395,7 +393,7 @@ def _known_study(row: Row) -> Row:
 
 
 def _summary(rows: Sequence[Row]) -> dict[str, Any]:
-    closed = [row for row in rows if row["verdict"] and row["state"] not in ("receiving", "converting")]
+    converted = [row for row in rows if row["verdict"] and row["state"] == "converted"]
     due_at = max((row["due_at"] for row in rows if row["state"] == "receiving" and row["due_at"]), default=None)
     last_received_at = max((row["last_received_at"] for row in rows), default=None)
     return {
@@ -404,12 +402,7 @@ def _summary(rows: Sequence[Row]) -> dict[str, Any]:
         "modalities": tuple(sorted({row["modality"] for row in rows if row["modality"]})),
         "states": Counter(row["state"] for row in rows),
         "due_at": due_at and moment(due_at),
-        "incomplete": sum(row["verdict"] != "complete" for row in closed),
-        "certainties": Counter(
-            certainty(row["verdict"], row["verdict_rule"])
-            for row in closed
-            if row["state"] == "converted" or row["verdict"] != "complete"
-        ),
+        "certainties": Counter(certainty(row["verdict"], row["verdict_rule"]) for row in converted),
         "last_received_at": last_received_at and moment(last_received_at),
     }
 

@@ -7,10 +7,10 @@ however many they are.
 """
 
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from sqlalchemy import ColumnElement, Connection, Date, Select, and_, case, func, literal, or_, select, true, union_all
 from sqlalchemy.orm import join
@@ -35,12 +35,14 @@ TEXTS: Mapping[StudyOrder, Any] = {
     "description": StudyRow.study_description,
 }
 
-StudyCondition = Literal["open", "complete", "verified", "no-gap-seen", "incomplete", "refused"]
+Doubt = Literal["suspect", "incomplete"]
+StudyCondition = Literal["open", "complete", "verified", "no-gap-seen", Doubt, "refused", "failed"]
 """open: a series waits or is being converted; complete: every converted series is complete; verified: and a count was
-announced for each; no-gap-seen: and for one of them none was; incomplete: a series is incomplete or suspect; refused: a
-series was refused or failed."""
+announced for each; no-gap-seen: and for one of them none was; suspect, incomplete: a converted series is; refused,
+failed: a series is."""
 
-REFUSED_STATES = ("refused", "failed")
+_STATES: Mapping[str | None, Sequence[str]] = {"open": OPEN_STATES, "refused": ("refused",), "failed": ("failed",)}
+"""States of one of its series with which a study fulfils a condition."""
 
 _WORD_SEPARATORS = str.maketrans(",^=", "   ")
 """Data sets write names as ``Family^Given``, people as ``Family, Given``."""
@@ -223,12 +225,10 @@ def _parts(wanted: StudyFilter) -> list[_Part]:
         parts.append(_of_series(SeriesRow.modality == wanted.modality))
     if wanted.modalities:
         parts.append(_of_series(SeriesRow.modality.in_(wanted.modalities)))
-    if wanted.condition == "open":
-        parts.append(_of_series(SeriesRow.state.in_(OPEN_STATES)))
-    if wanted.condition == "refused":
-        parts.append(_of_series(SeriesRow.state.in_(REFUSED_STATES)))
-    if wanted.condition == "incomplete":
-        fulfils = _of_series(_IS_DOUBTED).fulfils
+    if states := _STATES.get(wanted.condition):
+        parts.append(_of_series(SeriesRow.state.in_(states)))
+    if wanted.condition in get_args(Doubt):
+        fulfils = _of_series(_is_doubted(wanted.condition)).fulfils
         doubted = select(StudyRow.id).where(in_partial_index(StudyRow.id, DOUBTED_SERIES), fulfils)
         parts.append(_Part(doubted, fulfils))
     if wanted.description:
@@ -280,11 +280,13 @@ def _has_word(word: str) -> ColumnElement[bool]:
     return or_(*names, contains(PatientRow.patient_id, word), contains(StudyRow.accession_number, word))
 
 
-_IS_DOUBTED = and_(SeriesRow.verdict.in_(("suspect", "incomplete")), SeriesRow.state.not_in(OPEN_STATES))
+def _is_doubted(*which: str | None) -> ColumnElement[bool]:
+    return and_(SeriesRow.verdict.in_(which), SeriesRow.state == "converted")
 
 
 def _is_complete(condition: StudyCondition) -> ColumnElement[bool]:
-    unlike = _number_of(or_(SeriesRow.state.in_((*OPEN_STATES, *REFUSED_STATES)), _IS_DOUBTED))
+    others = (state for states in _STATES.values() for state in states)
+    unlike = _number_of(or_(SeriesRow.state.in_(others), _is_doubted(*get_args(Doubt))))
     uncounted = _number_of(and_(SeriesRow.state == "converted", SeriesRow.verdict_rule.not_in(COUNTED_RULES)))
     is_like = and_(unlike == 0, _number_of(SeriesRow.verdict == "complete") > 0)
     counted = {"verified": uncounted == 0, "no-gap-seen": uncounted > 0}

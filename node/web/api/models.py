@@ -79,10 +79,10 @@ class DescribedStudy(Resource):
 
 
 class StudyResource(DescribedStudy):
-    """A study, with its number of series in each state; `patient` is the `id` of its patient.
+    """A study, with its number of series in each state, and of converted ones of each certainty.
 
-    `decided_at`: somebody has said then who that is; the files name `stored_patient_id` and `stored_patient_name`, if
-    that is another person.
+    `patient` is the `id` of its patient. `decided_at`: somebody has said then who that is; the files name
+    `stored_patient_id` and `stored_patient_name`, if that is another person.
     """
 
     patient: int
@@ -90,7 +90,6 @@ class StudyResource(DescribedStudy):
     series: int
     instances: int
     states: dict[str, int]
-    incomplete: int
     certainties: dict[Certainty, int]
     last_received_at: Moment | None
     labels: list[str]

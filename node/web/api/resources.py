@@ -130,7 +130,8 @@ def list_studies(
     condition: Annotated[
         StudyCondition | None,
         Query(
-            description="open, incomplete, refused: at least one series is; complete, verified: every converted series "
+            description="open, refused, failed: at least one series is; suspect, incomplete: at least one converted "
+            "series is; complete, verified: every converted series "
             "is; no-gap-seen: complete, but no count was announced for one of them"
         ),
     ] = None,

@@ -356,16 +356,13 @@ def event_chip(event: Mapping[str, Any]) -> StatusChip:
 
 
 def study_chip(study: ListedStudy) -> StatusChip:
-    """Return the chip of a study: that of its worst series, or of a series that is still open."""
-    failed = study.states.get("failed", 0) + study.states.get("refused", 0)
-    opened = study.states.get("receiving", 0) + study.states.get("converting", 0)
-    if failed:
-        return StatusChip("bad", "no volume" if study.series == 1 else f"{failed} of {study.series} no volume")
-    if opened:
-        state = "receiving" if study.states.get("receiving") else "converting"
-        if state == "receiving" and is_due(study.due_at, dt.datetime.now(dt.UTC)):
-            state = "waiting"
-        return StatusChip("busy", state if study.series == 1 else f"{opened} of {study.series} {state}")
+    """Return the chip of a study: that of its worst series, or of a series that is still open, with their number."""
+    for state in ("failed", "refused", "receiving", "converting"):
+        if count := study.states.get(state, 0):
+            is_waiting = state == "receiving" and is_due(study.due_at, dt.datetime.now(dt.UTC))
+            label = "waiting" if is_waiting else state  # the last one is due, and so are all
+            tone: Tone = "bad" if state in ("failed", "refused") else "busy"
+            return StatusChip(tone, label if study.series == 1 else f"{count} of {study.series} {label}")
     for certainty in CERTAINTIES:  # the least certain series speaks for the study
         if count := study.certainties.get(certainty, 0):
             chip = certainty_chip(certainty)
