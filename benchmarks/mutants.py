@@ -39,15 +39,14 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "node/volume": ("tests/unit/volume", "tests/unit/writers", "tests/integration", "tests/reference"),
     "node/journal": ("tests/unit/journal", "tests/unit/receive", "tests/integration", "tests/crash"),
     "node/receive": ("tests/unit/receive", "tests/unit/journal", "tests/integration", "tests/protocol"),
-    "node/index": ("tests/unit", "tests/integration", "tests/protocol", "tests/web"),
+    **dict.fromkeys(
+        (f"node/index/{name}" for name in ("rows", "rules", "look", "database.py", "reading.py", "work_loop.py")),
+        ("tests/unit", "tests/integration", "tests/protocol", "tests/web"),
+    ),
     "node/writers": ("tests/unit/writers", "tests/unit/volume", "tests/integration", "tests/reference"),
     "node/conversion": ("tests/unit/conversion", "tests/unit/volume", "tests/integration", "tests/reference"),
     "node/association": ("tests/unit/association", "tests/integration", "tests/protocol"),
     **dict.fromkeys(("node/children", "node/lifecycle"), ("tests/unit", "tests/integration", "tests/web")),
-    **dict.fromkeys(
-        (f"node/index/rules/{name}.py" for name in ("custody/deletions", "custody/trash", "intake/received")),
-        ("tests/unit", "tests/integration", "tests/protocol", "tests/web"),
-    ),
     "node/extensions/dicomweb/bursts.py": ("tests/unit/extensions", "tests/web"),
     **dict.fromkeys(
         (f"node/web/{name}.py" for name in ("access", "authenticators", "passwords", "sessions")),

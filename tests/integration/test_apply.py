@@ -361,6 +361,9 @@ def test_what_is_sent_again_while_it_is_written_off_is_owed(started: Started, mo
         assert write_off(parts.archive, parts.index, audit, None, "gone", "someone", NOW) == 1
     parts.require(ds)
     assert lose() == 1
+    parts.apply(make.corrected(ds))
+    parts.applier.checkpoint()
+    assert note_lost(parts.archive, parts.index, NOW) == 0, "another version stands for the one that was lost"
 
 
 def test_a_new_index_is_made_of_files_and_journal(started: Started) -> None:

@@ -39,6 +39,8 @@ def test_an_end_after_the_last_instance_counts(root: Root, step: int, outcome: s
     root.take_all(make.ct_series(5)[:3], origin("a1"))
     set_back(root, step)
     root.end("a1", outcome, is_cut=True)
+    [row] = root.rows("SELECT due_at FROM v_series")
+    assert str(row["due_at"]) <= f"{root.clock() + dt.timedelta(seconds=300):%Y-%m-%d %H:%M:%S.%f}"
     settle(root, 1100)
     assert verdict(root)[:2] == ("incomplete", "association")
 

@@ -418,6 +418,7 @@ def test_a_crashing_series_is_tried_again_later_and_then_set_aside_with_its_reas
     assert root.index.series.claim_due(root.clock() + dt.timedelta(seconds=29)) is None
     claimed = root.claim()
     assert not root.index.series.record_crash(claimed, "ended by SIGSEGV", attempts=2, now=root.clock())
+    assert root.index.series.record_crash(claimed, "of a claim that was lost", attempts=9, now=root.clock())
     [series] = root.rows("SELECT state, error, attempts FROM v_series")
     assert series == {"state": "failed", "error": "ended by SIGSEGV", "attempts": 2}
     [failure] = root.rows("SELECT reason, detail FROM v_failures")

@@ -15,6 +15,7 @@ from node.completeness import Reported
 from node.extensions.channels.settings import CommandSettings, WebhookSettings
 from node.index.rows.records import Lane
 from node.index.rules.work import deliveries
+from node.index.rules.work.messages import PendingEvent
 from node.notify.notifier import HookWorker, Notifier
 from node.receive.ingest import Origin
 from node.runtime.metrics import Metrics
@@ -587,3 +588,9 @@ def test_a_replay_repeats_the_last_outcome_alone(root: Root, start: Start) -> No
         assert [(one.content["event"], one.content["revision"]) for one in receiver.received] == [
             ("series-quiet", 2), ("volume-written", 2),
         ]  # fmt: skip
+    pending = PendingEvent(receiver.received[1].headers["webhook-id"], "volume-written", root.clock(), *key)
+    job, _ = root.index.jobs.begin("one", pending, root.clock(), dt.timedelta(days=1))
+    root.index.jobs.end(job.job_id, "failed", "away", root.clock())
+    root.index.deliveries.replay("one", ALL, [key], "again", root.clock())
+    again, _ = root.index.jobs.begin("one", pending, root.clock(), dt.timedelta(days=1))
+    assert (again.id != job.id, again.is_open) == (True, True)

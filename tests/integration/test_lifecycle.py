@@ -14,6 +14,7 @@ from pydicom import FileDataset
 from pydicom.uid import generate_uid
 
 from node.api import Audit, OutOfResources
+from node.completeness import Reported
 from node.control.repository import Repository
 from node.conversion.job import ConversionJob, Converted
 from node.conversion.pipeline import convert
@@ -24,7 +25,7 @@ from node.dicom.attributes import instance_attributes
 from node.dicom.header import Head
 from node.extensions.results.rows import ResultRepository
 from node.index.looking import looking
-from node.index.rows.models.levels import Base
+from node.index.rows.models.levels import Base, SeriesRow
 from node.index.rows.records import ClaimedSeries, Lane, Received, StoredFile
 from node.index.rules.series.waits import OPEN_SECONDS
 from node.index.rules.work.ledger import Postponed
@@ -781,11 +782,30 @@ def test_files_of_a_superseded_revision_go_after_their_time_and_its_rows_stay(ro
 
 
 def test_a_claim_that_was_handed_back_is_reported_quiet_once(root: Root) -> None:
-    root.take(make.ct_series(1)[0])
+    [ds] = make.ct_series(1)
+    root.take(ds)
+    key = str(ds.StudyInstanceUID), str(ds.SeriesInstanceUID)
+    root.index.series.record_reported(key, Reported(1, 1), root.clock())
     root.index.series.release_claim(root.claim(), root.clock())
     assert the_series(root)["open_since"] is not None
     settle(root, 0)
-    assert events(root) == ["series-quiet", "series-converted"]
+    assert events(root) == ["series-confirmed", "series-quiet", "series-converted"]
+    [quiet] = root.rows("SELECT detail FROM v_events WHERE kind = 'series-quiet'")
+    assert quiet["detail"] == "1 instance, as many as the sender has"
+
+
+def test_what_a_host_has_claimed_is_claimed_by_another_once_it_is_gone(
+    root: Root, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root.take(make.ct_series(1)[0])
+    claimed, series = root.claim(), root.index.series
+    assert series.take_over(root.clock()) is None
+    monkeypatch.setattr(series._sharing, "abandoned", lambda _: SeriesRow.state == "converting")
+    taken = series.take_over(root.clock())
+    assert taken is not None
+    assert taken[0].id == claimed.id
+    assert not series.release_claim(claimed, root.clock())
+    assert series.release_claim(taken[0], root.clock())
 
 
 # Studies

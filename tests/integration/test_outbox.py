@@ -13,6 +13,7 @@ from node.api import Audit, HookEvent
 from node.extensions.channels.settings import WebhookSettings
 from node.index.rows.records import Lane
 from node.index.rules.work.events import record_event
+from node.index.rules.work.routes import lane_to
 from node.notify.notifier import HookWorker
 from node.runtime.metrics import Metrics
 from tests import make
@@ -172,3 +173,15 @@ def test_a_hook_that_wants_less_is_owed_less(root: Root, owed: Owed) -> None:
     assert root.rows("SELECT instances_behind, events_behind FROM v_hooks") == [
         {"instances_behind": None, "events_behind": 1}
     ]
+
+
+def test_a_start_matches_the_subscribers_of_its_kind_alone(root: Root) -> None:
+    pacs, retried = lane_to("night", "pacs"), "SELECT retry_at IS NOT NULL AS retried FROM v_routes"
+    begin(root, "volume-written")
+    root.index.deliveries.begin("route", {pacs: ()})
+    root.index.routes.note_trouble(pacs, "away", root.clock(), root.clock())
+    root.index.deliveries.begin("hook", {})
+    assert root.rows("SELECT 1 FROM v_hooks") == []
+    assert root.rows(retried) == [{"retried": True}]
+    root.index.deliveries.begin("route", {pacs: ()})
+    assert root.rows(retried) == [{"retried": False}]

@@ -365,6 +365,16 @@ def test_a_decision_is_taken_back_by_what_the_screen_shows(root: Root) -> None:
     assert {row["decided_by"] for row in root.rows("SELECT decided_by FROM v_studies")} == {None}
 
 
+@pytest.mark.parametrize("is_of_study", [True, False])
+def test_what_a_correction_has_decided_is_open_again_once_it_is_taken_back(root: Root, *, is_of_study: bool) -> None:
+    uid, decisions = take(root), "SELECT decision FROM v_conflicts"
+    [row] = root.rows("SELECT id FROM v_patients")
+    persons(root).correct(row["id"], right(patient_id="C-1"), root.clock(), uid if is_of_study else None)
+    assert root.rows(decisions) == [{"decision": "merged"}]
+    persons(root).separate(number(root, "C-1"), root.clock())
+    assert root.rows(decisions) == [{"decision": None}]
+
+
 def test_of_several_decisions_a_person_chooses_the_one_that_is_taken_back(root: Root) -> None:
     studies = [take(root, one) for one in ("A", "B", "INTO")]
     for one in ("A", "B"):
@@ -373,6 +383,9 @@ def test_of_several_decisions_a_person_chooses_the_one_that_is_taken_back(root: 
         persons(root).separate(number(root, "INTO"), root.clock())
     assert set(owners(root).values()) == {"INTO"}
     assert persons(root).separate(number(root, "A"), root.clock()).studies == (studies[0],)
+    persons(root).correct(number(root, "A"), Correction("INTO"), root.clock(), studies[0])
+    with pytest.raises(UsageError, match=rf"choose one: #2 .B., --study {studies[0]}"):
+        persons(root).separate(number(root, "INTO"), root.clock())
 
 
 @pytest.mark.slow

@@ -270,11 +270,13 @@ def test_an_instance_that_only_quarantine_has_is_taken_back(settings: Settings, 
 def test_an_instance_without_a_file_is_named(settings: Settings) -> None:
     root, [one, other] = settings.storage.root, new_series(2)
     received(settings, [one, other])
+    write_rows(root, "UPDATE series SET state = 'converted', due_at = NULL")
     for path in root.glob("objects/*/*.dcm"):
         if path.read_bytes().endswith(one.data):
             path.unlink()
     rebuilt = rebuild_index(settings)
     assert ([gone.sop_instance_uid for gone in rebuilt.salvaged.gone], rebuilt.lost) == ([one.sop_instance_uid], 1)
+    assert view_rows(root, "SELECT state FROM v_series") == [{"state": "receiving"}], "its volumes are of both"
 
 
 def test_a_file_whose_rows_cannot_be_written_stops_nothing(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

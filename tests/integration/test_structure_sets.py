@@ -101,7 +101,11 @@ def test_a_structure_set_waits_for_its_images(root: Root, images: list[FileDatas
     assert state(root)[0] == "receiving"
     assert "which is not converted yet" in state(root)[1]
     assert root.rows("SELECT * FROM v_failures") == []
-    assert convert_due(root, seconds=30) == ["CT", "RTSTRUCT"]
+    root.clock.move(30)
+    due = root.rows(query := "SELECT due_at FROM v_series WHERE modality = 'RTSTRUCT'")
+    assert root.index.series.release_claim(root.index.series.claim_due(root.clock()), root.clock())
+    assert root.rows(query) == due, "a claim that is given up ends no wait"
+    assert convert_due(root, seconds=0) == ["CT", "RTSTRUCT"]
     assert masks(root) == [(1, "[12, 16, 3]")]
 
 
