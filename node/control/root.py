@@ -16,8 +16,9 @@ from node.control.control_socket import REQUEST_SECONDS, NoControlSocket, NotPer
 from node.errors import UsageError, VoxelnodeError
 from node.files.durable import locked, make_folder
 from node.index.look.views import ReadIndex
+from node.index.looking import is_there
 from node.index.rows.backend import FILE_NAME, IndexUnusable, place_of
-from node.index.rows.sqlite_file import has_schema
+from node.index.rows.sqlite_file import is_as_left
 from node.journal.inspection import inspect
 from node.receive.record import JOURNAL_FOLDER
 from node.registry import store_kind
@@ -151,8 +152,7 @@ def require_created(settings: Settings) -> None:
     """
     from node.index.rows.place import require_there
 
-    place = place_of(settings.storage.root.absolute(), settings.index.url)
-    require_there(place)
+    require_there(place_of(settings.storage.root, settings.index.url))
 
 
 def require_index(root: Path, url: str | None = None) -> None:
@@ -165,22 +165,19 @@ def require_index(root: Path, url: str | None = None) -> None:
     if (root / REBUILDING_FILE).exists():
         raise IndexUnusable(f"the index of {root} is not finished: run `voxelnode db rebuild` again")
     place = place_of(root, url)
-    if isinstance(place, Path) and place.exists() and has_schema(place):
-        return
-    from node.index.rows.place import exists, require_there  # here, because a look at a root needs no SQLAlchemy
-
-    if exists(place):
+    if is_there(place):
         return
     journal = inspect(root / JOURNAL_FOLDER)
     if journal.last > journal.freed or next((root / "objects").glob("*/*.dcm"), None) is not None:
+        from node.index.rows.place import require_there  # here, because a look at a root needs no SQLAlchemy
+
         require_there(place)
 
 
 def require_startable(root: Path, url: str | None) -> None:
     """Refuse an index that a start refuses, and change nothing. Raises IndexUnusable, in the words of a start."""
-    from node.index.rows.copying import require_usable
-    from node.index.rows.place import exists
-
     require_index(root, url)
-    if exists(place := place_of(root, url)):
+    if is_there(place := place_of(root, url)) and not (isinstance(place, Path) and is_as_left(place)):
+        from node.index.rows.copying import require_usable  # here, because a sound index needs no SQLAlchemy
+
         require_usable(place)

@@ -17,7 +17,7 @@ from node.index.look.views import ReadIndex
 from node.index.rows.backend import IndexUnusable, Place
 from node.index.rows.records import Level
 from node.index.rows.sqlite_file import connect, missing
-from node.index.rows.view_rows import Row, queries_of_file
+from node.index.rows.view_rows import queries_of_file
 
 
 @contextmanager
@@ -48,22 +48,6 @@ def looking(place: Place) -> Iterator[ReadIndex]:
         from node.index.rows.place import unreadable
 
         raise unreadable(place, error) from error
-
-
-class Owed(NamedTuple):
-    """What was acknowledged and is not here."""
-
-    lost: list[Row]
-    """Rows of ``v_lost_instances``, the last received first."""
-    damaged: list[Row]
-    """Instances whose file is missing or damaged, with the patient."""
-    gaps: list[Row]
-    """What could not be read of the journal, so that nobody knows which instances it had."""
-
-
-def owed(index: ReadIndex) -> Owed:
-    """Return what every command that names what is owed reads; `status` counts the same rows."""
-    return Owed(index.lost.newest(index.lost.count()), index.instances.damaged(), index.lost.gaps())
 
 
 _END_OF_UID = re.compile(r"[0-9.]{4,64}")

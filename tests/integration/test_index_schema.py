@@ -3,6 +3,7 @@
 import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -19,6 +20,7 @@ from node.index.rows.extension_tables import extension_tables
 from node.index.rows.grams import having_words
 from node.index.rows.models.levels import Base
 from node.index.rows.place import FILE_NAME, IndexUnusable, check, open_engine, upgrade
+from node.index.rows.sqlite_file import _COLUMNS, NEWEST_SCHEMA, connect, is_as_left
 from tests.made_once import IN_POSTGRESQL
 from tests.newer import NEWER, newer
 from tests.postgresql import shared
@@ -174,6 +176,16 @@ def test_migrations_make_the_tables_of_the_models(database: Place, tmp_path: Pat
 
 
 @pytest.mark.slow
+def test_the_kept_answer_of_the_models_is_that_of_a_new_index(tmp_path: Path) -> None:
+    upgrade(path := tmp_path / FILE_NAME)
+    with closing(connect(path)) as connection:
+        names = "\n".join(name for (name,) in connection.execute(_COLUMNS))
+    assert sha256(names.encode()).hexdigest() == NEWEST_SCHEMA
+    assert is_as_left(path)
+    run(path, "ALTER TABLE comments ADD COLUMN colour VARCHAR(8)")
+    assert not is_as_left(path)
+
+
 def test_an_upgrade_keeps_the_rows_and_makes_the_views_again(database: Place, tmp_path: Path) -> None:
     run(database, "INSERT INTO patients (id, identity, patient_id, patient_name) VALUES (1, 'a', 'a', 'A')")
     body = 'op.add_column("patients", sa.Column("colour", sa.String(8)))\nop.drop_index("ix_patients_patient_name")'

@@ -269,10 +269,8 @@ def list_lost(root: Root) -> Listing:
     in the list until somebody sends it again, a person deletes its series, or writes it off. A gap stays until it is
     written off.
     """
-    from node.index.looking import owed
-
     with root.looking() as index:
-        rows, damaged, gaps = owed(index)
+        rows, damaged, gaps = index.lost.newest(index.lost.count()), index.instances.damaged(), index.lost.gaps()
     title = f"acknowledged, not here: {len(rows)}"
     none = "the index knows of none; `voxelnode fsck` compares it with the ledger, and checks it"
     below = [f"{gap['noticed_at'][:19]}: {gap['detail']}" for gap in gaps]

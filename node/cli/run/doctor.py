@@ -77,13 +77,15 @@ class Site:
     def index(self) -> Mapping[str, Any]:
         """What its rows say; nothing if they cannot be read, which is another check."""
         from node.control.root import require_store
-        from node.index.looking import looking, owed
+        from node.index.looking import looking
         from node.index.rows.backend import IndexUnusable
 
         with suppress(IndexUnusable), looking(self.place) as index:
             return {
                 "store": _refused(partial(require_store, self.settings, index)),
-                "owed": owed(index),
+                "lost": index.lost.count(),
+                "damaged": index.instances.count_damaged(),
+                "gaps": index.lost.gaps(),
                 "conflicts": index.conflicts.count_open(),
                 "standbys": index.standbys(),
                 "newest": index.series.last_received_at(),
@@ -302,8 +304,7 @@ def _index(site: Site) -> Iterator[Said]:
     from node.index.looking import is_there
     from node.index.rows.sqlite_file import maker_of
 
-    problems = _refused(partial(require_startable, site.root, site.settings.index.url))
-    if problems := problems or site.index.get("store", ()):
+    if problems := _refused(partial(require_startable, site.root, site.settings.index.url)) or site.index.get("store"):
         yield from problems
     elif site.held_back:
         yield "warning", site.held_back
@@ -320,12 +321,11 @@ def _index(site: Site) -> Iterator[Said]:
 )
 def _missing_files(site: Site) -> Iterator[Said]:
     yield from _refused(partial(require_folders, site.root))
-    lost, damaged, gaps = site.index.get("owed", ((), (), ()))
-    if damaged:
-        yield "broken", f"missing or damaged: the files of {counted(len(damaged), 'instance')}"
-    if lost:
-        yield "broken", f"acknowledged, and not here: {counted(len(lost), 'instance')}"
-    yield from (("broken", gap["detail"]) for gap in gaps)
+    if damaged := site.index.get("damaged"):
+        yield "broken", f"missing or damaged: the files of {counted(damaged, 'instance')}"
+    if lost := site.index.get("lost"):
+        yield "broken", f"acknowledged, and not here: {counted(lost, 'instance')}"
+    yield from (("broken", gap["detail"]) for gap in site.index.get("gaps", ()))
 
 
 @check(

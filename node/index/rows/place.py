@@ -326,19 +326,17 @@ def require_newest(place: Place) -> None:
 def require_not_newer(place: Place) -> None:
     """Return if an index was not written by a newer version: its views and columns may mean something else."""
     try:
-        trouble = _newer(place)
+        if (trouble := _newer(place)) is not None:
+            raise IndexUnusable(trouble)
     except (DatabaseError, backend_at(place).Error) as error:
         raise unusable(place, error) from error
-    if trouble is not None:
-        raise IndexUnusable(trouble)
 
 
 def newer_schema(place: Place) -> str | None:
     """Return the message about an index that a newer version wrote; None for others, and for a damaged index."""
-    try:
+    with suppress(DatabaseError, backend_at(place).Error):
         return _newer(place)
-    except (DatabaseError, backend_at(place).Error):
-        return None
+    return None
 
 
 def _newer(place: Place) -> str | None:

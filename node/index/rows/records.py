@@ -4,15 +4,17 @@ import datetime as dt
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum, auto
-from typing import Any, Literal, NamedTuple, Protocol, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, get_args
 
 from node.completeness import Completeness, Expectation, Findings
 from node.dicom.attributes import InstanceAttributes
 from node.dicom.header import ReadHead
 from node.errors import UsageError, kind_of
 from node.index.rows.converted import ClaimedInstance, ConvertedFile, SeriesKey
-from node.index.rows.states import Kind
 from node.settings.core import OverwritePolicy
+
+if TYPE_CHECKING:
+    from node.index.rows.states import Kind
 
 SET_ASIDE = "instance-bytes", "instance-versions"
 """Kinds of conflicts of a version that was received and does not count."""
@@ -474,7 +476,7 @@ class Lane(NamedTuple):
     `destination`: of a route. Of a download, the host that makes it, if several share the index. Else empty.
     """
 
-    kind: Kind
+    kind: "Kind"
     name: str
     destination: str = ""
 
