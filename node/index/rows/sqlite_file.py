@@ -11,7 +11,6 @@ from pathlib import Path
 from time import thread_time
 from typing import Any
 
-from node.index.rows.about_keys import COPYING, MOVED
 from node.index.rows.backend import REMEDY
 
 BUSY_SECONDS = 5.0
@@ -121,9 +120,9 @@ def has_schema(path: Path) -> bool:
 NEWEST_SCHEMA = "89ed763dcfaf98502f393e1d704f196f106ab1c6546b5160f34dcf1bbd6265e6"
 """The SHA-256 of what `_COLUMNS` gives of a new index: a kept answer of the models, which take long to load."""
 
-_COLUMNS = f"""SELECT t.name || '.' || c.name AS named FROM sqlite_master t, pragma_table_xinfo(t.name) c WHERE
+_COLUMNS = """SELECT t.name || '.' || c.name AS named FROM sqlite_master t, pragma_table_xinfo(t.name) c WHERE
 t.name = 'v_studies' OR t.type = 'table' AND t.name NOT LIKE 'sqlite/_%' ESCAPE '/' UNION ALL SELECT version_num FROM
-alembic_version UNION ALL SELECT "key" FROM about WHERE "key" IN ('{MOVED}', '{COPYING}') ORDER BY named"""
+alembic_version UNION ALL SELECT "key" FROM about WHERE "key" IN (?, ?) ORDER BY named"""
 
 
 def is_as_left(path: Path) -> bool:
@@ -131,8 +130,10 @@ def is_as_left(path: Path) -> bool:
 
     It has the columns of this version and of its own extensions, was not moved, and is no unfinished copy.
     """
+    from node.index.rows.about_keys import COPYING, MOVED  # here: what every command loads needs none of these
+
     with suppress(sqlite3.Error), closing(connect(path, read_only=True)) as connection:
-        names = "\n".join(name for (name,) in connection.execute(_COLUMNS)).encode()
+        names = "\n".join(name for (name,) in connection.execute(_COLUMNS, (MOVED, COPYING))).encode()
         return sha256(names).hexdigest() == NEWEST_SCHEMA and not damage(connection.execute, after_crash=True)
     return False
 
