@@ -60,7 +60,8 @@ class Table:
 class Router:
     """Routes of an ``APIRouter``: of REST (in the OpenAPI document), of DICOMweb, or of pages.
 
-    Two extensions may have one, which is served once.
+    Two extensions may have one, which is served once. Routes are served in a process beside the one that receives: what
+    they change is a method of a repository, or an action, which is done there.
 
     `service`: of DICOMweb: the name of the service, for the conformance statement.
     `transactions`: of DICOMweb: a mapping of its functions to their `Transaction`, for the capabilities; empty: it is
@@ -201,7 +202,7 @@ class Extension:
         return iter(())
 
     def run(self, node: Any) -> Any:
-        """Return what runs in a node that receives; nothing of it has been started.
+        """Return what runs in a node that receives, in its process; nothing of it has been started.
 
         Takes `node.association.added.Parts`, and returns its `Running`; None: nothing runs.
         """

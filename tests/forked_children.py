@@ -3,12 +3,12 @@
 import multiprocessing
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 
 from node.children import child
-from node.children.serving import ChildEnds, serve_in_child
+from node.control import web
 
 
 def fork_children() -> None:
@@ -32,16 +32,18 @@ def fork_children() -> None:
             _forkserver_address=listener.getsockname(), _forkserver_alive_fd=alive, _forkserver_pid=server
         )
     os.close(lives)
-    child._another = _ForkedElsewhere  # type: ignore[assignment]
+    child.another = web.another = _ForkedElsewhere  # type: ignore[assignment]
 
 
 class _ForkedElsewhere:
-    """A child of the server of forks, instead of `node.children.child._another`."""
+    """A child of the server of forks, instead of `node.children.child.another`."""
 
-    def __init__(self, name: str, ends: ChildEnds, serve: Callable[..., None], arguments: tuple[object, ...]) -> None:
-        sent = [Connection(os.dup(end)) for end in ends.descriptors]
+    def __init__(
+        self, name: str, descriptors: Sequence[int], function: Callable[..., None], *arguments: object
+    ) -> None:
+        sent = [Connection(os.dup(end)) for end in descriptors]
         self._process = multiprocessing.get_context("forkserver").Process(
-            target=_serve_as_child, args=(sent, serve, arguments), name=name
+            target=_call, args=(sent, function, *arguments), name=name
         )
         self._process.start()
         for end in sent:
@@ -58,8 +60,8 @@ class _ForkedElsewhere:
         self._process.kill()
 
 
-def _serve_as_child(ends: list[Connection], serve: Callable[..., None], arguments: tuple[object, ...]) -> None:
-    requests, answers, lifeline, *stderr = (os.dup(end.fileno()) for end in ends)
+def _call(ends: list[Connection], function: Callable[..., None], *arguments: object) -> None:
+    descriptors = [os.dup(end.fileno()) for end in ends]
     for end in ends:
         end.close()
-    serve_in_child(ChildEnds(requests, answers, lifeline, stderr[0] if stderr else None), serve, *arguments)
+    function(descriptors, *arguments)

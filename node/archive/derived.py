@@ -1,9 +1,9 @@
 """Frames and pictures made from instances for requests. They stay on disk for the next request, within a bound.
 
-    work/derived/<name of the instance's file>-<name>
+    work/derived/<name of the instance's file>/<name>
 
-`Archive.remove` deletes them with the file of their instance, and a new process deletes those of the process before.
-They are never synced: a request makes a lost file again.
+`Archive.remove` deletes them with the file of their instance, in whichever process of the node, and a new process
+deletes those of the process before. They are never synced: a request makes a lost file again.
 """
 
 from __future__ import annotations
@@ -69,21 +69,18 @@ class Derived:
                 return None
             self._files.move_to_end(key)
         try:
-            return open(self._path(key, name), "rb")
+            return open(f"{self._of(key)}/{name}", "rb")
         except FileNotFoundError:  # dropped meanwhile
             return None
 
     def drop(self, key: str) -> None:
         """Remove all that was made of an instance; call it after the file of the instance was removed."""
         with self._lock:
-            names = self._files.pop(key, {})
-            self._bytes -= sum(names.values())
-        for name in names:
-            with suppress(FileNotFoundError):
-                os.unlink(self._path(key, name))
+            self._bytes -= sum(self._files.pop(key, {}).values())
+        shutil.rmtree(self._of(key), ignore_errors=True)  # of the process that serves HTTP, too
 
-    def _path(self, key: str, name: str) -> str:
-        return f"{self._folder}/{os.path.basename(key)}-{name}"
+    def _of(self, key: str) -> str:
+        return f"{self._folder}/{os.path.basename(key)}"
 
     def _begun(self) -> IO[bytes]:
         with self._lock:
@@ -100,7 +97,11 @@ class Derived:
 
     def _keep(self, key: str, source: Path, file: IO[bytes], name: str) -> None:
         size = os.fstat(file.fileno()).st_size
-        os.rename(file.name, self._path(key, name))
+        try:
+            os.makedirs(self._of(key), mode=0o700, exist_ok=True)
+            os.rename(file.name, f"{self._of(key)}/{name}")
+        except FileNotFoundError:  # dropped meanwhile
+            return
         with self._lock:
             names = self._files.setdefault(key, {})
             self._bytes += size - names.get(name, 0)

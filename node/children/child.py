@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -35,7 +35,7 @@ PATIENCE_SECONDS = 1.0
 
 
 _PROGRAM = "import sys; sys.path[:] = sys.argv[2:]; from node.children.serving import main; main()"
-"""The program of another Python: its arguments are the name of the child and the `sys.path` of this process."""
+"""The program of another Python: its arguments are the name of the process and the `sys.path` of this one."""
 
 
 class Process(Protocol):
@@ -100,22 +100,29 @@ def start_child(
         ends = ChildEnds(its_requests, its_answers, kept(its_lifeline, theirs), its_stderr)
         kept(lifeline, ours)
         with _blocked_signals():
-            process = _copy(ours, ends, serve, arguments) if is_copy else _another(name, ends, serve, arguments)
+            if is_copy:
+                process = _copy(ours, ends.descriptors, serve, arguments)
+            else:
+                process = another(name, ends.descriptors, serve_in_child, serve, *arguments)
         ours.pop_all()
     return StartedChild(process, requests, answers, lifeline, stderr)
 
 
-def _another(name: str, ends: ChildEnds, serve: Callable[..., None], arguments: tuple[object, ...]) -> Process:
-    """Start another Python, which imports from where this one does."""
+def another(name: str, descriptors: Sequence[int], function: Callable[..., None], *arguments: object) -> Process:
+    """Start another Python, which imports from where this one does, and calls a function.
+
+    `name`: in the command line of the process.
+    `descriptors`: it inherits them; the function gets their numbers, before the arguments.
+    """
     command = [sys.executable, "-P", "-c", _PROGRAM, name, *sys.path]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=ends.descriptors)
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=descriptors)
     assert process.stdin is not None
-    with suppress(BrokenPipeError), process.stdin as told:  # it has died: the first request tells
-        told.write(pickle.dumps((ends, serve, *arguments)))
+    with suppress(BrokenPipeError), process.stdin as told:  # it has died: whoever talks to it finds out
+        told.write(pickle.dumps((function, descriptors, *arguments)))
     return process
 
 
-def _copy(ours: ExitStack, ends: ChildEnds, serve: Callable[..., None], arguments: tuple[object, ...]) -> Process:
+def _copy(ours: ExitStack, ends: list[int], serve: Callable[..., None], arguments: tuple[object, ...]) -> Process:
     number = os.fork()
     if number:
         return _Copy(number)

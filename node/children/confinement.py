@@ -25,6 +25,7 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -50,6 +51,9 @@ _READS_FILE = _READ_FILE
 _READS_FOLDER = _READ_FILE | _READ_DIR
 _WRITES_FILE = _READ_FILE | _WRITE_FILE | _TRUNCATE
 _WRITES_FOLDER = _WRITES_FILE | _READ_DIR | _REMOVE_DIR | _REMOVE_FILE | _MAKE_DIR | _MAKE_REG
+
+_WRITES = (_FILE_RIGHTS[3] & ~1) ^ _READS_FOLDER
+"""All rights but to read and to execute."""
 
 _SECCOMP_MODE_FILTER = 2  # include/uapi/linux/seccomp.h
 
@@ -149,6 +153,19 @@ def confine(means: Offered, reads: Iterable[Path], writes: Iterable[Path], max_f
         _filter_calls(platform.machine())
 
 
+def confine_writes(places: Iterable[Path]) -> None:
+    """Deny this process, and those that it starts, for ever to write elsewhere than there; where there is Landlock.
+
+    This process must have no other thread. Raises OSError: the kernel refused what it offers.
+    """
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+    if abi := offered().landlock:
+        handled = _FILE_RIGHTS[min(abi, max(_FILE_RIGHTS))] & _WRITES
+        with _ruleset(struct.pack("<Q", handled)) as ruleset:
+            for path in (Path(os.devnull), *places):
+                _allow(ruleset, path, handled & _WRITES_FILE, handled)
+
+
 def end_with_parent(parent: int, number: int) -> None:
     """Have the kernel send a signal to this process when its parent ends, or end it if that has happened."""
     _prctl(_PR_SET_PDEATHSIG, number)
@@ -204,9 +221,7 @@ def _program() -> tuple[Path, ...]:
 def _restrict_files(abi: int, reads: Iterable[Path], writes: Iterable[Path]) -> None:
     handled = _FILE_RIGHTS[min(abi, max(_FILE_RIGHTS))]
     attributes = struct.pack("<QQQ", handled, _TCP if abi >= 4 else 0, _SCOPES if abi >= 6 else 0)
-    attributes = attributes[: 8 if abi < 4 else 16 if abi < 6 else 24]
-    ruleset = _syscall(_LANDLOCK_CREATE_RULESET, attributes, len(attributes), 0)
-    try:
+    with _ruleset(attributes[: 8 if abi < 4 else 16 if abi < 6 else 24]) as ruleset:
         for path in _program():
             _allow(ruleset, path, handled & _READS_FILE, handled & _READS_FOLDER)
         _allow(ruleset, Path(os.devnull), handled & _WRITES_FILE, 0)
@@ -215,6 +230,14 @@ def _restrict_files(abi: int, reads: Iterable[Path], writes: Iterable[Path]) -> 
             _allow(ruleset, path, handled & _READS_FILE, 0)
         for path in writes:
             _allow(ruleset, path, handled & _WRITES_FILE, handled & _WRITES_FOLDER)
+
+
+@contextmanager
+def _ruleset(attributes: bytes) -> Iterator[int]:
+    """Yield a ruleset, to which this process is bound at the end of the block."""
+    ruleset = _syscall(_LANDLOCK_CREATE_RULESET, attributes, len(attributes), 0)
+    try:
+        yield ruleset
         _syscall(_LANDLOCK_RESTRICT_SELF, ruleset, 0)
     finally:
         os.close(ruleset)

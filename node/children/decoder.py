@@ -1,6 +1,6 @@
 """Child processes that decode for pictures, frames and transfers, so that a crash or hang of a codec spares the node.
 
-A node has one `Decoder`, which HTTP and DICOM share: its limits are those of the node. The children run functions of
+Each process of a node has one `Decoder`: that which receives, and that which serves HTTP. The children run functions of
 `node.children.decoding`. Importing this module loads no codecs.
 """
 

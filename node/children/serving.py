@@ -13,6 +13,7 @@ bytes are to blame.
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import pickle
 import resource
@@ -21,7 +22,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -30,6 +31,7 @@ from typing import Any, NoReturn
 
 from node.children.confinement import adopt_orphans, confine, end_with_parent, leave_namespaces, tried
 from node.children.messages import DEATH, read_message, read_request, write_answer, write_message
+from node.dicom.lean_import import load_for_rows
 
 SIGNALS_LEFT_TO_THE_NODE = (signal.SIGINT, signal.SIGTERM)
 """Ignored by children: the node decides when a child ends, and kills it with SIGKILL."""
@@ -108,7 +110,7 @@ class ChildEnds:
     requests: int
     answers: int
     lifeline: int
-    stderr: int | None
+    stderr: int | None = None
 
     @property
     def descriptors(self) -> list[int]:
@@ -141,12 +143,29 @@ class ChildPipes:
 
 
 def main() -> None:
-    """Become the child that the node describes on standard input."""
-    serve_in_child(*pickle.load(sys.stdin.buffer))
+    """Call the function that the node names on standard input; see `node.children.child.another`."""
+    function, *arguments = pickle.load(sys.stdin.buffer)
+    function(*arguments)
 
 
-def serve_in_child(ends: ChildEnds, serve: Callable[..., None], *arguments: object) -> None:
-    """Configure this process as a child, and serve until its pipes close; see `node.children.child.Child`."""
+def serve_lean(descriptors: Sequence[int], place: str, *arguments: object) -> None:
+    """Call a function that serves for long and reads no pixels, by its module and name, with lean libraries."""
+    from node.registry import resolve
+
+    gc.disable()  # until the modules are loaded, and exempt
+    load_for_rows()
+    function = resolve(place)
+    gc.freeze()
+    gc.enable()
+    function(descriptors, *arguments)
+
+
+def serve_in_child(descriptors: Sequence[int], serve: Callable[..., None], *arguments: object) -> None:
+    """Configure this process as a child, and serve until its pipes close; see `node.children.child.Child`.
+
+    `descriptors`: those of `ChildEnds`.
+    """
+    ends = ChildEnds(*descriptors)
     _configure(ends.stderr)
     for descriptor in (ends.requests, ends.answers, ends.lifeline):
         os.set_inheritable(descriptor, False)

@@ -35,6 +35,7 @@ from node.control.checks import before_root, require_account, warn
 from node.control.control_socket import ControlServer
 from node.control.repository import Repository
 from node.control.root import require_root
+from node.control.web import WebParts, WebProcess, listening, served_here
 from node.conversion.scheduler import Worker
 from node.conversion.volume_files import sweep
 from node.errors import UsageError, VoxelnodeError, is_out_of_memory
@@ -170,10 +171,7 @@ class Node:
         for service in (*self._optional, *self._beside):
             service.start()
         self._control.start()
-        web = None
-        if self._web is not None:
-            web_host, web_port = self._web.start()
-            web = f"{self._web.scheme}://{f'[{web_host}]' if ':' in web_host else web_host}:{web_port}/"
+        web = self._start_web() if self._web is not None else None
         self._facts = {
             "port": self.listener.port if self._listens else None,
             "tls_port": self.listener.tls_port if self._listens else None,
@@ -197,6 +195,15 @@ class Node:
         else:
             log.info("ready")
         return Endpoints(dicom, self.listener.tls_port if dicom is not None else None, web)
+
+    def _start_web(self) -> str:
+        """Serve HTTP; return the URL."""
+        web, bound = self._settings.web, listening(self._settings.web)
+        host, port = bound.getsockname()[:2]
+        assert self._web is not None
+        self._web.start(bound)
+        scheme = "https" if web.tls_certificate is not None else "http"
+        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}/"
 
     def _forget_ends(self) -> None:
         """Let what [peers] says of releases now count for what was received before."""
@@ -392,29 +399,16 @@ class Node:
             _note_open(self._repository.index, self._repository.metrics)
         write_counters(self._repository.metrics.snapshot(), self._root, reasons, self._facts)
 
-    def _web_server(self, settings: Settings) -> WebServer | None:
+    def _web_server(self, settings: Settings) -> WebServer | WebProcess | None:
         if not self._serves_web:
             return None
-        from node.web.application import application  # here: a node without HTTP does not load the web framework
-        from node.web.server import WebServer
-        from node.web.services import Services
-
-        repository = self._repository
-        services = Services(
-            settings,
-            repository.archive,
-            repository.index,
-            repository.ingest,
-            repository.metrics,
-            repository.audit,
-            repository.actions.by_name,
-            self._decoder,
-            repository.results,
-            parts=self._troubles(),
-            dicom_port=lambda: self.listener.port,
-            on_refusal=self._rejections.record,
+        not_ready = partial(reasons_not_ready, self._repository.ingest, self._troubles())
+        port = self._settings.dicom.port
+        parts = WebParts(
+            self._decoder, not_ready, lambda: self.listener.port if self._listens else port, self._rejections.record
         )
-        return WebServer(settings.web, application(services))
+        is_apart = settings.web.process and settings.storage.url is None
+        return (WebProcess if is_apart else served_here)(settings, self._repository, parts)
 
     def _join(self, settings: Settings, repository: Repository) -> Any:
         """Return what makes this host one of several; None: the index has one host."""

@@ -1,10 +1,11 @@
 """The index of one root as the node has it open: one repository a noun, one writer, and readers beside it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
@@ -18,11 +19,11 @@ from node.index.rows.about_keys import CLOSED
 from node.index.rows.backend import backend_at, backend_of, reason_of
 from node.index.rows.copying import require_current
 from node.index.rows.narrowed import Readers
-from node.index.rows.place import IndexUnusable, open_engine, place_of, require_sound, upgrade
-from node.index.rows.repositories import AboutRepository, Rows, about, queries_of, set_about
+from node.index.rows.place import IndexUnusable, Place, open_engine, place_of, require_sound, upgrade
+from node.index.rows.repositories import AboutRepository, IndexRepository, Rows, about, perform, queries_of, set_about
 from node.index.rows.sharing import Sharing
 from node.index.rows.sqlite_file import FileVersion
-from node.index.rows.writer import IndexWriter, ServerWatch
+from node.index.rows.writer import IndexWriter, ServerWatch, WriterElsewhere
 from node.index.rules.custody.deletions import DeletionRepository
 from node.index.rules.custody.hosts import AuditLineRepository, ObjectRepository
 from node.index.rules.custody.leaving import RetentionRepository
@@ -118,6 +119,17 @@ class Index:
         self.was_closed = closed == "yes"
         if not self.was_closed:  # reading all of it takes seconds for a million instances: only after a crash
             require_sound(place)
+        self._open_readers(place)
+        self._writer = writer = IndexWriter(self._engine, metrics, on_disk_error, self.sharing, place)
+        self.thread = writer.thread
+        self._open_rows(writer)
+        server = backend_at(place).server(place)
+        self.watch = ServerWatch(server, writer) if server is not None else None
+        if self.watch is not None:
+            self.watch.start()
+        self.about.set(CLOSED, "no")
+
+    def _open_readers(self, place: Place) -> None:
         self._reader = Readers(place)  # for queries from outside
         self._watcher = Readers(place)  # for the threads of the node, which wait for no query
         self._finder = Finder(self._reader, lambda: self.instances.received_at)
@@ -125,9 +137,9 @@ class Index:
         self.large_counts = LargeCounts()
         self.sharing: Sharing = backend_at(place).sharing(place, self._watcher.whole)
         self.now = self.sharing.now
-        self._writer = writer = IndexWriter(self._engine, metrics, on_disk_error, self.sharing, place)
-        self.commit_listeners, self.thread = writer.commit_listeners, writer.thread
-        self.take_note = writer.take_note
+
+    def _open_rows(self, writer: IndexWriter) -> None:
+        self._rows_by, self.commit_listeners, self.take_note = writer, writer.commit_listeners, writer.take_note
         self.about = AboutRepository(writer, self._watcher)
         self.accounts = AccountRepository(writer, self._reader)
         self.audit_lines = AuditLineRepository(writer, self._watcher)
@@ -153,15 +165,14 @@ class Index:
         self.trash = TrashRepository(writer, self._watcher)
         self.work = WorkRepository(writer, self._watcher)
         self.ahead = Ahead()
-        server = backend_at(place).server(place)
-        self.watch = ServerWatch(server, writer) if server is not None else None
-        if self.watch is not None:
-            self.watch.start()
-        self.about.set(CLOSED, "no")
 
     def repository(self, kind: type[Rows]) -> Rows:
         """Return rows that only an extension writes."""
-        return kind(self._writer, self._watcher)
+        return kind(self._rows_by, self._watcher)
+
+    def perform(self, kind: type[IndexRepository], name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """Make a change for another process; see `IndexBeside`."""
+        return perform(self.repository(kind), name, args, kwargs)
 
     def find(
         self, query: Query, maximum: int | None = None, stop: Callable[[], bool] = lambda: False
@@ -252,4 +263,27 @@ class Index:
         if self._version is not None:
             self._version.close()
         for engine in (self._watcher, self._reader, self._engine):
+            engine.dispose()
+
+
+class IndexBeside(Index):
+    """The index in a process beside the one that holds the root: it reads by connections of its own.
+
+    `make`: has the other process make a change (`Index.perform`).
+    `ahead`: what that process has not indexed yet.
+    """
+
+    def __init__(
+        self, root: Path, place: Place, make: Callable[[type, str, Sequence[Any], Mapping[str, Any]], Any], ahead: Ahead
+    ) -> None:
+        self.root, self.place, self.watch = root, place, None
+        self._open_readers(place)
+        self._open_rows(WriterElsewhere(self.sharing, make))
+        self.ahead = ahead
+
+    def close(self) -> None:
+        """Close the connections."""
+        if self._version is not None:
+            self._version.close()
+        for engine in (self._watcher, self._reader):
             engine.dispose()

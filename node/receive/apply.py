@@ -21,11 +21,12 @@ import datetime as dt
 import threading
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, MutableSequence, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import partial
+from math import inf
 from time import monotonic
 from typing import Any
 
@@ -47,11 +48,12 @@ from node.journal.journal import Journal, JournalFull
 from node.journal.segment import Record, SegmentGone
 from node.receive.checkpoint import Checkpoint, Replayed, acknowledged
 from node.receive.data_set import content
-from node.receive.pace import MAX_BATCH_BYTES, Waiting, due_at
+from node.receive.pace import APPLIED, LAST, MAX_BATCH_BYTES, READ_AT, Waiting, due_at
 from node.receive.record import Known, Receipt, receipt
 from node.receive.stored_files import compared
 from node.runtime.background import BackgroundService
 from node.runtime.failpoints import reached
+from node.runtime.link import SharedNumbers
 from node.runtime.metrics import Metrics
 
 log = structlog.get_logger()
@@ -105,9 +107,16 @@ class Applier(BackgroundService, Ahead):
         self._uncleared: deque[tuple[Record, Received, Indexed]] = deque()
         self.lacks_segments = False
         self._cursor = journal.start
+        self._shared: MutableSequence[float] | SharedNumbers = [0.0, 0.0, -inf]
         metrics.queued_instances.set_function(lambda: float(self.waiting))
         metrics.journal_bytes.set_function(lambda: float(journal.size))
         metrics.journal_lag_seconds.set_function(lambda: self.lag_seconds)
+
+    def share(self, numbers: SharedNumbers) -> None:
+        """Let a process beside this one see how far the index is behind, and say when it read (`AppliedElsewhere`)."""
+        with self._changed:
+            numbers[LAST], numbers[APPLIED], numbers[READ_AT] = self._journal.last, self._applied, -inf
+            self._shared = numbers
 
     @property
     def lag(self) -> int:
@@ -149,12 +158,14 @@ class Applier(BackgroundService, Ahead):
         except (JournalFull, JournalUnusable) as error:
             raise OutOfResources(str(error)) from error
         with self._changed:
+            self._shared[LAST] = self._journal.last
             self._waiting = self._waiting.with_another(sum(map(len, payload)), monotonic())
             self.wake_not_before(self._batch_due_at())
 
     def _batch_due_at(self) -> float:
         is_wanted = max(self._wanted, self._begun) > self._applied
-        return due_at(self._waiting._replace(is_wanted=is_wanted))
+        read_at = max(self._waiting.read_at, self._shared[READ_AT])
+        return due_at(self._waiting._replace(is_wanted=is_wanted, read_at=read_at))
 
     def may_bring(self, sop_instance_uid: str) -> bool:
         """Return whether an instance with this UID may be ahead of the index.
@@ -195,7 +206,7 @@ class Applier(BackgroundService, Ahead):
 
     def _note_applied(self, sequence: int) -> None:
         with self._changed:
-            self._applied = sequence
+            self._applied = self._shared[APPLIED] = sequence
             self._changed.notify_all()
         if sequence >= self._seen:  # under a steady load the lag is never 0: what was there at a moment is applied
             self._caught_up_at = max(self._caught_up_at, self._seen_at)
@@ -411,6 +422,29 @@ class Applier(BackgroundService, Ahead):
         for known in self._journal.known():
             if isinstance(known, Known) and known.outcome is not None and not known.outcome.done():
                 known.outcome.set_exception(OutOfResources("the node is stopping, and the index did not take it"))
+
+
+class AppliedElsewhere(Ahead):
+    """What is ahead of the index, in a process beside the one that receives.
+
+    `numbers`: what the applier shares.
+    `require`: has the applier catch up: `Applier.require_caught_up`.
+    """
+
+    def __init__(self, numbers: SharedNumbers, require: Callable[..., object]) -> None:
+        self._numbers, self._require = numbers, require
+
+    @property
+    def lag(self) -> int:
+        """See `Applier.lag`."""
+        return max(0, int(self._numbers[LAST] - self._numbers[APPLIED]))
+
+    def require_caught_up(self, *, reads: bool = True) -> None:
+        """See `Applier.require_caught_up`; the other process is asked only where something is ahead."""
+        if reads:
+            self._numbers[READ_AT] = monotonic()
+        if self.lag:
+            self._require(reads=reads)
 
 
 def _together(applied: Sequence[_Applicable]) -> list[_Applicable]:

@@ -404,6 +404,12 @@ class Incoming:
         if self._ingest.transfers is not None:
             self._ingest.transfers.brought(self._origin, attributes)
 
+    def keep(self, outcome: Future[Outcome] | None = None) -> bool:
+        """As `finish`; return whether the instance lacks pixels."""
+        lacks_pixels = self.lacks_pixels()
+        self.finish(outcome)
+        return lacks_pixels
+
     def abandon(self) -> None:
         """Drop the instance; does nothing after `finish` has succeeded."""
         self._data_set.abandon()

@@ -15,7 +15,7 @@ import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from io import TextIOWrapper
 from pathlib import Path
 from time import monotonic
@@ -244,6 +244,16 @@ def write_to_file(path: Path, max_bytes: int = FILE_BYTES, count: int = FILE_COU
         def handleError(self, record: logging.LogRecord) -> None:
             """Pass over the line: the stream has it."""
 
+        def write_line(self, line: str) -> None:
+            """Write a line that is made already."""
+            record = logging.makeLogRecord({"made": line})
+            with self.lock or nullcontext():
+                self.emit(record)
+
+        def format(self, record: logging.LogRecord) -> str:
+            """Return a line that is made already as it is."""
+            return getattr(record, "made", None) or super().format(record)
+
     try:
         handler = File(path, maxBytes=max_bytes, backupCount=count, encoding="utf-8")
     except OSError as error:
@@ -254,6 +264,30 @@ def write_to_file(path: Path, max_bytes: int = FILE_BYTES, count: int = FILE_COU
     handler.setFormatter(_formatter(structlog.processors.JSONRenderer()))
     handler.addFilter(_of_libraries)
     logging.getLogger().addHandler(handler)
+
+
+def hand_on(write: Callable[[str], None], read: Callable[[], list[dict[str, Any]]]) -> None:
+    """Have another process write the lines of this one to its file; `newest` returns what it `read`s there as well."""
+
+    class Elsewhere(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            write(self.format(record))
+
+    handler = Elsewhere()
+    handler.setFormatter(_formatter(structlog.processors.JSONRenderer()))
+    handler.addFilter(_of_libraries)
+    logging.getLogger().addHandler(handler)
+    _elsewhere.append(read)
+
+
+_elsewhere: list[Callable[[], list[dict[str, Any]]]] = []
+
+
+def write_line(line: str) -> None:
+    """Write a line of another process to the file of the log, if there is one."""
+    for handler in logging.getLogger().handlers:
+        if (write := getattr(handler, "write_line", None)) is not None:
+            write(line)
 
 
 class _Newest(logging.Handler):
@@ -284,7 +318,8 @@ def keep_newest() -> None:
 def newest() -> list[dict[str, Any]]:
     """Return the newest lines of this process, the oldest first; none unless they are kept."""
     rings = [handler for handler in logging.getLogger().handlers if isinstance(handler, _Newest)]
-    lines = (json.loads(line) for ring in rings for line in (*ring.lines, *ring.requests))
+    lines = [json.loads(line) for ring in rings for line in (*ring.lines, *ring.requests)]
+    lines += (line for read in _elsewhere for line in read())
     return sorted(lines, key=lambda line: str(line["timestamp"]))
 
 

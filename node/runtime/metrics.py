@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from time import monotonic
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily
+from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
@@ -101,6 +101,7 @@ class Metrics:
     scrub_last_pass_timestamp_seconds = _Metric(Gauge, "When all files had been compared last; 0: never")
     scrub_damaged = _Metric(Gauge, "Damaged or missing files found by the last full pass")
     retention_held = _Metric(Gauge, "1 while retention waits for a person: the clock is in doubt, or much is due")
+    web_restarts = _Metric(Counter, "Starts of the process that serves HTTP, beyond the first")
     http_requests = _Metric(Counter, "HTTP requests answered", "method status")
     http_seconds = _Metric(Histogram, "One HTTP request, until its last byte", buckets=_SECONDS)
     hook_messages = _Metric(
@@ -124,18 +125,22 @@ class Metrics:
         self.service_failures = _ServiceFailures()
         self.registry.register(self.service_failures)
 
+    def collect(self) -> Iterable[Metric]:
+        """Return all families with their samples."""
+        return self.registry.collect()
+
     def snapshot(self) -> dict[str, float]:
         """Return every sample by name, with labels as ``name{label=value}``; histograms without their buckets."""
         return {
             sample.name + "".join(f"{{{label}={value}}}" for label, value in sample.labels.items()): sample.value
-            for family in self.registry.collect()
+            for family in self.collect()
             for sample in family.samples
             if not sample.name.endswith(("_bucket", "_created"))
         }
 
     def exposition(self) -> bytes:
         """Return the metrics in the text format of Prometheus."""
-        return generate_latest(self.registry)
+        return generate_latest(cast(Any, self))
 
 
 @dataclass(slots=True)

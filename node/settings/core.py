@@ -242,6 +242,11 @@ class Web(SettingsSection):
     enabled: bool = Field(True, description="Serve HTTP.")
     host: Host = Field("127.0.0.1", description="Address to listen on; beyond this machine, requests need an account.")
     port: int = Field(8080, ge=0, le=65535, description="TCP port; 0: any free port.")
+    process: bool = Field(
+        True,
+        description="Serve HTTP in a process of its own, so that pages and senders do not wait for each other; false "
+        "takes less memory.",
+    )
     authentication: Literal["auto", "always", "never"] = Field(
         "auto", description="Whether requests need an account; auto: unless only this machine can reach the node"
     )

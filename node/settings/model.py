@@ -7,7 +7,7 @@ override the environment (``VOXELNODE_SECTION__KEY``), which overrides the TOML 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar, get_args
 
@@ -167,6 +167,13 @@ class Settings(SettingsSection):
         self.__dict__.update({table: getattr(new, table) for table in IN_FORCE})
         self.__dict__["log"] = self.log.model_copy(update={"level": new.log.level})
         self._loaded_from = sources
+
+    def apart(self) -> Self:
+        """Return a copy for another process: nobody follows it, and it reads no files again."""
+        copy = self.model_copy()
+        copy._followers = []
+        copy._loaded_from = replace(self._loaded_from, reread=None)
+        return copy
 
     def follow(self, follow: Callable[[], None]) -> None:
         """Call `follow` each time that what is in force may have changed."""

@@ -28,7 +28,6 @@ from node.index.rows.scope import within
 from node.index.rows.sqlite_file import held_back, wal_bytes
 from node.index.rows.states import Kind
 from node.index.rows.view_rows import moment
-from node.receive.readiness import reasons_not_ready
 from node.settings.core import Role
 from node.version import __version__
 from node.web.access import ANYBODY, READERS, CurrentCall, background_request
@@ -136,12 +135,12 @@ def _of_host(node: Services, role: Role | None) -> dict[str, Any]:
         return _content({"roles": f"this host does not {role} ([cluster] roles)"})
     place = node.index.place
     held = held_back(place) if isinstance(place, Path) else None
-    return _content(reasons_not_ready(node.ingest, node.parts, role), **({"index_held_back": held} if held else {}))
+    return _content(node.not_ready(role), **({"index_held_back": held} if held else {}))
 
 
 def _of_cluster(node: Services, role: Role | None) -> dict[str, Any]:
     """Return for which roles no living host is ready; that is this host if it has the index for itself."""
-    if reason := reasons_not_ready(node.ingest, node.parts, "web"):
+    if reason := node.not_ready("web"):
         return _content(reason)
     with node.index.reading(wait=False) as index:
         now = index.hosts.now()

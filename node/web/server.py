@@ -166,34 +166,22 @@ class WebServer:
         self._thread = threading.Thread(target=self._serve, name="web", daemon=True)
         self._socket: socket.socket | None = None
 
-    @property
-    def scheme(self) -> str:
-        """``https`` with a certificate, else ``http``."""
-        return "https" if self._tls is not None else "http"
-
-    def start(self) -> tuple[str, int]:
-        """Bind and serve; return the address and the port (chosen by the kernel for port 0)."""
-        address = (self._web.host, self._web.port)
-        family = socket.AF_INET6 if ":" in self._web.host else socket.AF_INET
-        try:
-            bound = socket.create_server(address, family=family, backlog=BACKLOG)
-        except OSError as error:
-            raise UsageError(
-                f"cannot serve HTTP on {address[0]} port {address[1]}: {error.strerror or error}; "
-                "set [web] host and port to a free address of this machine, or [web] enabled = false"
-            ) from error
+    def start(self, bound: socket.socket) -> None:
+        """Serve at a socket that listens."""
         self._socket = HttpListener(bound, self._places)
         # Connections inherit this option. asyncio sets it only on sockets created with IPPROTO_TCP; without it, each
         # response waits 40 ms for the acknowledgement of its head.
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        host, port = self._socket.getsockname()[:2]
         self._thread.start()
         if not self._server.ready.wait(START_SECONDS) or not self._server.started:
             raise UsageError("the web server did not start: see the log")
         self._app.state.downloads.start()
         if self._tls is None and not self._web.trusted_proxies and not is_loopback(self._web.host):
             log.warning("web_without_tls", detail="passwords cross the network unencrypted: set [web] tls_certificate")
-        return str(host), int(port)
+
+    def on_tick(self, tick: Callable[[], object]) -> None:
+        """Have the loop that serves requests call a function each `TICK_SECONDS`."""
+        self._server.tick = tick
 
     @property
     def is_alive(self) -> bool:
@@ -355,6 +343,7 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._places = places
         self.ready = threading.Event()
+        self.tick: Callable[[], object] = lambda: None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ending = asyncio.Event()
 
@@ -368,6 +357,7 @@ class _Server(uvicorn.Server):
         """Update the Date header and check the places; uvicorn's own loop would wake ten times a second."""
         while not await self.on_tick(0):
             self._places.check()
+            self.tick()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._ending.wait(), TICK_SECONDS)
 

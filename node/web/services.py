@@ -16,6 +16,7 @@ from node.receive.ingest import Ingest
 from node.receive.results import Results
 from node.receive.stored_files import RecentlyVerified
 from node.runtime.metrics import Metrics
+from node.settings.core import Role
 from node.settings.model import Settings
 from node.web.principal import DEFAULT_PORTS, is_forwarded
 
@@ -34,8 +35,8 @@ class Services:
     decoder: Decoder
     results: Results
     verified: RecentlyVerified = field(default_factory=RecentlyVerified)
-    parts: Mapping[str, Callable[[], str | None]] = field(default_factory=dict)
-    """What is wrong with the other parts that must work for the node to be ready, by name; None: nothing."""
+    not_ready: Callable[[Role | None], dict[str, str]] = lambda role: {}
+    """Returns why the node is not ready for a role, or for all: see `node.receive.readiness.reasons_not_ready`."""
     dicom_port: Callable[[], int] | None = None
     """The port on which DICOM is received, which is only known once the node listens; None: that of the settings."""
     on_refusal: Callable[[Refused], None] = lambda refused: None

@@ -34,7 +34,11 @@ class _OneRound(threading.Event):
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     return Settings.model_validate(
-        {"storage": {"root": tmp_path / "root", "reserve_bytes": 0}, "dicom": {"port": 0}, "web": {"port": 0}}
+        {
+            "storage": {"root": tmp_path / "root", "reserve_bytes": 0},
+            "dicom": {"port": 0},
+            "web": {"port": 0, "process": False},
+        }
     )
 
 

@@ -7,10 +7,11 @@ Requests of `Site.client` go to the application in this process. A server listen
 from __future__ import annotations
 
 import json
+import os
 import ssl
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from functools import cache, cached_property
+from dataclasses import dataclass, field, replace
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -24,10 +25,12 @@ from starlette.testclient import TestClient, _TestClientTransport
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from node.api import Role, Services, Settings
+from node.control import web as web_of_node
 from node.control.repository import Repository
 from node.conversion.scheduler import Worker
 from node.extensions.object_store.settings import StoreSettings
 from node.extensions.oidc.settings import WebWithOidc
+from node.receive.readiness import reasons_not_ready
 from node.registry import enabled, objects_of
 from node.settings.section import Convert
 from node.web.application import application
@@ -112,6 +115,10 @@ class InProcess(httpx2.BaseTransport):
         self._loop.__exit__(None, None, None)
 
 
+BESIDE = os.environ.get("TESTS_WEB") == "process"
+"""Whether sites are served by a process beside the one with the tests, as a node serves them."""
+
+
 @dataclass
 class Site:
     """A root and the application that serves it."""
@@ -119,6 +126,7 @@ class Site:
     store: Repository
     server: WebServer
     services: Services
+    beside: web_of_node.WebProcess
     clients: list[httpx2.Client] = field(default_factory=list)
     _plain: httpx2.Client | None = None
 
@@ -133,13 +141,19 @@ class Site:
     @property
     def origin(self) -> str:
         """Where a client has the site, without a socket."""
-        return f"{self.server.scheme}://127.0.0.1:11380"
+        return self.url if BESIDE else f"{self._scheme}://127.0.0.1:11380"
 
     @cached_property
     def url(self) -> str:
         """Where the server listens, from now on."""
-        host, port = self.server.start()
-        return f"{self.server.scheme}://{host}:{port}"
+        bound = web_of_node.listening(self.services.settings.web)
+        host, port = bound.getsockname()[:2]
+        (self.beside if BESIDE else self.server).start(bound)
+        return f"{self._scheme}://{host}:{port}"
+
+    @property
+    def _scheme(self) -> str:
+        return "https" if self.services.settings.web.tls_certificate is not None else "http"
 
     def __enter__(self) -> Self:
         return self
@@ -160,7 +174,10 @@ class Site:
         """A client that is closed with the site; without options always the same one."""
         if not options and self._plain is not None:
             return self._plain
-        client = httpx2.Client(base_url=self.origin, transport=self._in_process, **options)
+        if BESIDE:
+            client = self.network_client(**options)
+        else:
+            client = httpx2.Client(base_url=self.origin, transport=self._in_process, **options)
         self.clients.append(client)
         self._plain = self._plain if options else client
         return client
@@ -179,6 +196,12 @@ class Site:
         token = new_token()
         self.services.index.accounts.add_token(name, token[-8:], digest(token), expires_at, self.services.ingest.now())
         return token
+
+    def let_fail(self, **troubles: str | None) -> None:
+        """Let parts of the node have troubles, by name."""
+        parts = {part: partial(str, trouble) if trouble else lambda: None for part, trouble in troubles.items()}
+        not_ready = partial(reasons_not_ready, self.store.ingest, parts)
+        self.app.state.services = replace(self.services, not_ready=not_ready)
 
     def take(self, *instances: FileDataset) -> None:
         """Bring instances in."""
@@ -209,6 +232,7 @@ class Site:
             self.app.state.stopping.set()
             self._in_process.end()
         self.server.stop(5)
+        self.beside.stop(5)
         self.store.close()
 
 
@@ -249,8 +273,11 @@ def site_of(settings: Settings) -> Site:
         store.actions.by_name,
         decoder(),
         store.results,
+        not_ready=partial(reasons_not_ready, store.ingest, {}),
     )
-    return Site(store, WebServer(settings.web, application(services)), services)
+    parts = services.decoder, services.not_ready, lambda: settings.dicom.port, lambda refused: None
+    beside = web_of_node.WebProcess(settings, store, web_of_node.WebParts(*parts))
+    return Site(store, WebServer(settings.web, application(services)), services, beside)
 
 
 StartSite = Callable[..., Site]

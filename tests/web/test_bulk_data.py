@@ -313,7 +313,7 @@ def get(site: Site, ds: FileDataset, accept: str, what: str = "frames/1", **head
 
 
 def kept(site: Site) -> list[Path]:
-    return list((site.root / "work" / "derived").glob("*-*"))
+    return list((site.root / "work" / "derived").glob("*/*"))
 
 
 def decoded(ds: FileDataset, codestream: bytes, syntax: str) -> bytes:

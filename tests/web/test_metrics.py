@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
@@ -145,9 +144,7 @@ def test_a_reader_that_lets_the_log_of_the_index_grow_is_named_by_a_node_that_is
 
 
 def test_a_listener_that_has_gone_makes_a_node_not_ready(site: Site) -> None:
-    site.app.state.services = replace(
-        site.services, parts={"listener": lambda: "it has stopped", "worker": lambda: None}
-    )
+    site.let_fail(listener="it has stopped", worker=None)
     answer = site.client().get("/readyz")
     assert answer.status_code == 503
     assert set(answer.json()["reasons"]) == {"listener"}
@@ -276,7 +273,7 @@ def test_what_blocks_shows_in_doctor_and_status_in_readyz_and_on_the_page(site: 
     if part == "intake":
         site.store.archive.intake.stop("it is out of order")
     else:
-        site.app.state.services = replace(site.services, parts={part: lambda: "it is out of order"})
+        site.let_fail(**{part: "it is out of order"})
     assert [place for place, text in shown(site) if "it is out of order" not in text] == []
 
 

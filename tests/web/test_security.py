@@ -20,6 +20,7 @@ from sqlalchemy import Connection
 from structlog.testing import capture_logs
 
 from node.api import Role, UsageError, Web
+from node.control import web
 from node.index.look.finder import Finder
 from node.runtime.budget import current_caller
 from node.runtime.logs import ALLOWED_FIELDS
@@ -396,7 +397,7 @@ def test_answers_do_not_wait_for_the_acknowledgement_of_their_head(empty: Site) 
 def test_an_address_that_is_taken_is_reported_with_the_remedy(empty: Site) -> None:
     port = int(empty.url.rpartition(":")[2])
     with pytest.raises(UsageError, match=r"\[web\] host and port"):
-        WebServer(Web(port=port), empty.app).start()
+        web.listening(Web(port=port))
 
 
 def test_https_speaks_tls_1_2_and_newer_with_forward_secrecy(

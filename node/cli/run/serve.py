@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import os
 import shutil
@@ -33,16 +32,6 @@ if TYPE_CHECKING:
     from node.control.node import Endpoints
     from node.receive.ingest import Ingest
     from node.settings.model import Settings
-
-SWITCH_SECONDS = 0.0005
-"""Longest turn of a thread that computes. A thread that comes back from the disk or from a socket waits for one such
-turn, twice for each instance; with Python's default of 5 ms, receiving stood still beside a query."""
-
-ARENAS = 2
-"""Regions from which threads take memory (glibc: mallopt(3), M_ARENA_MAX). With one for each thread, what the largest
-answers of many callers have needed stays in all of them: 440 MB after floods of searches, 300 MB with two."""
-
-_M_ARENA_MAX = -8
 
 GIVE_UP_SECONDS = 5.0
 """Longest time that a start takes to end after a signal."""
@@ -77,8 +66,6 @@ def serve(
     `voxelnode reload` does.
     """
     gc.disable()  # until the modules are loaded, and exempt
-    with suppress(AttributeError):  # another C library
-        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, ARENAS)
     settings = root.read(
         {
             "--port": ("dicom.port", port),
@@ -93,15 +80,16 @@ def serve(
     from node.control import checks
     from node.control.node import Node
     from node.runtime import logs
+    from node.runtime.background import share_fairly
 
-    if settings.web.enabled:
+    share_fairly()
+    if settings.web.enabled and not settings.web.process:
         import_module("node.web.application")  # the node would load it later, while garbage is collected
     gc.freeze()
     gc.enable()
     logs.configure(settings.log.level, settings.log.format)
     if settings.log.file is not None:
         logs.write_to_file(settings.log.file)
-    sys.setswitchinterval(SWITCH_SECONDS)
     stop = threading.Event()
     start = stop_at_signal(stop)
     manager = ServiceManager()
@@ -351,7 +339,7 @@ def sitting(
         storage=Storage(root=root, reserve_bytes=0),
         dicom=Dicom(host="127.0.0.1", port=0) if receives else Dicom(enabled=False),
         series=SeriesSettings(quiet_seconds=quiet_seconds),
-        web=Web(port=0),
+        web=Web(port=0, process=False),
         extensions=ExtensionsSettings(disabled=without),
     )
     node = Node(settings)

@@ -136,7 +136,7 @@ class StoreTransaction:
         self._header: tuple[bytes, bytes] = b"", b""
         self._part_headers: dict[bytes, bytes] = {}
         self.parts, self.is_whole = 0, False  # the last boundary was received
-        self._finishing: list[tuple[Identity, Future[object], Future[Outcome]]] = []
+        self._finishing: list[tuple[Identity, Future[bool], Future[Outcome]]] = []
         self._outcomes: list[tuple[Identity, Future[Outcome]]] = []  # of what is stored
         self._threads = ThreadPoolExecutor(FINISHING, thread_name_prefix="stow")
         self.report = StoreReport()
@@ -272,20 +272,20 @@ class StoreTransaction:
             self.refused(part.failure)
         elif incoming is not None and part.identity is not None:
             self._finish_incoming(FINISHING - 1)
-            if incoming.lacks_pixels():
-                self.report.warnings[part.identity.sop_instance_uid] = DATA_SET_IS_CUT
             outcome: Future[Outcome] = Future()
-            self._finishing.append((part.identity, self._threads.submit(incoming.finish, outcome), outcome))
+            self._finishing.append((part.identity, self._threads.submit(incoming.keep, outcome), outcome))
 
     def _finish_incoming(self, left: int) -> None:
         """Record the outcome of instances that wait for the disk, until at most `left` wait."""
         while len(self._finishing) > left:
             identity, future, outcome = self._finishing.pop(0)
             try:
-                future.result()
+                lacks_pixels = future.result()
             except Exception as error:
                 self.refused(_failure(error, identity))
             else:
+                if lacks_pixels:
+                    self.report.warnings[identity.sop_instance_uid] = DATA_SET_IS_CUT
                 self._outcomes.append((identity, outcome))
                 self.report.stored.append(identity.sop_instance_uid)
                 self.studies.add(identity.study_instance_uid)

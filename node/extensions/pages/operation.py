@@ -20,7 +20,7 @@ from node.index.look.views import ReadIndex, unseen
 from node.index.rows.states import Kind as WorkKind
 from node.index.rules.work.ledger import WorkEnded
 from node.quiet import is_due
-from node.receive.readiness import reasons_not_ready, remedy_of
+from node.receive.readiness import remedy_of
 from node.registry import READ_RESULTS, part_of
 from node.runtime.metrics import LastWord, Metrics, Span
 from node.version import __version__
@@ -157,7 +157,7 @@ def _status(node: Services) -> dict[str, Any]:
             "lost": index.lost.count(),
         }
         recall(node, index)
-    reasons = reasons_not_ready(node.ingest, node.parts)
+    reasons = node.not_ready(None)
     return of_index | {
         "not_ready": [(part, reason, remedy_of(part, reason)) for part, reason in reasons.items()],
         "proof": last_proof(node.archive.root),

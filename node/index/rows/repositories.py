@@ -15,7 +15,7 @@ views: see `node.index.rows.view_rows`.
 """
 
 from collections import ChainMap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial, wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -31,7 +31,7 @@ from node.index.rows.models.work import AboutRow
 from node.index.rows.narrowed import Readers
 from node.index.rows.sql import insert
 from node.index.rows.view_rows import Queries, Row, Words
-from node.index.rows.writer import IndexWriter
+from node.index.rows.writer import Change, IndexWriter
 
 __all__ = ["Row"]  # for the repositories
 
@@ -46,6 +46,7 @@ follows.
 
 P = ParamSpec("P")
 R = TypeVar("R")
+Run = TypeVar("Run", bound=Callable[..., Any])
 
 
 class IndexRepository:
@@ -78,9 +79,27 @@ def on_writer(method: Callable[Concatenate[Rows, Connection, P], R]) -> Callable
 
     @wraps(method)
     def run(repository: Rows, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        return repository._writer.run(lambda connection: method(repository, connection, *args, **kwargs))
+        work = partial(method, repository)
+        return repository._writer.perform(Change(repository, _named(method), args, kwargs), work)
 
+    return _known(method, run)
+
+
+def _named(method: Callable[..., Any]) -> str:
+    return f"{method.__module__}.{method.__qualname__}"
+
+
+def _known(method: Callable[..., Any], run: Run) -> Run:
+    _CHANGES[_named(method)] = run
     return run
+
+
+_CHANGES: dict[str, Callable[..., Any]] = {}
+
+
+def perform(repository: IndexRepository, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """Run a method of `on_writer` or `writes` by its name: another process asks for it."""
+    return _CHANGES[name](repository, *args, **kwargs)
 
 
 def on_reader(method: Callable[Concatenate[Rows, Connection, P], R]) -> Callable[Concatenate[Rows, P], R]:
@@ -114,9 +133,9 @@ def writes(function: Callable[Concatenate[Connection, P], R]) -> Callable[Concat
 
     @wraps(function)
     def run(repository: IndexRepository, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        return repository._writer.run(lambda connection: function(connection, *args, **kwargs))
+        return repository._writer.perform(Change(repository, _named(function), args, kwargs), function)
 
-    return run
+    return _known(function, run)
 
 
 def columns_but(row: type[DeclarativeBase], *names: str) -> list[Any]:

@@ -13,7 +13,7 @@ in a transaction of its own.
 import queue
 import random
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from functools import partial
 from itertools import groupby
 from pathlib import Path
 from time import monotonic, perf_counter, sleep
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import structlog
 from sqlalchemy import Connection, Engine
@@ -31,6 +31,7 @@ from node.index.rows.backend import Failure, Place, WriterServer, backend_of, re
 from node.index.rows.scope import OutOfScope, current_scope
 from node.index.rows.sharing import Sharing
 from node.runtime.background import BackgroundService, SupervisedThread
+from node.runtime.link import CalledBack
 from node.runtime.metrics import Metrics
 
 log = structlog.get_logger()
@@ -48,6 +49,21 @@ PAUSE_SECONDS = 0.005
 
 _ONE_HOST = Sharing()
 
+
+class Change(NamedTuple):
+    """A method of a repository that writes, by the name of its function, and what it is called with."""
+
+    repository: Any
+    name: str
+    args: Sequence[Any]
+    kwargs: Mapping[str, Any]
+
+
+def _require_whole() -> None:
+    if current_scope() is not None:
+        raise OutOfScope("what a caller changes is compared with their projects first")
+
+
 Done = list[tuple[Future[Any], Any]]
 
 
@@ -58,7 +74,7 @@ class _Work:
     run: Callable[[Connection], Any]
     future: Future[Any]
     durable: bool
-    takes_many_locks: bool
+    is_apart: bool
 
 
 class _OtherWriters(Exception):
@@ -114,10 +130,31 @@ class IndexWriter:
         Raises OutOfScope: the caller has a scope (`node.index.rows.scope`): whoever has compared the change with it
             leaves it first.
         """
-        if current_scope() is not None:
-            raise OutOfScope("what a caller changes is compared with their projects first")
+        return self._result(work, durable=durable, takes_many_locks=takes_many_locks)
+
+    def perform(self, change: Change, work: Callable[..., T]) -> T:
+        """Return what a change returns, once it is committed; `work` makes it, with a connection before its `args`.
+
+        Terms that another process looks at see what is committed: such a change has a transaction to itself.
+        """
+        has_terms_elsewhere = any(isinstance(one, CalledBack) for one in (*change.args, *change.kwargs.values()))
+
+        def done(connection: Connection) -> T:
+            return work(connection, *change.args, **change.kwargs)
+
+        return self._result(done, is_apart=has_terms_elsewhere)
+
+    def _result(
+        self,
+        work: Callable[[Connection], T],
+        *,
+        durable: bool = True,
+        takes_many_locks: bool = False,
+        is_apart: bool = False,
+    ) -> T:
+        _require_whole()
         future: Future[T] = Future()
-        self._put(_Work(work, future, durable, takes_many_locks))
+        self._put(_Work(work, future, durable, is_apart or (takes_many_locks and self.sharing.host is not None)))
         return future.result()
 
     def _put(self, pending: _Work) -> None:
@@ -147,7 +184,7 @@ class IndexWriter:
         with self._lock:
             if not self._closed:
                 if self._failed is None:
-                    self._queue.put(_Work(last, Future(), durable=True, takes_many_locks=False))
+                    self._queue.put(_Work(last, Future(), durable=True, is_apart=False))
                 self._queue.put(None)
             self._closed = True
         self.thread.join()
@@ -192,7 +229,7 @@ class IndexWriter:
 
     def _transactions(self, batch: list[_Work]) -> Iterator[list[_Work]]:
         """Yield the work of a batch, in its order, by transaction."""
-        for is_apart, some in groupby(batch, lambda work: work.takes_many_locks and self.sharing.host is not None):
+        for is_apart, some in groupby(batch, lambda work: work.is_apart):
             together = list(some)
             yield from ([work] for work in together) if is_apart else [together]
 
@@ -272,6 +309,27 @@ class IndexWriter:
         if Failure.DISK in self.database.failure(error) and self._failed is None:
             self._failed = f"index: {reason_of(error, coded=True)}"
             self._on_disk_error(self._failed)
+
+
+class WriterElsewhere(IndexWriter):
+    """The writer of a process beside the one that holds the root, which makes the changes.
+
+    `make`: has that process make a change, by the class of its repository.
+    """
+
+    def __init__(self, sharing: Sharing, make: Callable[[type, str, Sequence[Any], Mapping[str, Any]], Any]) -> None:
+        self.sharing, self._make = sharing, make
+        self.commit_listeners = []
+
+    def perform(self, change: Change, work: Callable[..., T]) -> T:
+        """See `IndexWriter.perform`. Raises OutOfScope, and what the change raises there."""
+        _require_whole()
+        made: T = self._make(type(change.repository), change.name, change.args, change.kwargs)
+        return made
+
+    def take_note(self, what: str) -> bool:
+        """Return True: what commits note is known where they are made."""
+        return True
 
 
 _NOTED = "noted"

@@ -58,4 +58,4 @@ def test_the_oldest_goes_once_there_is_more_than_fits(tmp_path: Path) -> None:
     source.touch()
     for name in ("first", "second", "third"):
         made(derived, source, bytes(40), f"objects/00000000/{name}")
-    assert sorted(path.name for path in (tmp_path / "work" / "derived").iterdir()) == ["second-1", "third-1"]
+    assert sorted(path.name for path in (tmp_path / "work" / "derived").iterdir()) == ["second", "third"]

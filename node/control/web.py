@@ -1,0 +1,292 @@
+"""The HTTP server of a node: a process beside it, or with ``[web] process = false`` a thread of it.
+
+The other process (`node.control.web_process`) reads the index and the archive itself. What it changes, and what only
+this process knows, goes over a `Link` to functions that are listed here. It hears of each commit by an eventfd, and
+sees by shared numbers whether anything that was acknowledged is not indexed yet. This process holds the listening
+socket: while the other one is started again, clients wait. What it does not get done dies with it, as with a
+connection.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, InvalidStateError
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from time import monotonic, sleep
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from node.children.child import Process, another
+from node.children.serving import serve_lean
+from node.control.repository import Repository
+from node.errors import UsageError
+from node.files.durable import make_folder
+from node.index.rows.records import Outcome, Refused
+from node.index.rows.repositories import IndexRepository
+from node.receive.ingest import Announced, Origin
+from node.registry import enabled, resolve
+from node.runtime import logs
+from node.runtime.background import SupervisedThread
+from node.runtime.link import Link, LinkEnded, NotAccepted, SharedNumbers
+from node.settings.core import Role, Web
+from node.settings.model import Settings
+
+if TYPE_CHECKING:
+    from node.children.decoder import Decoder
+    from node.index.rows.records import ReceivedPolicy
+    from node.web.server import WebServer
+
+log = structlog.get_logger()
+
+BACKLOG = 128
+START_SECONDS = 60.0
+"""Longest start of the process, whose modules a slow disk has to read."""
+
+END_SECONDS = 3.0
+"""How long the process has to end once its requests are done."""
+
+END_STEP_SECONDS = 0.02
+
+HANG_SECONDS = 60.0
+"""For how long the loop that serves requests may stand still; then the process is ended, and started again."""
+
+WATCH_SECONDS = 1.0
+
+PIECE_BYTES = 1 << 20
+
+WRITTEN = "work", "jobs"
+"""Folders of the root in which the process may write, beside the shared memory of the index."""
+
+TICKED_AT = 3
+"""Where the shared numbers have when the loop of the other process last turned, beside those of `node.receive.pace`."""
+
+
+@dataclass(frozen=True, slots=True)
+class WebParts:
+    """What of a node HTTP needs, beside its repository."""
+
+    decoder: Decoder
+    not_ready: Callable[[Role | None], dict[str, str]]
+    dicom_port: Callable[[], int]
+    on_refusal: Callable[[Refused], None]
+
+
+def listening(web: Web) -> socket.socket:
+    """Return a socket that listens where HTTP is to be served. Raises UsageError."""
+    address = (web.host, web.port)
+    try:
+        family = socket.AF_INET6 if ":" in web.host else socket.AF_INET
+        return socket.create_server(address, family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise UsageError(
+            f"cannot serve HTTP on {address[0]} port {address[1]}: {error.strerror or error}; "
+            "set [web] host and port to a free address of this machine, or [web] enabled = false"
+        ) from error
+
+
+def served_here(settings: Settings, repository: Repository, parts: WebParts) -> WebServer:
+    """Return what serves HTTP in this process."""
+    from node.web.application import application  # here: a node without HTTP does not load the web framework
+    from node.web.server import WebServer
+    from node.web.services import Services
+
+    services = Services(
+        settings,
+        repository.archive,
+        repository.index,
+        repository.ingest,
+        repository.metrics,
+        repository.audit,
+        repository.actions.by_name,
+        parts.decoder,
+        repository.results,
+        not_ready=parts.not_ready,
+        dicom_port=parts.dicom_port,
+        on_refusal=parts.on_refusal,
+    )
+    return WebServer(settings.web, application(services))
+
+
+class WebProcess:
+    """Serves HTTP in another process, and starts it again when it ends or stands still.
+
+    `thread`: watches over it.
+    `restarts`: how often it was started again.
+    """
+
+    def __init__(self, settings: Settings, repository: Repository, parts: WebParts) -> None:
+        self._settings, self._repository, self._parts = settings, repository, parts
+        self._packages = frozenset(type(one).__module__.partition(".")[0] for one in enabled(settings)) | {"node"}
+        self._stopping, self._ready = threading.Event(), Future[str]()
+        self._process: Process | None = None
+        self._link: Link | None = None
+        self._bound: socket.socket | None = None
+        self._file, self._commits = os.memfd_create("numbers"), os.eventfd(0)
+        os.ftruncate(self._file, mmap.PAGESIZE)
+        self._numbers = SharedNumbers(self._file)
+        self.thread = SupervisedThread("web", self._watch, self._stopping)
+        repository.applier.share(self._numbers)
+
+    def start(self, bound: socket.socket) -> None:
+        """Serve at a socket that listens. Raises UsageError with what the process says is wrong."""
+        self._bound = bound
+        self._begin()
+        self._repository.index.commit_listeners.append(self._tell_of_commit)
+        self._settings.follow(self._tell_of_settings)
+        try:
+            problem = self._ready.result(START_SECONDS)
+        except TimeoutError:
+            problem = "the web server did not start: see the log"
+        if problem:
+            self.stop(0.0)
+            raise UsageError(problem)
+        self.thread.start()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether requests are served."""
+        return self._ready.done() and self._process is not None and self._process.poll() is None and not self._hangs
+
+    @property
+    def _hangs(self) -> bool:
+        return monotonic() - self._numbers[TICKED_AT] > HANG_SECONDS
+
+    def stop(self, seconds: float) -> None:
+        """Accept no more requests, let those under way finish for at most `seconds`, and end the process."""
+        self._stopping.set()
+        with suppress(ValueError):
+            self._repository.index.commit_listeners.remove(self._tell_of_commit)
+        if self._link is not None:
+            self._link.tell("stop", seconds)
+        self._end(seconds + END_SECONDS)
+        self.thread.join()
+        if self._bound is not None:
+            self._bound.close()
+        os.close(self._commits)
+        os.close(self._file)
+
+    def _begin(self) -> None:
+        """Start a process, with a new link."""
+        assert self._bound is not None
+        self._ready, self._numbers[TICKED_AT] = Future(), monotonic()
+        for name in WRITTEN:
+            make_folder(self._repository.archive.root / name)
+        with ExitStack() as its:
+            ours, theirs = socket.socketpair()
+            its.enter_context(theirs)
+            passed = (theirs.fileno(), self._bound.fileno(), self._commits, self._file)
+            known = self._settings.apart(), self._repository.metrics.started_at, self._parts.dicom_port()
+            ended = partial(_told, self._ready, "the web server ended at its start: see the log")
+            self._link = Link(ours, self._offers(), packages=self._packages, ended=ended)
+            self._process = another("voxelnode-web", passed, serve_lean, "node.control.web_process:main", *known)
+            self._link.start()
+
+    def _end(self, seconds: float = 0.0) -> None:
+        """End the process, by force after some seconds."""
+        if self._process is not None:
+            deadline = monotonic() + seconds
+            while self._process.poll() is None and monotonic() < deadline:
+                sleep(END_STEP_SECONDS)
+            self._process.kill()
+            self._process.wait()
+        if self._link is not None:
+            self._link.close()
+
+    def _watch(self) -> None:
+        """Start the process again whenever it has ended or hangs; returns once the node stops."""
+        while not self._stopping.wait(WATCH_SECONDS):
+            assert self._process is not None
+            hangs, status = self._hangs, self._process.poll()
+            if status is None and not hangs:
+                continue
+            self._end()
+            how = signal.Signals(-status).name if status is not None and status < 0 else f"status {status}"
+            detail = f"no request was served for {HANG_SECONDS:g} s" if hangs else f"it ended by {how}"
+            log.error("web_process_restarted", detail=detail)
+            self._repository.metrics.web_restarts.inc()
+            self._begin()
+            if problem := self._ready.result(START_SECONDS):
+                raise UsageError(problem)  # tried again after a pause
+
+    def _tell_of_commit(self) -> None:
+        with suppress(BlockingIOError):
+            os.eventfd_write(self._commits, 1)
+
+    def _tell_of_settings(self) -> None:
+        if self._link is not None:
+            with suppress(LinkEnded):
+                self._link.call("configure", self._settings.apart())
+
+    def _offers(self) -> Mapping[str, Callable[..., Any]]:
+        """Return what the other process may ask for."""
+        here, parts = self._repository, self._parts
+        ingest, audit, metrics = here.ingest, here.audit, here.metrics
+        return {
+            "ready": partial(_told, self._ready),
+            "perform": self._perform,
+            "act": lambda action, arguments: dict(here.actions.by_name[action](**arguments)),
+            "require-caught-up": here.applier.require_caught_up,
+            "catch-up": here.applier.catch_up,
+            "applier": lambda: (here.applier.waiting, here.applier.lag_seconds, here.applier.index_stall),
+            "journal-bytes": lambda: here.journal.size,
+            "refusal": ingest.refusal,
+            "take": self._take,
+            "transferred": lambda origin, how: ingest.transfers.ended(origin, how) if ingest.transfers else None,
+            "refused": parts.on_refusal,
+            "not-ready": parts.not_ready,
+            "audit-require": audit.require,
+            "audit-note": lambda message, is_idle: audit.note(message, is_idle=is_idle),
+            "samples": lambda: list(metrics.registry.collect()),
+            "spans": lambda: (metrics.last_hour.spans(), metrics.last_day.spans()),
+            "words": metrics.last_words.all,
+            "recall": metrics.last_words.recall,
+            "finish-results": here.results.finish,
+            "end-job": here.results.end,
+            "log": logs.write_line,
+            "log-lines": logs.newest,
+        }
+
+    def _perform(self, place: str, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        if place.partition(".")[0] not in self._packages or not issubclass(kind := resolve(place), IndexRepository):
+            raise NotAccepted(place)
+        return self._repository.index.perform(kind, name, args, kwargs)
+
+    def _take(
+        self,
+        announced: Announced,
+        origin: Origin,
+        policy: ReceivedPolicy | None,
+        source: bytes | Path,
+        outcome: Future[Outcome] | None,
+    ) -> bool:
+        """Receive an instance; return whether it lacks pixels. See `node.receive.ingest.Incoming.keep`.
+
+        `source`: its data set, or a file in the work folder that has it.
+        """
+        incoming = self._repository.ingest.begin(announced, origin, policy)
+        try:
+            if isinstance(source, bytes):
+                incoming.take_fragment(source)
+            else:
+                with open(self._repository.archive.work / source.name, "rb") as file:
+                    while piece := file.read(PIECE_BYTES):
+                        incoming.take_fragment(piece)
+            return incoming.keep(outcome)
+        except BaseException:
+            incoming.abandon()
+            raise
+
+
+def _told(ready: Future[str], problem: str) -> None:
+    """Note once what is wrong with a start; empty: nothing."""
+    with suppress(InvalidStateError):
+        ready.set_result(problem)

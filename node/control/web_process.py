@@ -1,0 +1,320 @@
+"""The process that serves HTTP beside the one that receives: see `node.control.web`.
+
+Nothing in it is durable. If it dies, requests under way end without an answer, and what they had changed before is
+changed; if the other process dies, it ends.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import gc
+import os
+import resource
+import signal
+import socket
+import tempfile
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from time import monotonic
+from types import SimpleNamespace
+from typing import IO, Any, cast
+
+import structlog
+from prometheus_client.core import Metric
+
+from node.archive.filesystem import Archive
+from node.archive.root import keep_private
+from node.audit.audit_log import Audit, AuditMessage
+from node.children.confinement import confine_writes
+from node.children.decoder import Decoder
+from node.control.web import TICKED_AT, WRITTEN
+from node.errors import VoxelnodeError
+from node.index.database import IndexBeside
+from node.index.rows.backend import FILE_NAME, place_of
+from node.index.rows.records import Outcome, ReceivedPolicy
+from node.receive.apply import AppliedElsewhere
+from node.receive.ingest import Acknowledgement, Announced, Ingest, Origin
+from node.receive.results import Results
+from node.registry import RESULTS, part_of
+from node.runtime import logs
+from node.runtime.background import share_fairly
+from node.runtime.link import Link, SharedNumbers
+from node.runtime.metrics import LastWord, Metrics, Span
+from node.settings.model import Settings
+from node.web.application import application
+from node.web.server import WebServer
+from node.web.services import Services
+
+log = structlog.get_logger()
+
+IN_MEMORY_BYTES = 4 << 20
+"""Longest data set that is handed over by the link; a longer one goes by a file in the work folder."""
+
+
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """What the process begins with: descriptors, and what does not change."""
+
+    link: int
+    listener: int
+    commits: int
+    numbers: int
+    settings: Settings
+    started_at: dt.datetime
+    dicom_port: int
+
+
+def main(*given: Any) -> None:
+    """Serve until the other process says so, or ends; see `Beginning`."""
+    descriptors, *known = given
+    begin = Beginning(*descriptors, *known)
+    for descriptor in descriptors:
+        os.set_inheritable(descriptor, False)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # the other process decides
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    keep_private()
+    share_fairly()
+    root = begin.settings.storage.root.absolute()
+    index = [Path(f"{root / FILE_NAME}{end}") for end in ("-shm", "-wal")]
+    confine_writes((*(root / name for name in WRITTEN), *index, Path(tempfile.gettempdir())))
+    Serving(begin).run()
+    os._exit(0)
+
+
+class Serving:
+    """The parts of this process."""
+
+    def __init__(self, begin: Beginning) -> None:
+        self._begin, self._settings = begin, begin.settings
+        self._numbers, self._stopped = SharedNumbers(begin.numbers), threading.Event()
+        self._stop_seconds = 0.0
+        self._link = Link(
+            socket.socket(fileno=begin.link),
+            {"stop": self._stop, "configure": self._configure},
+            call_back=self._call_back,
+            ended=lambda: os._exit(1),
+        )
+
+    def run(self) -> None:
+        """Serve; say whether the start succeeded."""
+        logs.configure(self._settings.log.level, self._settings.log.format)
+        logs.keep_newest()
+        logs.hand_on(partial(self._link.tell, "log"), partial(self._link.call, "log-lines"))
+        self._link.start()
+        try:
+            services = self._services()
+            server = WebServer(self._settings.web, application(services))
+            server.start(socket.socket(fileno=self._begin.listener))
+        except VoxelnodeError as error:
+            self._link.call("ready", str(error))
+            return
+        threading.Thread(target=self._follow_commits, daemon=True).start()
+        log.info("web_started", pid=os.getpid())
+        self._link.call("ready", "")
+        gc.freeze()
+        server.on_tick(self._tick)
+        self._stopped.wait()
+        server.stop(self._stop_seconds)
+        services.decoder.close()
+
+    def _tick(self) -> None:
+        self._numbers[TICKED_AT] = monotonic()
+        logs.refusals.report_ended()
+
+    def _services(self) -> Services:
+        settings, link = self._settings, self._link
+        storage = settings.storage
+        root = storage.root.absolute()
+        ahead = AppliedElsewhere(self._numbers, partial(link.call, "require-caught-up"))
+        self._index = index = IndexBeside(root, place_of(root, settings.index.url), self._make, ahead)
+        archive = Archive(root, storage.reserve_bytes, storage.low_bytes, host=settings.holder)
+        ingest = cast(Ingest, IngestElsewhere(settings, archive, index, link))
+        results: Results = (part_of(settings, RESULTS) or Results)(index, ingest)
+        results.finish = partial(link.call, "finish-results")  # type: ignore[method-assign]
+        results.end = partial(link.call, "end-job")  # type: ignore[method-assign]
+        return Services(
+            settings,
+            archive,
+            index,
+            ingest,
+            MetricsOfBoth(link, self._begin.started_at),
+            AuditElsewhere(link),
+            Actions(link),
+            Decoder(),
+            results,
+            not_ready=partial(link.call, "not-ready"),
+            dicom_port=lambda: self._begin.dicom_port,
+            on_refusal=partial(link.tell, "refused"),
+        )
+
+    def _make(self, kind: type, name: str, args: Any, kwargs: Any) -> Any:
+        return self._link.call("perform", f"{kind.__module__}:{kind.__qualname__}", name, args, kwargs)
+
+    def _call_back(self, terms: Callable[[Any], Any]) -> Any:
+        """Look whether terms of a change hold: what the other process has committed, and its writer waits meanwhile."""
+        with self._index.reading(wait=False) as index:
+            return terms(index.connection)
+
+    def _stop(self, seconds: float) -> None:
+        self._stop_seconds = seconds
+        self._stopped.set()
+
+    def _configure(self, new: Settings) -> None:
+        logs.set_level(new.log.level)
+        self._settings.put_in_force(new, new.loaded_from)
+
+    def _follow_commits(self) -> None:
+        while True:
+            os.eventfd_read(self._begin.commits)
+            self._index.note_commits()
+
+
+class Actions(dict[str, Callable[..., Mapping[str, Any]]]):
+    """The actions on the root, by name: the process that holds it acts."""
+
+    def __init__(self, link: Link) -> None:
+        super().__init__()
+        self._link = link
+
+    def __missing__(self, name: str) -> Callable[..., Mapping[str, Any]]:
+        return lambda **arguments: self._link.call("act", name, arguments)
+
+
+class AuditElsewhere(Audit):
+    """The audit log, which the other process writes."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+
+    def require(self, message: AuditMessage) -> None:
+        """See `Audit.require`."""
+        self._link.call("audit-require", message)
+
+    def note(self, message: AuditMessage, *, is_idle: bool = False) -> None:
+        """See `Audit.note`."""
+        self._link.call("audit-note", message, is_idle)
+
+
+class MetricsOfBoth(Metrics):
+    """The metrics of both processes; each has counted its own."""
+
+    def __init__(self, link: Link, started_at: Any) -> None:
+        super().__init__()
+        self.started_at, self._link = started_at, link
+        self.last_hour = cast(Any, SimpleNamespace(spans=lambda: self._spans()[0]))
+        self.last_day = cast(Any, SimpleNamespace(spans=lambda: self._spans()[1]))
+        self.last_words = cast(Any, WordsElsewhere(link))
+
+    def _spans(self) -> tuple[list[Span], list[Span]]:
+        spans: tuple[list[Span], list[Span]] = self._link.call("spans")
+        return spans
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the families of the other process, with what this one has counted added to their samples."""
+        mine = {
+            (sample.name, *sample.labels.items()): sample
+            for family in self.registry.collect()
+            for sample in family.samples
+            if not sample.name.endswith("_created")
+        }
+        for family in self._link.call("samples"):
+            for at, sample in enumerate(family.samples):
+                if (own := mine.pop((sample.name, *sample.labels.items()), None)) is not None:
+                    family.samples[at] = sample._replace(value=sample.value + own.value)
+            names = {sample.name for sample in family.samples} | {family.name, f"{family.name}_total"}
+            family.samples += [mine.pop(key) for key in [*mine] if key[0] in names]
+            yield family
+
+
+class WordsElsewhere:
+    """What was last heard of senders: see `node.runtime.metrics.LastWords`."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+
+    def all(self) -> list[LastWord]:
+        """Return the senders, the last one heard first."""
+        words: list[LastWord] = self._link.call("words")
+        return words
+
+    def recall(self, earlier: Iterable[LastWord]) -> None:
+        """Note what rows say."""
+        self._link.call("recall", list(earlier))
+
+
+class IngestElsewhere:
+    """The way in, for what comes over HTTP: an instance is complete here before the other process receives it."""
+
+    def __init__(self, settings: Settings, archive: Archive, index: IndexBeside, link: Link) -> None:
+        self.archive, self.index, self.now, self._link = archive, index, index.now, link
+        self.warns = settings.storage.conflict_answer == "warning"
+        self.refusal = partial(link.call, "refusal")
+        self.transfers = SimpleNamespace(ended=partial(link.call, "transferred"))
+        self.acknowledgement: Acknowledgement | None = None
+        if settings.acknowledge != "local":
+            seconds, applier = settings.journal.acknowledge_seconds, cast(Any, self.applier)
+            self.acknowledgement = Acknowledgement(settings.acknowledge, seconds, applier, archive, Metrics())
+
+    def begin(self, announced: Announced, origin: Origin, policy: ReceivedPolicy | None = None) -> IncomingElsewhere:
+        """See `Ingest.begin`; what can be refused at once is refused by the other process once all is here."""
+        self.archive.intake.require()
+        return IncomingElsewhere(self.archive.work, self._link, (announced, origin, policy))
+
+    @property
+    def applier(self) -> SimpleNamespace:
+        """What is known of the applier now."""
+        waiting, lag_seconds, index_stall = self._link.call("applier")
+        catch_up = partial(self._link.call, "catch-up")
+        return SimpleNamespace(waiting=waiting, lag_seconds=lag_seconds, index_stall=index_stall, catch_up=catch_up)
+
+    @property
+    def journal(self) -> SimpleNamespace:
+        """What is known of the journal now."""
+        return SimpleNamespace(size=self._link.call("journal-bytes"))
+
+
+class IncomingElsewhere:
+    """One instance that comes over HTTP; see `node.receive.ingest.Incoming`."""
+
+    def __init__(self, work: Path, link: Link, what: tuple[Announced, Origin, ReceivedPolicy | None]) -> None:
+        self._work, self._link, self._what = work, link, what
+        self._bytes = bytearray()
+        self._file: IO[bytes] | None = None
+
+    def take_fragment(self, fragment: bytes | bytearray | memoryview) -> None:
+        """Add bytes of the data set. Raises OSError."""
+        if self._file is not None:
+            self._file.write(fragment)
+            return
+        self._bytes += fragment
+        if len(self._bytes) > IN_MEMORY_BYTES:
+            self._work.mkdir(mode=0o700, exist_ok=True)
+            self._file = tempfile.NamedTemporaryFile(dir=self._work, prefix="stow-", delete=False)  # noqa: SIM115
+            self._file.write(self._bytes)
+            self._bytes.clear()
+
+    def keep(self, outcome: Future[Outcome] | None = None) -> bool:
+        """See `Incoming.keep`."""
+        try:
+            source: bytes | Path = bytes(self._bytes)
+            if self._file is not None:
+                self._file.flush()
+                source = Path(self._file.name)
+            lacks_pixels: bool = self._link.call("take", *self._what, source, outcome)
+            return lacks_pixels
+        finally:
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Drop the bytes."""
+        self._bytes.clear()
+        if self._file is not None:
+            with closing(self._file):
+                Path(self._file.name).unlink(missing_ok=True)
+            self._file = None
