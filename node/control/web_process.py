@@ -82,7 +82,8 @@ def main(*given: Any) -> None:
     share_fairly()
     root = begin.settings.storage.root.absolute()
     index = [Path(f"{root / FILE_NAME}{end}") for end in ("-shm", "-wal")]
-    confine_writes((*(root / name for name in WRITTEN), *index, Path(tempfile.gettempdir())))
+    confine_writes((*(root / name for name in WRITTEN), *index))
+    tempfile.tempdir = str(root / WRITTEN[0])
     Serving(begin).run()
     os._exit(0)
 

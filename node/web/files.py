@@ -24,6 +24,7 @@ from node.archive.intact import MISSING
 from node.children.forwarding import CopyChange, forward
 from node.conversion.volume_files import revision_files
 from node.errors import OutOfResources, VoxelnodeError
+from node.files.durable import make_folder
 from node.index.look.views import ReadIndex
 from node.index.rows.files import StoredInstance
 from node.index.rows.records import RevisionFile
@@ -167,9 +168,8 @@ def decoded_file(node: Services, function: Callable[..., bytes], *arguments: Any
     It is on the disk of the archive, not in memory, because an uncompressed instance may have gigabytes. `function`
     takes `arguments`, and the file to write as `into`. Raises what `Decoder.run` does, and Unavailable.
     """
-    file: IO[bytes] = NamedTemporaryFile(  # noqa: SIM115 - the reader closes it
-        dir=node.archive.incoming, prefix="decoded-", suffix=".part"
-    )
+    make_folder(node.archive.work)
+    file: IO[bytes] = NamedTemporaryFile(dir=node.archive.work, prefix="decoded-")  # noqa: SIM115 - the reader closes it
     try:
         node.decoder.run(function, *arguments, into=Path(file.name))
     except OSError as error:

@@ -154,8 +154,11 @@ def test_a_command_that_looks_loads_no_sqlalchemy_and_nothing_of_pixels(tmp_path
     assert loaded(tmp_path).isdisjoint(OF_CHILDREN | OF_COMMANDS | {"sqlalchemy"})
 
 
-def test_a_node_without_http_loads_neither_the_web_framework_nor_what_decodes_and_converts(tmp_path: Path) -> None:
-    with serving(tmp_path, VOXELNODE_WEB__ENABLED="false"):
+@pytest.mark.parametrize("web", [{"VOXELNODE_WEB__ENABLED": "false"}, {"VOXELNODE_WEB__PORT": "0"}])
+def test_what_receives_loads_neither_the_web_framework_nor_what_decodes_and_converts(
+    tmp_path: Path, web: dict[str, str]
+) -> None:
+    with serving(tmp_path, **web):
         pass
     assert loaded_by_node(tmp_path).isdisjoint(OF_CHILDREN | OF_COMMANDS | OF_HOOKS | OF_SIGN_INS | OF_HTTP)
 
@@ -166,7 +169,7 @@ def test_pixels_are_served_by_a_node_that_loads_nothing_that_decodes(tmp_path: P
     ds = dcmread(path)
     place = f"/dicom-web/studies/{ds.StudyInstanceUID}/series/{ds.SeriesInstanceUID}/instances/{ds.SOPInstanceUID}"
     with (
-        serving(tmp_path, VOXELNODE_WEB__PORT="0") as lines,
+        serving(tmp_path, VOXELNODE_WEB__PORT="0", VOXELNODE_WEB__PROCESS="false") as lines,
         httpx2.Client(base_url=lines[1].rpartition(" ")[2].strip(), timeout=60) as client,
     ):
         body = b"--XX\r\nContent-Type: application/dicom\r\n\r\n" + path.read_bytes() + b"\r\n--XX--\r\n"

@@ -3,11 +3,15 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx2
 import pytest
+from pydicom import dcmread
+from pydicom.data import get_testdata_file
 from pynetdicom import AE
 from pynetdicom.sop_class import CTImageStorage
 
@@ -106,6 +110,18 @@ def test_what_is_stored_and_changed_goes_the_way_of_the_node(beside: tuple[Site,
 
 def test_it_writes_nowhere_but_where_it_has_to(beside: tuple[Site, httpx2.Client]) -> None:
     site, client = beside
-    assert client.get("/healthz").status_code == 200
+    file = Path(str(get_testdata_file("JPEG2000.dcm")))
+    assert post(site, body_of(file.read_bytes())).status_code == 200
+    instance = dcmread(file, stop_before_pixels=True)
+    study, series, uid = instance.StudyInstanceUID, instance.SeriesInstanceUID, instance.SOPInstanceUID
+    path = f"/dicom-web/studies/{study}/series/{series}/instances/{uid}"
+    plain = 'multipart/related; type="application/dicom"; transfer-syntax=1.2.840.10008.1.2.1'
+    answer = client.get(path, headers={"Accept": plain})  # a file that a child writes into the work folder
+    assert answer.status_code == 200, answer.text
+    assert client.get(f"{path}/rendered", headers={"Accept": "image/png"}).status_code == 200
     status = Path(f"/proc/{site.beside._process.pid}/status").read_text()
     assert "NoNewPrivs:\t1" in status
+    denied = f"import pathlib; pathlib.Path({str(site.root / 'objects' / 'x')!r}).touch()"
+    program = f"from node.children.confinement import confine_writes; confine_writes([]); {denied}"
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert "PermissionError" in ended.stderr
