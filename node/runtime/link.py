@@ -148,6 +148,8 @@ class Link:
                 number, name, *rest = _Values(self._stream.read(length), self).load()
                 if name is None:
                     self._receive(number, *rest)
+                elif name == "resolve":  # before what was answered after it
+                    self._perform(number, name, *rest)
                 else:
                     self._threads.submit(self._perform, number, name, *rest)
         except Exception as error:  # of whatever the other end sends: it is not to be relied on any more

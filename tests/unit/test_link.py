@@ -81,6 +81,17 @@ def test_a_function_is_called_back_where_it_came_from_and_a_future_resolved_ther
             web.call("change", refuse, Future[str]())
 
 
+def test_what_is_resolved_before_an_answer_is_resolved_once_that_is_here() -> None:
+    def apply(outcome: Future[int]) -> None:
+        outcome.set_result(1)
+
+    with linked({"apply": apply}) as (_, web, _):
+        for _ in range(300):
+            outcome = Future[int]()
+            web.call("apply", outcome)
+            assert outcome.done()
+
+
 def test_who_waits_for_an_end_that_is_gone_learns_it() -> None:
     began, wait = threading.Event(), threading.Event()
 
