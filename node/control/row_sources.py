@@ -66,7 +66,7 @@ class RootRows:
 
     def __init__(self, place: Place) -> None:
         self._place = place
-        self.studies()  # raises IndexUnusable if it cannot be read
+        self.studies({"id": 0})  # of nobody: raises IndexUnusable if it cannot be read
 
     def patients(self) -> list[Row]:
         with looking(self._place) as index:

@@ -2,35 +2,28 @@
 
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
-from dataclasses import replace
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import pytest
-from pydicom import Dataset
 from sqlalchemy import Connection
 from sqlalchemy.exc import OperationalError
 
-from node.dicom.matching import Options, read_query
 from node.errors import OutOfResources, UsageError
 from node.extensions.peers.asking import QuestionRepository
-from node.extensions.results.listed import JobViews
-from node.index.look.study_search import StudyFilter
-from node.index.look.views import ReadIndex
 from node.index.looking import looking, the_named
 from node.index.reading import other_host_of, reading
 from node.index.rows.place import IndexUnusable
 from node.index.rows.records import Level
 from node.index.rows.repositories import set_about
-from node.index.rows.view_rows import Queries, Row, queries_of_file
 from node.index.rules.work import jobs
 from tests import make
 from tests.integration.conftest import Root
 from tests.made_once import IN_POSTGRESQL
-from tests.rows import executed, read_rows, write_rows
+from tests.rows import read_rows, write_rows
 from tests.several_writers import received
 from tests.waiting import until
 
@@ -74,134 +67,6 @@ def test_reads_do_not_wait_for_the_writer(root: Root) -> None:
         assert len(root.index.repository(QuestionRepository).unasked({"MODALITY": "ct"}, ["ct"], now)[0]) == 1
         assert root.index.about.get("closed") == "no"
         assert root.index.deletions.plan("study", str(ds.StudyInstanceUID)).instances == 1
-
-
-@pytest.mark.skipif(IN_POSTGRESQL, reason="about SQLite: its plan of a query")
-def test_one_study_and_one_job_are_found_without_reading_all_rows(root: Root) -> None:
-    with explained(root) as (queries, steps):
-        assert ReadIndex(queries).studies.stored("1.2.3") is None
-        assert JobViews(queries).newest(1, job_id="1") == []
-    assert len(steps) > 4
-    assert [step for step in steps if step.startswith("SCAN")] == ["SCAN w"]  # of what the limit has left
-
-
-@pytest.mark.skipif(IN_POSTGRESQL, reason="about SQLite: its plan of a query")
-def test_series_are_listed_and_counted_without_reading_a_table(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
-    listed: list[dict[str, Any]] = [
-        *({}, {"study": "1.2.3"}, {"patient": "P1"}, {"modality": "CT"}, {"states": ["incomplete", "refused"]}),
-        *({"states": [state]} for state in ("converted", "refused", "verified", "incomplete")),
-        {"patient": "P1", "modality": "CT", "states": ["converted"]},
-    ]
-    of_index = "SCAN se USING COVERING INDEX ix_series_listed"
-    for wanted in listed:
-        with explained(root) as (queries, steps):
-            ReadIndex(queries).series.newest(100, **wanted)
-        scans = [step for step in steps if step.startswith("SCAN") and step not in ("SCAN k", "SCAN few")]
-        is_of_few = {"study", "patient", "modality"} & wanted.keys() or wanted.get("states") == ["refused"]
-        assert scans == ([] if is_of_few else [of_index]), (wanted, steps)
-    monkeypatch.setattr("node.index.look.series.FEW_SERIES", 0)  # so that each modality is a common one
-    with explained(root) as (queries, steps):
-        ReadIndex(queries).series.newest(100, modality="CT")
-    assert of_index in steps
-    with explained(root) as (queries, steps):
-        ReadIndex(queries).series.last_received_at()
-        ReadIndex(queries).series.next_due_at()
-        ReadIndex(queries).series.count_doubted()
-        ReadIndex(queries).instances.totals()
-        ReadIndex(queries).volumes.count_current()
-    assert [step for step in steps if step.startswith("SCAN") and " INDEX " not in step] == ["SCAN v"], steps
-    assert not any(step.startswith("SCAN series") for step in steps), steps
-    assert not any("SEARCH st" in step for step in steps), steps
-
-
-@pytest.mark.skipif(IN_POSTGRESQL, reason="about SQLite: its plan of a query")
-@pytest.mark.parametrize("with_senders", [False, True])
-def test_retention_reads_studies_from_the_oldest_on_and_sorts_none(
-    root: Root, monkeypatch: pytest.MonkeyPatch, with_senders: bool
-) -> None:
-    monkeypatch.setattr("node.index.look.studies.CHUNK_STUDIES", 1)
-    for _ in range(2):
-        root.take(make.ct_series(1)[0])
-    with explained(root) as (queries, steps):
-        assert len(list(ReadIndex(queries).studies.by_age(with_senders=with_senders))) == 2
-    assert "SCAN se USING INDEX ix_series_listed" in steps
-    assert steps.count("SEARCH se USING INDEX ix_series_listed (last_received_at>?)") == 2
-    assert not any(step.endswith("FOR ORDER BY") for step in steps), steps
-
-
-@pytest.mark.skipif(IN_POSTGRESQL, reason="about SQLite: its plan of a query")
-def test_what_hooks_and_routes_are_owed_is_read_from_what_waits_and_not_from_the_studies(root: Root) -> None:
-    root.take(make.ct_series(1)[0])
-    with explained(root) as (queries, steps):
-        assert ReadIndex(queries).studies.owed() == set()
-        assert not ReadIndex(queries).studies.has_message("1.2")
-    assert {step.partition(" USING")[0] for step in steps if step.startswith("SCAN")} <= {"SCAN h", "SCAN o"}, steps
-
-
-@pytest.mark.skipif(IN_POSTGRESQL, reason="about SQLite: its plan of a query")
-@pytest.mark.parametrize("wanted", [{"modality": "CT"}, {"states": ["converted"]}])
-def test_a_page_of_series_is_read_in_its_order_if_many_match(
-    root: Root, wanted: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("node.index.look.series.FEW_SERIES", 0)
-    steps = steps_of(root, lambda index: index.series.page(None, 100, **wanted))
-    assert not any("ORDER BY" in step for step in steps), steps
-
-
-@pytest.mark.skipif(IN_POSTGRESQL, reason="about SQLite: its plan of a query")
-def test_the_badge_of_problems_reads_the_series_with_problems_alone(root: Root) -> None:
-    steps = steps_of(root, lambda index: (index.problems.count(), index.problems.count_since(0)))
-    assert sum("ix_series_doubted" in step for step in steps) == 2, steps
-    assert not any("ix_series_listed" in step for step in steps), steps
-
-
-@pytest.mark.skipif(IN_POSTGRESQL, reason="about SQLite: its plan of a query")
-def test_a_description_is_compared_with_those_that_there_are_and_not_with_each_series(root: Root) -> None:
-    wanted = StudyFilter(description="qqqq")
-    steps = steps_of(
-        root, lambda index: (index.studies.matching(wanted).page(), index.studies.matching(wanted).count())
-    )
-    assert {"SCAN known_series_description", "SCAN known_study_description"} <= set(steps)
-    assert not any(step.startswith(("SCAN series", "SCAN studies")) for step in steps), steps
-
-
-@pytest.mark.skipif(IN_POSTGRESQL, reason="about SQLite: its plan of a query")
-@pytest.mark.parametrize("level", ["STUDY", "SERIES"])
-@pytest.mark.parametrize(
-    ("key", "value"), [("PatientName", "*chmi*"), ("PatientID", "?123*"), ("AccessionNumber", "*A77*")]
-)
-def test_a_part_of_a_text_is_looked_up_not_compared_with_all_rows(root: Root, level: str, key: str, value: str) -> None:
-    identifier = Dataset()
-    identifier.QueryRetrieveLevel = level
-    setattr(identifier, key, value)
-    query = read_query(identifier, options=Options(relational=True))
-    steps = steps_of(root, lambda _: list(root.index.find(query)))
-    assert any("study_grams" in step for step in steps), steps
-    assert not any(step.startswith(("SCAN patients", "SCAN studies", "SCAN series")) for step in steps), steps
-
-
-def steps_of(root: Root, read: Callable[[ReadIndex], object]) -> list[str]:
-    """Return the steps of the plans of what is read."""
-    with executed() as ran, root.index.reading() as index:
-        read(index)
-    queries = [(sql, values) for sql, values in ran if sql.lstrip().startswith(("SELECT", "WITH"))]
-    assert queries
-    with closing(sqlite3.connect(root.index.place)) as connection:
-        return [row[3] for sql, values in queries for row in connection.execute(f"EXPLAIN QUERY PLAN {sql}", values)]
-
-
-@contextmanager
-def explained(root: Root) -> Iterator[tuple[Queries, list[str]]]:
-    """Run queries on the index, and note the steps of their plans."""
-    steps: list[str] = []
-    with closing(sqlite3.connect(root.index.place)) as connection:
-        queries = queries_of_file(connection)
-
-        def run(query: str, values: Mapping[str, Any]) -> list[Row]:
-            steps.extend(row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {query}", values))
-            return queries.rows(query, values)
-
-        yield replace(queries, rows=run), steps
 
 
 def test_a_read_sees_what_was_written_before_it(root: Root) -> None:

@@ -134,11 +134,11 @@ class FailureViews(PagedViews):
 
     def beyond_repair(self, limit: int, skip: int) -> list[Row]:
         """Return the failures of images about which nobody can do anything, with series and patient, newest first."""
-        reasons = ", ".join(f"'{reason}'" for reason in BEYOND_MENDING if reason != "not-an-image")
         return self._rows(
             "SELECT f.*, se.series_number, se.series_description, se.modality, se.state, st.patient_name, "
             "st.patient_id FROM v_failures f JOIN v_series se USING (study_instance_uid, series_instance_uid) "
-            f"JOIN v_studies st USING (study_instance_uid) WHERE f.reason IN ({reasons}) "
+            "JOIN v_studies st USING (study_instance_uid) WHERE f.reason <> 'not-an-image' "
+            f"AND f.reason IN ({_BEYOND_MENDING}) "
             "ORDER BY f.failed_at DESC, f.series_instance_uid, f.stack NULLS FIRST LIMIT :limit OFFSET :skip",
             limit=limit,
             skip=skip,
@@ -241,14 +241,15 @@ class ConflictViews(PagedViews):
             SELECT newest.id, newest.kind, newest.study_instance_uid, newest.calling_ae_title, grouped.count,
                    newest.detail, newest.found_at, newest.series_instance_uid, newest.sop_instance_uid,
                    newest.path, newest.path IS NOT NULL AS has_version,
-                   i.study_instance_uid AS current_study, i.series_instance_uid AS current_series,
-                   s.patient_name, s.patient_id, s.study_date
+                   own.study_instance_uid AS current_study, se.series_instance_uid AS current_series,
+                   p.patient_name, p.patient_id, st.study_date
             FROM (SELECT max(id) AS id, count(*) AS count FROM v_conflicts WHERE decision IS NULL
                   GROUP BY kind, study_instance_uid, calling_ae_title) grouped
             JOIN v_conflicts newest ON newest.id = grouped.id
-            LEFT JOIN v_images i ON i.sop_instance_uid = newest.sop_instance_uid
-            LEFT JOIN v_studies s
-                ON s.study_instance_uid = coalesce(i.study_instance_uid, newest.study_instance_uid)
+            LEFT JOIN images i ON i.sop_instance_uid = newest.sop_instance_uid
+            LEFT JOIN series se ON se.id = i.series_id LEFT JOIN studies own ON own.id = se.study_id
+            LEFT JOIN studies st ON st.study_instance_uid = coalesce(own.study_instance_uid, newest.study_instance_uid)
+            LEFT JOIN patients p ON p.id = st.patient_id
             ORDER BY newest.id DESC LIMIT :limit OFFSET :skip
             """,
             limit=limit,

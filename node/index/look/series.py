@@ -28,6 +28,7 @@ OTHER_STATES = ("receiving", "converting", "refused", "failed")
 FEW_SERIES = 5000
 """Series that are looked up one by one and sorted, in some 10 ms."""
 
+_DOUBTED = "study_id > 0 AND verdict IN ('suspect', 'incomplete')"  # of the index `ix_series_doubted`
 _WITH_STUDY = "v_series se JOIN v_studies st USING (study_instance_uid)"
 """Series, with the patients of their studies."""
 
@@ -163,9 +164,8 @@ class SeriesViews(PagedViews):
         """
         # The newest series of a common value are at the beginning of `ix_series_listed`. SQLite would read and sort all
         # of them by an index of `=`, and has none for NOT <>. PostgreSQL knows how many there are.
-        of_modality = f"SELECT 1 FROM series WHERE modality = :modality LIMIT {FEW_SERIES}"
-        counted = f"SELECT count(*) FROM ({of_modality}) few"
-        is_rare = modality is not None and self._number(counted, modality=modality) < FEW_SERIES
+        is_rare = modality is not None and self._are_few("modality = :modality", {"modality": modality})
+        is_of_few = {"suspect", "incomplete"}.issuperset(states) and states and self._are_few(_DOUBTED, {})
         named = {f"state_{number}": state for number, state in enumerate(states)}
         is_in_state = " OR ".join(
             f"NOT se.state <> :{name}"
@@ -184,6 +184,7 @@ class SeriesViews(PagedViews):
             "since": f"se.last_received_at >= {self._queries.say(MOMENT, ':since')}",
         }
         conditions = [f"({is_in_state or '1 = 1'})", *(filters[name] for name in filters if values[name] is not None)]
+        conditions += [f"se.id IN (SELECT id FROM series WHERE {_DOUBTED})"] if is_of_few else []
         matching = f"SELECT se.id FROM series se WHERE {' AND '.join(conditions)}"
         newest = f"{matching} ORDER BY se.last_received_at DESC LIMIT :limit"
         rows = self._rows(
@@ -226,8 +227,7 @@ class SeriesViews(PagedViews):
 
     def count_doubted(self) -> dict[str, int]:
         """Count what `newest` lists in the states ``incomplete`` and ``suspect``, by state."""
-        doubted = "study_id > 0 AND verdict IN ('suspect', 'incomplete')"  # of the index `ix_series_doubted`
-        converted = f"FROM series WHERE {doubted} AND NOT state <> 'converted' GROUP BY verdict"
+        converted = f"FROM series WHERE {_DOUBTED} AND NOT state <> 'converted' GROUP BY verdict"
         return {"incomplete": 0, "suspect": 0} | self._counts(f"SELECT verdict, count(*) AS count {converted}")
 
     def last_received_at(self) -> str | None:

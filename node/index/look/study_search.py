@@ -178,8 +178,10 @@ class MatchingStudies:
         return read_ids(self._connection, select(walked.c.id).where(walked.c.fulfils).limit(limit))
 
     def _studies(self, order: StudyOrder, *, is_sorted: bool) -> Select[Any]:
-        """Return a SELECT of studies that fulfil the conditions, with what the parts and the order need."""
-        query = select(StudyRow.id).where(*_conditions(self._wanted))
+        """Return a SELECT of studies, with what the parts and the order need."""
+        query = select(StudyRow.id).where(*(_dated(self._wanted) if order == "date" else ()))
+        if self._wanted.condition in ("complete", "verified", "no-gap-seen"):  # most studies fulfil it
+            query = query.where(_is_complete(self._wanted.condition))
         is_by_patient = order in ("name", "patient-id")
         if not (is_by_patient or self._wanted.words or self._wanted.patient_id is not None):
             return query
@@ -233,7 +235,14 @@ def _parts(wanted: StudyFilter) -> list[_Part]:
         parts.append(_Part(doubted, fulfils))
     if wanted.description:
         parts.append(_described(wanted.description))
-    return parts
+    exact = (
+        (StudyRow.study_instance_uid, wanted.study_instance_uid),
+        (PatientRow.patient_id, wanted.patient_id),
+        (StudyRow.accession_number, wanted.accession_number),
+    )
+    fulfilled = [*_dated(wanted), *(column == value for column, value in exact if value is not None)]
+    studies = select(StudyRow.id).join(PatientRow, SAME_PATIENT)
+    return parts + [_Part(studies.where(condition), condition) for condition in fulfilled]
 
 
 def _described(part: str) -> _Part:
@@ -256,21 +265,11 @@ def _descriptions(column: Any, part: str) -> Select[Any]:
     return select(known.c.value).where(contains(known.c.value, part))
 
 
-def _conditions(wanted: StudyFilter) -> list[ColumnElement[bool]]:
-    """Return what a study must fulfil beside the parts of a search: an index finds it, or most studies fulfil it."""
-    conditions: list[ColumnElement[bool]] = []
-    if wanted.first_date is not None:
-        conditions.append(StudyRow.study_date >= wanted.first_date)
-    if wanted.last_date is not None:
-        conditions.append(StudyRow.study_date <= wanted.last_date)
-    if wanted.condition in ("complete", "verified", "no-gap-seen"):
-        conditions.append(_is_complete(wanted.condition))
-    exact = (
-        (StudyRow.study_instance_uid, wanted.study_instance_uid),
-        (PatientRow.patient_id, wanted.patient_id),
-        (StudyRow.accession_number, wanted.accession_number),
-    )
-    return conditions + [column == value for column, value in exact if value is not None]
+def _dated(wanted: StudyFilter) -> list[ColumnElement[bool]]:
+    """Return the condition of the date of a study, if there is one."""
+    if wanted.first_date is None and wanted.last_date is None:
+        return []
+    return [StudyRow.study_date.between(wanted.first_date or dt.date.min, wanted.last_date or dt.date.max)]
 
 
 def _has_word(word: str) -> ColumnElement[bool]:

@@ -46,7 +46,11 @@ Added = TypeVar("Added")
 SubscriberKind = Literal["hook", "route"]
 
 
-_WITH_SERIES = "LEFT JOIN v_series se USING (study_instance_uid, series_instance_uid)"
+_WITH_SERIES = (
+    "LEFT JOIN studies st ON st.study_instance_uid = m.study_instance_uid LEFT JOIN patients p ON p.id = st.patient_id "
+    "LEFT JOIN series se ON se.study_id = st.id AND se.series_instance_uid = m.series_instance_uid"
+)
+"""Of tables: behind a LEFT JOIN, SQLite would make all rows of a view first, and count the instances of each."""
 
 
 ASK_AGAIN_SECONDS = 3600.0
@@ -149,13 +153,16 @@ class ReadIndex(ViewRows):
         They are as rows of ``v_deliveries`` or ``v_route_messages`` will be. Without ``due_at``, series are received or
         converted: the time begins when they end. `kind`: ``hook`` or ``route``. `study`, `named`: of these alone.
         """
-        is_open = "st.id IN (SELECT study_id FROM series WHERE state IN ('receiving', 'converting'))"
+        are_open = "FROM series o WHERE o.state IN ('receiving', 'converting')"
+        is_open = f"EXISTS (SELECT 1 {are_open} AND o.study_id = st.id)"
+        ids = f"SELECT o.study_id {are_open} UNION SELECT id FROM studies WHERE closed_at > '0001-01-01'"  # by indexes
+        of_one = f"st.study_instance_uid = :study AND (st.closed_at IS NOT NULL OR {is_open})"
         rows = self._rows(
             f"SELECT h.name AS {kind}, h.destination, st.study_instance_uid, p.patient_name, p.patient_id, "
             f"st.study_date, st.study_description, st.closed_at AS happened_at, {is_open} AS is_open FROM studies st "
             "JOIN patients p ON p.id = st.patient_id JOIN subscribers h ON h.kind = :kind "
-            "AND h.wanted_kinds LIKE '% study-quiet %' WHERE (st.study_instance_uid = :study OR :study IS NULL) "
-            f"AND (st.closed_at IS NOT NULL OR {is_open}) ORDER BY is_open, st.closed_at LIMIT {MAX_TO_COME}",
+            f"AND h.wanted_kinds LIKE '% study-quiet %' WHERE {f'st.id IN ({ids})' if study is None else of_one} "
+            f"ORDER BY is_open, st.closed_at LIMIT {MAX_TO_COME}",
             kind=kind,
             study=study,
         )
@@ -270,8 +277,8 @@ class SubscriberViews(ViewRows):
         `hook`, `state`: filters; None matches all.
         """
         around = (
-            "SELECT d.*, h.paused, se.series_number, se.modality, se.series_description FROM ({0}) d "
-            f"{_WITH_SERIES} LEFT JOIN subscribers h ON h.kind = 'hook' AND h.name = d.hook ORDER BY d.happened_at"
+            "SELECT m.*, h.paused, se.series_number, se.modality, se.series_description FROM ({0}) m "
+            f"{_WITH_SERIES} LEFT JOIN subscribers h ON h.kind = 'hook' AND h.name = m.hook ORDER BY m.happened_at"
         )
         rows = self._newest(limit, "happened_at DESC", "v_deliveries", around, hook=hook, state=state)
         return Newest((_with_what_holds_it(row, {}) for row in rows), rows.total)
@@ -309,40 +316,29 @@ class SubscriberViews(ViewRows):
             study=study_instance_uid,
         )
 
-    def messages(
-        self,
-        limit: int,
-        routes: Mapping[str, Route],
-        *,
-        route: str | None = None,
-        destination: str | None = None,
-        state: str | None = None,
-    ) -> Newest:
+    def messages(self, limit: int, routes: Mapping[str, Route], **wanted: str | None) -> Newest:
         """Return the last `limit` rows of ``v_route_messages``, newest first, with the names of series and patients.
 
         One that waits for a destination that is paused or held has the reason of that, and when it goes on.
 
-        `routes`: the configuration. `route`, `destination`, `state`: filters; None matches all.
+        `routes`: the configuration. `wanted`: filters ``route``, ``destination``, ``state``; None matches all.
         """
         around = (
             "SELECT m.*, h.paused, h.trouble, h.retry_at, se.series_number, se.modality, se.series_description, "
-            "st.patient_name, st.patient_id, st.study_date, st.study_description "
-            f"FROM ({{0}}) m {_WITH_SERIES} LEFT JOIN v_studies st USING (study_instance_uid) "
+            f"p.patient_name, p.patient_id, st.study_date, st.study_description FROM ({{0}}) m {_WITH_SERIES} "
             "LEFT JOIN subscribers h ON h.kind = 'route' AND h.name = m.route AND h.destination = m.destination "
             "ORDER BY m.happened_at DESC"
         )
-        filters = {"route": route, "destination": destination, "state": state}
-        rows = self._newest(limit, "happened_at DESC, message_id", "v_route_messages", around, **filters)
+        rows = self._newest(limit, "happened_at DESC, message_id", "v_route_messages", around, **wanted)
         return Newest((_with_what_holds_it(row, routes) for row in rows), rows.total)
 
     def unseen(self, route: str, destination: str, limit: int) -> list[Row]:
         """Return at most `limit` series that a destination may want, as nobody has looked at them yet."""
         return self._rows(
-            "SELECT DISTINCT e.series_instance_uid, se.series_number, se.modality, se.series_description, "
-            "st.patient_name, st.patient_id FROM subscribers h JOIN owed_events o ON o.subscriber_id = h.id "
-            f"JOIN events e ON e.id = o.event_id {_WITH_SERIES} "
-            "LEFT JOIN v_studies st USING (study_instance_uid) WHERE h.kind = 'route' AND h.name = :route "
-            "AND h.destination = :destination AND e.series_instance_uid <> '' LIMIT :limit",
+            "SELECT DISTINCT m.series_instance_uid, se.series_number, se.modality, se.series_description, "
+            "p.patient_name, p.patient_id FROM subscribers h JOIN owed_events o ON o.subscriber_id = h.id "
+            f"JOIN events m ON m.id = o.event_id {_WITH_SERIES} WHERE h.kind = 'route' AND h.name = :route "
+            "AND h.destination = :destination AND m.series_instance_uid <> '' LIMIT :limit",
             route=route,
             destination=destination,
             limit=limit,
