@@ -25,6 +25,7 @@ from benchmarks.receive import Load, send, write_instances  # noqa: E402
 from node.dicom.answers import AnswerEncoder  # noqa: E402
 from node.dicom.encoding import EXPLICIT_LITTLE_ENDIAN  # noqa: E402
 from node.dicom.matching import read_query  # noqa: E402
+from node.index.look.finder import answers, matching_ids  # noqa: E402
 from node.index.look.views import ReadIndex  # noqa: E402
 from node.index.reading import reading  # noqa: E402
 
@@ -143,7 +144,8 @@ def by_find_ms(port: int, keys: dict[str, str]) -> float:
 def asked_directly(index: ReadIndex, ds: Dataset) -> int:
     query = read_query(ds)
     encode = AnswerEncoder(query.returned, EXPLICIT_LITTLE_ENDIAN).encode
-    return len([encode(answer) for answer in index.find(query)])
+    ids = matching_ids(index.connection, query).ids
+    return len([encode(answer) for answer in answers(index.connection, query, ids)])
 
 
 def qido(client: httpx.Client, keys: dict[str, str]) -> int:

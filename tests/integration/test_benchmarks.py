@@ -7,9 +7,18 @@ from pathlib import Path
 import pytest
 
 from benchmarks.mutants import Outcome, Sites, record, tried_again
-from benchmarks.scale import TABLES, Shape, fill, fill_in_postgresql
+from benchmarks.scale import TABLES, Shape, fill, fill_in_postgresql, main
 from node.index.rows.place import FILE_NAME
 from tests.postgresql import start
+
+
+@pytest.mark.slow
+@pytest.mark.peer
+def test_the_benchmark_of_large_indexes_ends_on_a_small_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.query.ROUNDS", 1)
+    parts = "--instances", "400", "--only", "commands", "pages", "queries"
+    monkeypatch.setattr("sys.argv", ["scale.py", str(tmp_path), *parts])
+    main()
 
 
 @pytest.mark.long
