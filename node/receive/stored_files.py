@@ -7,13 +7,14 @@ size: it may be the only good copy. Otherwise its bytes take the place of that f
 from __future__ import annotations
 
 import datetime as dt
+import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from time import monotonic
+from time import monotonic, time
 
 import structlog
 
@@ -33,13 +34,14 @@ from node.runtime.budget import remember
 
 log = structlog.get_logger()
 
-LONG_BYTES = 1 << 20
-"""The digest of a file that is not longer is compared at every read: that costs little."""
-
 VERIFIED_SECONDS = 300.0
-"""For how long the digest of a long file that is read again and again is not compared again."""
+"""For how long the digest of a file that is read again and again is not compared again."""
 
-MAX_VERIFIED = 4096
+REST_SECONDS = 2.0
+"""How long before a comparison a file must have changed last: clocks of file systems have steps, and a change within
+the step of another one could not be told from it."""
+
+MAX_VERIFIED = 8192
 
 
 def compared(archive: Archive, index: Index, batch: Sequence[Received]) -> Compared:
@@ -184,30 +186,44 @@ def _report_damage(archive: Archive, index: Index, key: str, problem: str, now: 
 
 
 class RecentlyVerified:
-    """Long files whose digest was compared lately: a viewer reads the frames of one file one by one. Thread-safe."""
+    """Files whose digest was compared lately: a viewer reads the frames of a series one by one. Thread-safe.
+
+    Whoever changes a file changes its inode, its length or one of its times, of which nobody can put back the last
+    (ctime): so what is read of a file is whole if it is known by what `fstat` says *after* the read. What rots below
+    the file system is seen when the time is over.
+    """
 
     def __init__(self) -> None:
-        self._files: dict[str, tuple[tuple[int, int, int], float]] = {}
+        self._files: dict[tuple[int, int], tuple[tuple[int | str, ...], float]] = {}
         self._lock = threading.Lock()
 
+    def knows(self, stat: os.stat_result, sha256: str) -> bool:
+        """Return whether a file has had this digest lately, and has not changed since."""
+        known = self._files.get((stat.st_dev, stat.st_ino))
+        return known is not None and known[0] == _state(stat, sha256) and monotonic() - known[1] < VERIFIED_SECONDS
+
+    def note(self, stat: os.stat_result, sha256: str) -> None:
+        """Note that a file has this digest; `stat`: as it was before it was read."""
+        if time() - stat.st_ctime >= REST_SECONDS:
+            with self._lock:
+                remember(self._files, (stat.st_dev, stat.st_ino), (_state(stat, sha256), monotonic()), MAX_VERIFIED)
+
     def problem_with(self, path: Path, offset: int, length: int, sha256: str) -> str | None:
-        """As `node.archive.intact.problem_with`; a long file that has not changed is read again after some minutes."""
-        if length <= LONG_BYTES:
-            return problem_with(path, offset, length, sha256)
+        """As `node.archive.intact.problem_with`; a file that has not changed is read again after some minutes."""
         try:
             stat = path.stat()
         except FileNotFoundError:
             return MISSING
-        name, identity, now = str(path), (stat.st_ino, stat.st_size, stat.st_mtime_ns), monotonic()
-        with self._lock:
-            known = self._files.get(name)
-        if known is not None and known[0] == identity and now - known[1] < VERIFIED_SECONDS:
+        if self.knows(stat, sha256):
             return None
         problem = problem_with(path, offset, length, sha256)
         if problem is None:
-            with self._lock:
-                remember(self._files, name, (identity, now), MAX_VERIFIED)
+            self.note(stat, sha256)
         return problem
+
+
+def _state(stat: os.stat_result, sha256: str) -> tuple[int | str, ...]:
+    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, sha256
 
 
 def problem_of(archive: Archive, file: InstanceFile | HeldFile | VolumeFile) -> str | None:

@@ -19,6 +19,7 @@ from node.api import Role, send_files
 from node.children.decoder import Decoder
 from node.extensions.dicomweb import bursts
 from node.extensions.dicomweb.decoding import PictureOrder, picture
+from node.receive import stored_files
 from node.web.middleware import AccessLog
 from node.web.routes_by_path import template_of
 from tests import make
@@ -247,13 +248,28 @@ def test_nobody_profits_from_the_burst_of_another_and_rights_end_with_their_with
     assert reader.get(path_of(CT[0]))[0].status_code == 401
 
 
-def test_a_file_that_changed_is_refused_in_the_midst_of_a_burst(site: Site) -> None:
-    reader = Viewer(site, "reader", **OCTETS)
+def test_a_file_that_changed_is_refused_in_the_midst_of_a_burst(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one that was found whole, and that changes between the moments at which it is opened and read."""
+    monkeypatch.setattr(stored_files, "REST_SECONDS", 0.0)
+    monkeypatch.setattr(bursts, "WARM", 0)  # the first read is the last
+    reader, read = Viewer(site, "reader", **OCTETS), bursts.read_at_once
     reader.burst(path_of(CT[0]))
-    [key] = [one.key for one in site.services.index.instances.files_after("", 1)]
-    file = site.root / key
-    file.write_bytes(file.read_bytes()[:-1] + b"\x55")
-    assert {reader.get(path_of(ds))[0].status_code for ds in CT} == {200, 500}
+    assert {reader.get(path_of(ds))[0].status_code for ds in CT} == {200}
+    [one] = site.services.index.instances.files_after("", 1)
+    file = site.root / one.key
+    stat = file.stat()
+    assert site.services.verified.knows(stat, one.sha256)
+
+    def changed(descriptor: int, *arguments: Any) -> memoryview:
+        if os.fstat(descriptor).st_ino == stat.st_ino:
+            file.write_bytes(file.read_bytes()[:-1] + b"\x55")
+            os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+        return read(descriptor, *arguments)
+
+    monkeypatch.setattr(bursts, "read_at_once", changed)
+    answers = [reader.get(path_of(ds))[0] for ds in CT]
+    assert {answer.status_code for answer in answers} == {200, 500}
+    assert not any(answer.content.endswith(b"\x55") for answer in answers)
 
 
 @pytest.mark.slow

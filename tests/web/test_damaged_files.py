@@ -11,6 +11,7 @@ from pydicom import FileDataset
 from pydicom.uid import RLELossless
 
 from node.index.rules.people.accounts import Role
+from node.receive import stored_files
 from node.receive.stored_files import report_damage
 from tests import make
 from tests.rows import view_rows
@@ -127,7 +128,10 @@ def test_a_damaged_volume_is_refused_and_made_again(site: Site) -> None:
     assert gzip.decompress(sent.content) == gzip.decompress(whole)  # igzip may pack it otherwise: see `unpacked`
 
 
-def test_rot_that_leaves_the_times_of_a_file_alone_is_seen_by_the_next_reader(site: Site) -> None:
+def test_a_change_that_puts_the_times_of_a_file_back_is_seen_by_the_next_reader(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stored_files, "REST_SECONDS", 0.0)
     [ds] = make.ct_series(1, study_uid=STUDY, series_uid=SERIES)
     site.take(ds)
     url = READS["frames"].format(study=STUDY, series=SERIES, uid=ds.SOPInstanceUID)

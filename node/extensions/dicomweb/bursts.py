@@ -11,7 +11,8 @@ withdrawn and a file that was moved count from their commit on. What ends with t
 route answers like any other request. A request that is answered here passes the log, the check of its host and the
 limits on bodies, but is not routed (`node.web.routes_by_path.Shortcuts`).
 
-A file of which a frame is sent is compared with its digest at each request. A picture that is kept has this digest in
+A file of which a frame is sent is compared with its digest, once while it does not change
+(`node.receive.stored_files.RecentlyVerified`). A picture that is kept has this digest in
 its name: it was made of the bytes that were received, so it is right even if the file was damaged since, and the file
 is not read.
 """
@@ -239,15 +240,21 @@ def _answer_now(target: SelectedInstances, answer: Answer, instance: StoredInsta
 
 
 def _whole_file(target: SelectedInstances, instance: StoredInstance, flags: int) -> memoryview:
-    """Return the bytes of the file of an instance after comparing their digest. Raises Damaged and OSError."""
-    length = file_length(instance)
+    """Return the bytes of the file of an instance, whose digest was compared. Raises Damaged and OSError."""
+    length, verified = file_length(instance), target.node.verified
     file = os.open(target.node.archive.path(instance.key), os.O_RDONLY | os.O_CLOEXEC)
     try:
+        before = os.fstat(file)
         content = read_at_once(file, length + 1, flags)
+        is_known = verified.knows(os.fstat(file), instance.sha256)
     finally:
         os.close(file)
-    if len(content) != length or hashlib.sha256(content[instance.data_set_offset :]).hexdigest() != instance.sha256:
+    if len(content) != length:
         raise Damaged(DAMAGED)  # the route looks again, and marks it
+    if not is_known:
+        if hashlib.sha256(content[instance.data_set_offset :]).hexdigest() != instance.sha256:
+            raise Damaged(DAMAGED)
+        verified.note(before, instance.sha256)
     return content
 
 
