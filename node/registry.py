@@ -88,7 +88,7 @@ ORDERS = "node.extensions.worklist.orders:compare_with_orders"
 
 CORE_VERBS = "echo", "store", "query", "retrieve", "commit"
 
-Extra = Literal["cluster", "excel", "frames", "ocr", "oidc", "s3", "webhooks"]
+Extra = Literal["cluster", "excel", "frames", "ocr", "oidc", "results", "s3", "webhooks"]
 
 EXTRA_MODULES: Mapping[Extra, tuple[str, ...]] = {
     "cluster": ("psycopg",),
@@ -96,6 +96,7 @@ EXTRA_MODULES: Mapping[Extra, tuple[str, ...]] = {
     "frames": ("polars",),
     "ocr": ("rapidocr", "onnxruntime"),
     "oidc": ("authlib", "joserfc"),
+    "results": ("highdicom",),
     "s3": ("obstore",),
     "webhooks": ("standardwebhooks",),
 }

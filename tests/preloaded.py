@@ -28,6 +28,9 @@ from tests.pace import standing_still
 PROJECT = Path(__file__).resolve().parents[1]
 ORDER_BYTES = 1 << 17
 
+LIKE_MACOS = {"PYTHONPATH": str(PROJECT / "tests/like_macos")}
+"""In the environment of a command that starts by itself: it lacks what only Linux has."""
+
 FIRST_WAIT = "TESTS_FIRST_WAIT_SECONDS"
 """Variable of a node that tries again sooner, after these seconds: series, messages, and services that failed."""
 LOOKS = "TESTS_LOOKS_SECONDS"

@@ -27,7 +27,7 @@ from node.archive import space
 from node.archive.root import MOUNT
 from node.archive.space import MIN_FREE_BYTES, MIN_FREE_INODES, free_bytes_of
 from node.errors import OutOfResources
-from node.files.durable import NO_ROOM, moved, write_all
+from node.files.durable import IS_LINUX, NO_ROOM, moved, sync_data, write_all
 from node.runtime.failpoints import reached
 
 log = structlog.get_logger()
@@ -276,7 +276,7 @@ class Ballast:
     def _keep(self) -> None:
         """Make the ballast, or what is missing of it, if the disk has room for it."""
         with suppress(OSError):
-            if not self._has_room(KEEPS_BYTES, 4 * FILES):
+            if not IS_LINUX or not self._has_room(KEEPS_BYTES, 4 * FILES):
                 return
             self._folder.mkdir(mode=0o700, exist_ok=True)
             for path in (self._folder / str(number) for number in range(FILES)):
@@ -375,7 +375,7 @@ class PartFile(_Part):
         """
         self._intake.require_sound()
         with self._intake.refusing():
-            os.fdatasync(self._file)
+            sync_data(self._file)
             self._finish()
         reached("part-synced")
 

@@ -29,7 +29,7 @@ from shlex import quote
 
 from node.archive.space import FOLDERS, KEPT
 from node.errors import VoxelnodeError
-from node.files.durable import NO_ROOM, make_folder, moved, sync_folder, write_durably
+from node.files.durable import IS_LINUX, NO_ROOM, make_folder, moved, sync_data, sync_folder, write_durably
 
 MOUNT = "intake goes on once its disk is mounted again"
 """Ends the reason of an intake that waits for the disk of a folder."""
@@ -129,7 +129,12 @@ def lock_problem(folder: Path, mounts: Path = MOUNTS) -> str | None:
 
 
 def _tried(folder: Path) -> str | None:
-    """Lock a new file twice; return what is wrong with that."""
+    """Lock a new file twice; return what is wrong with that.
+
+    macOS has only those locks of SQLite that exclude nobody in their own process.
+    """
+    if not IS_LINUX:
+        return None
     with tempfile.NamedTemporaryFile(dir=folder, prefix=".locks-") as file, open(file.name, "r+b") as other:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -301,7 +306,7 @@ class HeldFolders:
         name, _, rest = key.partition("/")
         if name not in self._held:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), key)
-        return f"/proc/self/fd/{self._held[name][0]}/{rest}"
+        return f"/proc/self/fd/{self._held[name][0]}/{rest}" if IS_LINUX else str(self._root / key)
 
     def away(self) -> str | None:
         """Return which folder is not at its place, and how; None if all are."""
@@ -327,7 +332,7 @@ class HeldFolders:
             if not _is_shared(folder):
                 with suppress(OSError), (folder / MARKER).open("r+b", buffering=0) as file:
                     file.write(f"{identity}\n{name} {' '.join(notes[name][:2])} {generation}\n".encode())
-                    os.fdatasync(file)
+                    sync_data(file)
                     left.pop()
         return left
 

@@ -39,7 +39,8 @@ MAX_PARTS = 1000
 """Parts that are handed to the kernel at once; it takes up to 1024 (IOV_MAX)."""
 
 _NOT_YET = (BlockingIOError, TimeoutError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
-_GONE = select.POLLRDHUP | select.POLLHUP | select.POLLERR | select.POLLNVAL
+_CLOSES = getattr(select, "POLLRDHUP", 0)  # macOS lacks it: a peer is gone once it has closed both ways
+_GONE = _CLOSES | select.POLLHUP | select.POLLERR | select.POLLNVAL
 
 
 class Transport:
@@ -107,7 +108,7 @@ class Transport:
 
     def is_abandoned(self, seconds: float) -> bool:
         """Whether the peer closes the connection, or loses it, within `seconds`; reads nothing."""
-        return bool(self._poll(select.POLLRDHUP, seconds) & _GONE)
+        return bool(self._poll(_CLOSES, seconds) & _GONE)
 
     @property
     def is_heard(self) -> bool:

@@ -30,7 +30,7 @@ import structlog
 from node.audit.audit_files import FILE_NAME, FIRST, last_line, set_full_file_aside
 from node.dicom.attributes import InstanceAttributes
 from node.errors import VoxelnodeError
-from node.files.durable import sync_folder
+from node.files.durable import sync_data, sync_folder
 from node.runtime.logs import LinesOfAddresses
 
 log = structlog.get_logger()
@@ -304,7 +304,7 @@ class Audit:
             try:
                 self._append(line)
                 if durable:
-                    os.fdatasync(self._file)
+                    sync_data(self._file)
             except OSError as error:
                 raise _failed(self._path, error) from error
             self._previous = hashlib.sha256(line).hexdigest()

@@ -7,6 +7,7 @@ each of them.
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 import select
@@ -19,13 +20,15 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from time import monotonic
 from typing import Protocol
 
+from node.children.confinement import described
 from node.children.messages import DEATH, IDENTITY_BYTES, ChildCancelled, Garbled, Wait, receive_answer, send_request
 from node.children.serving import SIGNALS_LEFT_TO_THE_NODE, ChildEnds, serve_in_child
 from node.errors import VoxelnodeError, says_out_of_memory
+from node.files.durable import IS_LINUX
 
 _END_SECONDS = 10.0
 """How long a process that closed its pipes has to end."""
@@ -99,6 +102,8 @@ def start_child(
         lifeline, its_lifeline = (end.detach() for end in socket.socketpair())
         ends = ChildEnds(its_requests, its_answers, kept(its_lifeline, theirs), its_stderr)
         kept(lifeline, ours)
+        if not IS_LINUX:
+            _say_unconfined()
         with _blocked_signals():
             if is_copy:
                 process = _copy(ours, ends.descriptors, serve, arguments)
@@ -106,6 +111,12 @@ def start_child(
                 process = another(name, ends.descriptors, serve_in_child, serve, *arguments)
         ours.pop_all()
     return StartedChild(process, requests, answers, lifeline, stderr)
+
+
+@cache
+def _say_unconfined() -> None:
+    """Log it once: by `logging`, which writes to standard error also where nobody has configured it."""
+    logging.getLogger(__name__).warning("child processes are %s", described())
 
 
 def another(name: str, descriptors: Sequence[int], function: Callable[..., None], *arguments: object) -> Process:
@@ -228,9 +239,9 @@ class Child:
     def start(self) -> None:
         """Start the process in advance, so that it loads its modules before the first request.
 
-        If this process has no other thread yet, fork, which takes no time.
+        If this process has no other thread yet, fork, which takes no time, where that is safe.
         """
-        self._running(is_copy=threading.active_count() == 1)
+        self._running(is_copy=IS_LINUX and threading.active_count() == 1)
 
     def call(self, request: object, seconds: float, *cancelled: threading.Event) -> bytes:
         """Send a request and return the child's answer.
@@ -299,6 +310,11 @@ def _exit_status(text: bytes) -> int | None:
     return status if 0 <= status < 256 or -status in list(signal.Signals) else None
 
 
+def processors() -> int:
+    """Return how many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if IS_LINUX else os.cpu_count() or 1
+
+
 class ChildPool:
     """A pool that grows to the number of concurrent calls. Thread-safe.
 
@@ -315,7 +331,7 @@ class ChildPool:
         )
         self._changed = threading.Condition()
         self._idle: list[Child] = []
-        self._busy, self._processors = 0, len(os.sched_getaffinity(0))
+        self._busy, self._processors = 0, processors()
         self._closed = threading.Event()
 
     def start(self) -> None:

@@ -31,6 +31,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from node.files.durable import IS_LINUX
+
 MAX_OPEN_FILES = 256
 
 _PR_SET_PDEATHSIG, _PR_SET_SECCOMP, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 1, 22, 36, 38
@@ -66,7 +68,8 @@ _CAPABILITIES = struct.Struct("=6I")  # effective, permitted, inheritable; then 
 _OPENS_ANY_FILE = 0b110  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
 
 _libc = ctypes.CDLL(None, use_errno=True)
-_libc.syscall.restype = ctypes.c_long
+if IS_LINUX:
+    _libc.syscall.restype = ctypes.c_long
 _ADD_RULE = ctypes.c_long(_LANDLOCK_ADD_RULE)
 
 
@@ -89,6 +92,8 @@ class Offered:
 @cache
 def offered() -> Offered:
     """Ask the kernel what it offers."""
+    if not IS_LINUX:
+        return Offered(0, False)
     try:
         abi = _syscall(_LANDLOCK_CREATE_RULESET, None, 0, _CREATE_RULESET_VERSION)
     except OSError:
@@ -121,6 +126,8 @@ def tried() -> Offered:
 
 def described() -> str:
     """Tell an operator what holds here, and what does not."""
+    if not IS_LINUX:
+        return "not confined on this system"
     if offers_namespaces():
         return f"{offered()}, own PID and network namespaces"
     return f"{offered()}, no PID and network namespaces of their own: the kernel or the container forbids them"

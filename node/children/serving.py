@@ -32,6 +32,7 @@ from typing import Any, NoReturn
 from node.children.confinement import adopt_orphans, confine, end_with_parent, leave_namespaces, tried
 from node.children.messages import DEATH, read_message, read_request, write_answer, write_message
 from node.dicom.lean_import import load_for_rows
+from node.files.durable import IS_LINUX
 
 SIGNALS_LEFT_TO_THE_NODE = (signal.SIGINT, signal.SIGTERM)
 """Ignored by children: the node decides when a child ends, and kills it with SIGKILL."""
@@ -211,8 +212,15 @@ def serve_apart(
     `load`: loads large libraries that a request needs and others do not, in this process: their memory is not counted.
     `assistance`: for requests with assistants.
     """
-    _keep_freed_memory()
-    _Keeper(channel, work, max_requests, load, assistance).serve()
+    if IS_LINUX:
+        _keep_freed_memory()
+        _Keeper(channel, work, max_requests, load, assistance).serve()
+        return
+    for apart in channel.requests():  # a fork of loaded libraries is not safe here
+        load(apart.work)
+        _set_limit(resource.RLIMIT_FSIZE, max_file_bytes(apart))  # the request before may have lowered it
+        limit(0, apart.limits.cpu_seconds)
+        channel.answer(work(apart.work, apart.limits))
 
 
 class _Keeper:
@@ -403,9 +411,14 @@ def limit(memory_bytes: int, cpu_seconds: int) -> None:
     """
     used = resource.getrusage(resource.RUSAGE_SELF)
     cpu_limit = int(used.ru_utime + used.ru_stime) + cpu_seconds
-    for kind, wanted in ((resource.RLIMIT_AS, memory_bytes), (resource.RLIMIT_CPU, cpu_limit)):
-        hard = resource.getrlimit(kind)[1]
-        resource.setrlimit(kind, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
+    if IS_LINUX:  # macOS refuses a limit of the address space
+        _set_limit(resource.RLIMIT_AS, memory_bytes)
+    _set_limit(resource.RLIMIT_CPU, cpu_limit)
+
+
+def _set_limit(kind: int, wanted: int) -> None:
+    hard = resource.getrlimit(kind)[1]
+    resource.setrlimit(kind, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
 
 
 @dataclass(frozen=True, slots=True)

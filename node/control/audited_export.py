@@ -65,7 +65,7 @@ def _write(settings: Settings, detail: str, result: Result) -> None:
 
     root, who = settings.storage.root.absolute(), getpass.getuser()
     arguments = {"detail": detail, "result": result.value, "who": who}
-    held = hold_or_request(root, lambda: locked_root(root), "note-export", arguments)
+    held = hold_or_request(root, lambda: locked_root(root, keeps=False), "note-export", arguments)
     if isinstance(held, dict):
         return
     with held, closing(Audit(root, settings.dicom.ae_title, copy=audit_copy_of(settings))) as audit:

@@ -35,6 +35,7 @@ from urllib.parse import quote, unquote
 import structlog
 
 from node.errors import UsageError, VoxelnodeError
+from node.files.durable import IS_LINUX
 from node.runtime.background import SupervisedThread
 
 log = structlog.get_logger()
@@ -81,7 +82,9 @@ class ControlServer:
         self.thread: SupervisedThread | None = None
 
     def start(self) -> None:
-        """Start listening. If the file system does not support sockets, the node runs without commands."""
+        """Start listening. If the file system does not support sockets, the node runs without commands, as on macOS."""
+        if not IS_LINUX:
+            return
         try:
             with _folder(self._root) as folder:
                 with suppress(FileNotFoundError):
@@ -158,7 +161,7 @@ def is_served(root: Path) -> bool:
 
 @contextmanager
 def _folder(root: Path) -> Iterator[int]:
-    descriptor = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         yield descriptor
     finally:
@@ -181,7 +184,7 @@ class _Connection(HTTPConnection):
         self.connect()
 
     def connect(self) -> None:
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             connection.settimeout(self.timeout)
             with _folder(self._root) as folder:

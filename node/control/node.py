@@ -34,7 +34,7 @@ from node.children.decoder import Decoder
 from node.control.checks import before_root, require_account, warn
 from node.control.control_socket import ControlServer
 from node.control.repository import Repository
-from node.control.root import require_root
+from node.control.root import require_barrier, require_root
 from node.control.web import WebParts, WebProcess, listening, served_here
 from node.conversion.scheduler import Worker
 from node.conversion.volume_files import sweep
@@ -90,10 +90,13 @@ class Node:
     """All services of a node on one root.
 
     `listens`: False if others accept the associations (`control.handlers`). `root_maker`: the command that makes a
-    root, of a node that refuses a folder that is not one; empty: the node makes it.
+    root, of a node that refuses a folder that is not one; empty: the node makes it. `keeps`: False if the root goes
+    when the node ends.
     """
 
-    def __init__(self, settings: Settings, *, listens: bool = True, root_maker: str = "") -> None:
+    def __init__(self, settings: Settings, *, listens: bool = True, root_maker: str = "", keeps: bool = True) -> None:
+        if keeps:
+            require_barrier()
         self._settings = settings
         self._root = settings.storage.root.absolute()
         self._receives = "receive" in settings.cluster.roles
@@ -106,7 +109,7 @@ class Node:
             check()
         if root_maker:
             require_root(self._root, root_maker)
-        repository = self._repository = Repository(settings)
+        repository = self._repository = Repository(settings, keeps=keeps)
         archive, index, metrics, audit = repository.archive, repository.index, repository.metrics, repository.audit
         try:
             require_account(settings, index.accounts.any)

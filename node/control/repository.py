@@ -21,6 +21,7 @@ from node.control.root import (
     LOCK_FILE,
     hold_or_request,
     locked_root,
+    require_barrier,
     require_created,
     require_index,
     require_place,
@@ -58,6 +59,7 @@ class Repository:
 
     `new_index`: if there is no index, build one from the instances; by default, instances without an index are an
         error.
+    `keeps`: see `locked_root`.
     `previous`: the index before the new one: what the instances do not tell is taken over from it.
 
     Raises RootInUse: another process holds the lock of the root.
@@ -66,14 +68,18 @@ class Repository:
     Raises IndexUnusable: the index is damaged, or it is missing although there are instances.
     """
 
-    def __init__(self, settings: Settings, *, new_index: bool = False, previous: OldIndex | None = None) -> None:
+    def __init__(
+        self, settings: Settings, *, new_index: bool = False, previous: OldIndex | None = None, keeps: bool = True
+    ) -> None:
         root = settings.storage.root.absolute()
+        if keeps:
+            require_barrier()
         keep_private()
         require_place(root)
         make_folder(root)
         if others_may(root):
             log.warning("root_open_to_others", path=str(root), detail="`voxelnode doctor --repair` closes it")
-        self._locks = locked_root(root)
+        self._locks = locked_root(root, keeps=keeps)
         try:
             if not new_index:
                 require_index(root, settings.index.url)

@@ -14,7 +14,7 @@ from node.archive.space import FOLDERS
 from node.audit.audit_files import FILE_NAME as AUDIT_FILE
 from node.control.control_socket import REQUEST_SECONDS, NoControlSocket, NotPerformed, request_action
 from node.errors import UsageError, VoxelnodeError
-from node.files.durable import locked, make_folder
+from node.files.durable import IS_LINUX, locked, make_folder
 from node.index.look.views import ReadIndex
 from node.index.looking import is_there
 from node.index.rows.backend import FILE_NAME, IndexUnusable, place_of
@@ -71,13 +71,27 @@ def require_store(settings: Settings, index: ReadIndex) -> None:
         )
 
 
-def locked_root(root: Path) -> ExitStack:
+def require_barrier() -> None:
+    """Refuse a system on which a sync is not known to reach the disk. Raises VoxelnodeError."""
+    if not IS_LINUX:
+        raise VoxelnodeError(
+            "this needs Linux: here, a sync may end before the disk has the bytes, so a power cut could lose what was "
+            "acknowledged; `voxelnode convert` and `voxelnode open` run here"
+        )
+
+
+def locked_root(root: Path, *, keeps: bool = True) -> ExitStack:
     """Lock the root for this process, until the stack is closed: whoever changes something there asks here.
 
-    Raises RootInUse if another process holds it. Raises FolderAway if a folder of it is away.
+    `keeps`: whether this process may acknowledge what the root then has to keep.
+
+    Raises RootInUse if another process holds it. Raises FolderAway if a folder of it is away. Raises as
+    `require_barrier`.
 
     The folder is locked as well as the file: whoever removes the lock file lets no second node in.
     """
+    if keeps:
+        require_barrier()
     with ExitStack() as locks:
         for path, flags in ((root, os.O_RDONLY | os.O_DIRECTORY), (root / LOCK_FILE, os.O_RDWR | os.O_CREAT)):
             lock = locked(path, flags)
@@ -91,7 +105,7 @@ def locked_root(root: Path) -> ExitStack:
 def is_held(root: Path) -> bool:
     """Return whether a node, or an import, holds the lock of a root."""
     try:
-        locked_root(root).close()
+        locked_root(root, keeps=False).close()
     except RootInUse:
         return True
     except FolderAway:

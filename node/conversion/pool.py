@@ -23,7 +23,7 @@ from itertools import chain
 from pathlib import Path
 
 from node.archive.space import reason_of
-from node.children.child import ChildDied, ChildPool
+from node.children.child import ChildDied, ChildPool, processors
 from node.children.messages import ChildLate, WrongType, of_type
 from node.children.serving import Apart, Assistance, ChildLimits, ChildPipes, serve_apart, use_one_thread
 from node.conversion.job import ConversionJob, Converted
@@ -100,7 +100,7 @@ class Converters:
 
     def _assistants(self) -> int:
         """Return how many processes help to decode: as many as there are processors for each conversion under way."""
-        shared = len(os.sched_getaffinity(0)) // (self._children.busy + 1)
+        shared = processors() // (self._children.busy + 1)
         return min(shared, MAX_ASSISTANTS) if shared > 1 else 0
 
     def close(self) -> None:

@@ -31,7 +31,7 @@ from threading import Lock
 from time import monotonic
 from typing import Any, Literal, NamedTuple
 
-from node.files.durable import make_folder, sync_folder, write_all
+from node.files.durable import make_folder, sync_data, sync_folder, write_all
 from node.runtime.failpoints import reached
 
 FOLDER = "acknowledged"
@@ -220,7 +220,7 @@ class Ledger:
             os.ftruncate(file, segment.whole)
             write_all(file, frame)
             reached("ledger-written")
-            os.fdatasync(file)
+            sync_data(file)
         finally:
             os.close(file)
         segment.whole, segment.torn = segment.whole + len(frame), 0

@@ -10,6 +10,10 @@ import hashlib
 import os
 import shutil
 from pathlib import Path
+from typing import IO
+
+IS_LINUX = hasattr(os, "sched_getaffinity")
+"""Else this is macOS: an fsync there is no barrier, a fork of loaded libraries not safe, and there is no /proc."""
 
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -45,12 +49,19 @@ def _sync(path: Path, flags: int) -> None:
         os.close(descriptor)
 
 
+def sync_data(file: int | IO[bytes]) -> None:
+    """Make the bytes of an open file durable, and of what is known of it only the length."""
+    (os.fdatasync if IS_LINUX else os.fsync)(file)
+
+
 def sync_file_system(folder: Path) -> None:
     """Make everything durable that was written to the file system of a folder, by this process or another one.
 
     Raises OSError if the disk failed, now or since the last look: also for the file of a stranger (Linux 5.8 and
     later).
     """
+    if not IS_LINUX:
+        return os.sync()
     libc = ctypes.CDLL(None, use_errno=True)
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

@@ -18,7 +18,7 @@ from typing import Any
 import google_crc32c
 
 from node.errors import VoxelnodeError
-from node.files.durable import moved, sync_file
+from node.files.durable import moved, sync_data, sync_file
 
 VERSION = 1
 """Version of the format, in each segment."""
@@ -215,7 +215,7 @@ class Segment:
             os.pwrite(self._file, self.head.encoded(), 0)
         for begin in range(0, len(buffers), MAX_BUFFERS):
             at = self._write_all(buffers[begin : begin + MAX_BUFFERS], at)
-        os.fdatasync(self._file)
+        sync_data(self._file)
         if (problem := self.problem()) is not None:
             raise SegmentGone(problem)
         self.is_torn = False
@@ -226,14 +226,14 @@ class Segment:
         assert self.head is not None
         self.grow(HEADER_BYTES)
         os.pwrite(self._file, self.head.encoded(), 0)
-        os.fdatasync(self._file)
+        sync_data(self._file)
 
     def clear(self) -> None:
         """Overwrite all bytes with zeros, durably, while the segment is free."""
         with self._growing:
             for at in range(0, self.capacity, GROW_BYTES):
                 self._write_all([bytes(min(GROW_BYTES, self.capacity - at))], at)
-            os.fdatasync(self._file)
+            sync_data(self._file)
 
     def problem(self) -> str | None:
         """Return how the file that is open is no longer the one at its path, as it was grown; None if it is.

@@ -254,7 +254,7 @@ class Scrub(IndexFollower):
 
 def _forget_cached(path: Path) -> None:
     """Have the system drop what it holds of a file in memory: the disk is what is examined."""
-    with suppress(FileNotFoundError):
+    with suppress(FileNotFoundError, AttributeError):  # macOS cannot
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)

@@ -295,7 +295,7 @@ class _Protocol(H11Protocol):
                 socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_BYTES
             )
             return int(struct.unpack_from("Q", info, BYTES_ACKED_OFFSET)[0])
-        except (OSError, struct.error):  # closed, or a kernel before 4.1
+        except (OSError, struct.error, AttributeError):  # closed, a kernel before 4.1, or macOS
             return self._taken
 
     def _leave(self) -> None:

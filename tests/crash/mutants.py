@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, event
 
-from node.archive import filesystem
+from node.archive import filesystem, intake
 from node.archive.filesystem import Archive
 from node.control import repository
 from node.conversion import volume_files
@@ -26,13 +26,6 @@ from node.receive.checkpoint import Checkpoint, Replayed
 from tests.crash.operators_mutants import OPERATORS_MUTANTS, mutants_of
 
 real_sync_folder = filesystem.sync_folder
-
-
-class _OsWithoutDataSync:
-    """The module `os` for one module, whose `fdatasync` does nothing."""
-
-    def __getattr__(self, name: str) -> Any:
-        return (lambda descriptor: None) if name == "fdatasync" else getattr(os, name)
 
 
 def _leave_out(folders: Callable[[Path, Path], bool]) -> None:
@@ -53,12 +46,12 @@ def _leave_out_of_archive(folders: Callable[[Path], bool]) -> None:
 
 def no_journal_sync() -> None:
     """The records of the journal are not synced."""
-    segment.os = _OsWithoutDataSync()  # type: ignore[assignment]
+    segment.sync_data = lambda file: None
 
 
 def no_part_sync() -> None:
     """The bytes of a large instance are not synced."""
-    filesystem.os = _OsWithoutDataSync()  # type: ignore[assignment]
+    intake.sync_data = lambda file: None
 
 
 def no_part_folder_sync() -> None:

@@ -26,6 +26,12 @@ NEEDS: dict[Extra, list[tuple[str, str]]] = {
     "oidc": [
         ("web.oidc: issuer", '[web.oidc]\nissuer = "https://id.example.org"\nclient_id = "a"\nread = ["staff"]\n')
     ],
+    "results": [
+        (
+            "hooks.a: results",
+            '[hooks.a]\nkind = "webhook"\non = ["volume-written"]\nurl = "http://127.0.0.1:9"\nresults = true\n',
+        )
+    ],
     "s3": [
         ("storage: url", '[storage]\nurl = "s3://scans"\n'),
         ("destinations.CLOUD: s3", '[destinations.CLOUD]\nkind = "s3"\ns3 = "s3://scans"\n'),

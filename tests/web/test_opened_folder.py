@@ -12,7 +12,7 @@ import pytest
 
 from node.api import import_instances
 from tests import make
-from tests.preloaded import run
+from tests.preloaded import LIKE_MACOS, run
 from tests.rows import view_rows
 from tests.web.conftest import StartSite, until
 
@@ -78,7 +78,10 @@ def test_a_file_is_referred_to_and_the_folder_stays_whatever_is_done(start_site:
     }
 
 
-def test_a_folder_is_opened_without_a_configuration_and_ctrl_c_removes_all_but_the_folder(tmp_path: Path) -> None:
+@pytest.mark.parametrize("system", [{}, LIKE_MACOS], ids=["linux", "macos"])
+def test_a_folder_is_opened_without_a_configuration_and_ctrl_c_removes_all_but_the_folder(
+    system: dict[str, str], tmp_path: Path
+) -> None:
     files = folder_of_files(tmp_path / "scans")
     [other] = make.ct_series(1, study_uid="1.2.4", PatientName="Another^Person")  # a conflict, which the pages show
     other.save_as(files[0].parent / "other.dcm", enforce_file_format=True)
@@ -89,7 +92,7 @@ def test_a_folder_is_opened_without_a_configuration_and_ctrl_c_removes_all_but_t
     environment = {"TMPDIR": str(temporary), "DISPLAY": ":9", "BROWSER": f"{tmp_path / 'browser'} %s"}
     process = subprocess.Popen(
         [sys.executable, "-m", "node", "open", str(files[0].parent)],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, **environment},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, **environment, **system},
     )  # fmt: skip
     watchdog = threading.Timer(100, process.kill)
     watchdog.start()

@@ -234,9 +234,11 @@ def _confinement(_: Site) -> Iterator[Said]:
     warning="every instance waits for syncs before it is acknowledged; use a faster disk",
 )
 def _root(site: Site) -> Iterator[Said]:
-    from node.control.root import require_place, require_root
+    from node.control.root import require_barrier, require_place, require_root
 
-    if problems := _refused(partial(require_place, site.root), partial(require_root, site.root, site.maker)):
+    if problems := _refused(
+        require_barrier, partial(require_place, site.root), partial(require_root, site.root, site.maker)
+    ):
         yield from problems
         return
     try:

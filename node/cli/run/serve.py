@@ -26,7 +26,7 @@ from node.cli import SERVING
 from node.cli.options import Root
 from node.cli.output import stop_printing
 from node.dicom.lean_import import load_for_rows
-from node.files.durable import locked
+from node.files.durable import IS_LINUX, locked
 
 if TYPE_CHECKING:
     from node.control.node import Endpoints
@@ -260,7 +260,7 @@ class ServiceManager:
         # A leading "@" stands for the null byte of an abstract address.
         address = f"\0{self._socket[1:]}" if self._socket.startswith("@") else self._socket
         try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as connection:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as connection:
                 connection.sendto(message.encode(), address)
         except OSError as error:  # the watchdog notices the silence; until then instances are received
             import structlog  # `serve --help` needs none
@@ -342,7 +342,7 @@ def sitting(
         web=Web(port=0, process=False),
         extensions=ExtensionsSettings(disabled=without),
     )
-    node = Node(settings)
+    node = Node(settings, keeps=receives)
     endpoints = node.start()
     try:
         yield Sitting(settings, endpoints, node.listener.ingest, node.serve_until)
@@ -362,5 +362,5 @@ def browse(url: str) -> bool:
     """Open a page in the browser, if there is a desktop; return whether there is one."""
     import webbrowser  # here: `serve` needs none
 
-    has_desktop = bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+    has_desktop = not IS_LINUX or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
     return has_desktop and webbrowser.open(url)

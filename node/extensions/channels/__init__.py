@@ -22,6 +22,8 @@ class _Channels(Extension):
     )
 
     def mistakes(self, settings: Settings) -> Iterator[str]:
+        for name in (name for name, hook in settings.hooks.items() if hook.results):
+            yield from lacking(f"hooks.{name}: results", "results")
         webhooks = {name: hook for name, hook in settings.hooks.items() if hook.kind == "webhook"}
         if not webhooks:
             return

@@ -24,6 +24,7 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from time import monotonic
@@ -59,8 +60,8 @@ MAX_BURSTS = 64
 MAX_FILE_BYTES = 2 << 20
 """Longest file that is read for a frame here; a longer one delays all other requests."""
 
-WARM = os.RWF_NOWAIT
-"""As flags of a read: raise BlockingIOError if the bytes are not in memory."""
+WARM = getattr(os, "RWF_NOWAIT", 0)
+"""As flags of a read: raise BlockingIOError if the bytes are not in memory; 0 where the system does not say."""
 
 Answer = Callable[[SelectedInstances, StoredInstance, Callable[[], memoryview], int], Response | None]
 """Answers a request from the bytes of the file, which a function returns if it is whole; what else it reads, it reads
@@ -223,10 +224,10 @@ def _bursts_of(request: Request) -> Bursts:
 async def _answer(request: Request, burst: _Burst, instance: StoredInstance) -> Response | None:
     """Answer a request at once if its files are in memory, else in a thread that waits for the disk or a decoder."""
     target = SelectedInstances(replace(burst.call, request=request), [instance])
-    try:
-        return _answer_now(target, burst.answer, instance, WARM)
-    except BlockingIOError:
-        return await run_in_threadpool(_answer_now, target, burst.answer, instance, 0)
+    with suppress(BlockingIOError):
+        if WARM:
+            return _answer_now(target, burst.answer, instance, WARM)
+    return await run_in_threadpool(_answer_now, target, burst.answer, instance, 0)
 
 
 def _answer_now(target: SelectedInstances, answer: Answer, instance: StoredInstance, flags: int) -> Response | None:
