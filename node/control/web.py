@@ -120,7 +120,6 @@ class WebProcess:
     """Serves HTTP in another process, and starts it again when it ends or stands still.
 
     `thread`: watches over it.
-    `restarts`: how often it was started again.
     """
 
     def __init__(self, settings: Settings, repository: Repository, parts: WebParts) -> None:
