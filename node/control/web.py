@@ -27,7 +27,6 @@ import structlog
 
 from node.children.child import Process, another
 from node.children.serving import serve_lean
-from node.control.repository import Repository
 from node.errors import UsageError
 from node.files.durable import make_folder
 from node.index.rows.records import Outcome, Refused
@@ -42,6 +41,7 @@ from node.settings.model import Settings
 
 if TYPE_CHECKING:
     from node.children.decoder import Decoder
+    from node.control.repository import Repository
     from node.index.rows.records import ReceivedPolicy
     from node.web.server import WebServer
 

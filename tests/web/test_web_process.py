@@ -125,3 +125,11 @@ def test_it_writes_nowhere_but_where_it_has_to(beside: tuple[Site, httpx2.Client
     program = f"from node.children.confinement import confine_writes; confine_writes([]); {denied}"
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert "PermissionError" in ended.stderr
+
+
+def test_it_has_no_library_that_only_associations_need() -> None:
+    program = (
+        "import sys; from node.web.application import routes_of; import node.control.web_process; "
+        "from node.settings.model import Settings; routes_of(Settings()); sys.exit('pynetdicom' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=DEADLINE_SECONDS)

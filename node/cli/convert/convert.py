@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -151,7 +150,7 @@ def convert(
         {
             "--format": (
                 "convert.formats",
-                [name for names in format or () for name in names.split(",") if name] or None,
+                tuple(name for names in format or () for name in names.split(",") if name) or None,
             ),
             "--compress": ("convert.compress", compress),
             "--thumbnails": ("convert.thumbnails", thumbnails),
@@ -208,7 +207,7 @@ def convert(
 
 @dataclass(frozen=True, slots=True)
 class Unconfigured(WriteOptions):
-    """[convert] where neither a configuration nor an option sets more than yes or no, which pydantic need not check."""
+    """[convert] where there is no configuration, and each option is as it may be: pydantic need not check it."""
 
     formats: tuple[VolumeFormat, ...] = ("nifti",)
     thumbnails: bool = False
@@ -226,18 +225,12 @@ def _settings(configured: Configured, given: Given) -> tuple[Any, tuple[ObjectKi
     unset = {"formats": ("nifti",), "thumbnails": False}
     if configured.file is None and not is_configured():
         values = {key.removeprefix("convert."): value for key, value in given.values() if value is not None}
-        if all(isinstance(value, bool) for value in values.values()):
+        formats = set(values.get("formats", ())).issubset(get_args(VolumeFormat))
+        if formats and values.get("workers", 1) in range(1, 65):  # else `read` explains it
             return Unconfigured(**values), objects_of(installed())
-        from pydantic import ValidationError
-
-        from node.settings.section import Convert
-
-        with suppress(ValidationError):  # `load` explains it
-            return Convert(**unset | values), objects_of(installed())
     settings = configured.read(given)
-    keys = settings.loaded_from.keys_of("convert")
     section = settings.convert.model_copy(
-        update={key: value for key, value in unset.items() if f"convert.{key}" not in keys}
+        update={key: unset[key] for key in unset if f"convert.{key}" not in settings.loaded_from.keys_of("convert")}
     )
     return section, objects_of(enabled(settings))
 

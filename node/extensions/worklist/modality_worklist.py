@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from io import BytesIO
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from pydicom import dcmread
@@ -24,7 +24,6 @@ from node.dicom.encoding import IMPLICIT_LITTLE_ENDIAN, file_meta, found_syntax
 from node.dicom.header import require_few_elements
 from node.dicom.json_model import NAME_GROUPS, Json, entry_text, json_model, name_groups
 from node.errors import UsageError
-from node.extensions.worklist.performed_steps import PerformedStepRepository
 from node.extensions.worklist.queries import (
     MAX_DEPTH,
     STEP_SEQUENCE,
@@ -37,6 +36,9 @@ from node.extensions.worklist.scheduled_rows import IN_PROGRESS, ScheduledStep, 
 from node.extensions.worklist.settings import WorklistSettings
 from node.index.look.finder import QueryRefused, QueryStopped
 from node.runtime.background import BackgroundService
+
+if TYPE_CHECKING:  # it loads pynetdicom, which what serves HTTP needs not
+    from node.extensions.worklist.performed_steps import PerformedStepRepository
 
 log = structlog.get_logger()
 
@@ -187,7 +189,7 @@ class Worklist(BackgroundService):
     def __init__(
         self,
         steps: ScheduledStepRepository,
-        performed_steps: PerformedStepRepository,
+        performed_steps: "PerformedStepRepository",
         settings: WorklistSettings,
         now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
     ) -> None:

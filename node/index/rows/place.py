@@ -7,6 +7,7 @@ had. A newer one is refused.
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -19,6 +20,7 @@ from sqlalchemy import Connection, Engine, Index, Integer, MetaData, String, exc
 from sqlalchemy.exc import DatabaseError
 from sqlalchemy.types import TypeEngine
 
+from node.dicom.lean_import import absent
 from node.index.rows.about_keys import REVISION
 from node.index.rows.backend import (
     FILE_NAME,
@@ -151,6 +153,7 @@ def run_migrations(
     config.attributes["connection"] = connection
     with EnvironmentContext(config, script, fn=steps):
         script.run_env()
+    gc.collect(1)  # a step makes tables and operations that refer to each other: 2 MB, which would stay
 
 
 def schema_by(revisions: Iterable[str]) -> Schema:
@@ -196,7 +199,8 @@ def folder() -> Path:
 
 def script_directory() -> ScriptDirectory:
     """Return the migrations of the core and of the installed extensions."""
-    from alembic.script import ScriptDirectory  # here and above: only a migration and a refusal need Alembic
+    with absent("pygments"):  # with which Mako, of Alembic, would colour tracebacks
+        from alembic.script import ScriptDirectory  # here and above: only a migration and a refusal need Alembic
 
     logging.getLogger("alembic").setLevel(logging.WARNING)
     return ScriptDirectory(folder(), version_locations=[str(own.migrations) for own in _owners().values()])

@@ -22,14 +22,15 @@ def _nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_options_alone_are_the_settings() -> None:
     section, _ = _settings(
-        Configured(None), {"--format": ("convert.formats", ["mhd"]), "--workers": ("convert.workers", 2)}
+        Configured(None), {"--format": ("convert.formats", ("mhd",)), "--workers": ("convert.workers", 2)}
     )
     assert (section.formats, section.workers, section.compress, section.thumbnails) == (("mhd",), 2, True, False)
 
 
 def test_what_is_not_configured_is_as_pydantic_has_it() -> None:
-    section, _ = _settings(Configured(None), {"--compress": ("convert.compress", False)})
-    own = Convert(formats=("nifti",), thumbnails=False, compress=False)
+    given = {"--compress": ("convert.compress", False), "--format": ("convert.formats", ("nrrd",))}
+    section, _ = _settings(Configured(None), given)
+    own = Convert(formats=("nrrd",), thumbnails=False, compress=False)
     assert write_options(section) == write_options(own)
     assert (limits(section), section.workers) == (limits(own), own.workers)
     assert isinstance(section, Unconfigured)
@@ -38,6 +39,16 @@ def test_what_is_not_configured_is_as_pydantic_has_it() -> None:
 def test_a_wrong_option_is_explained() -> None:
     with pytest.raises(UsageError, match=r"--format: 'niftii': must be 'nifti'"):
         _settings(Configured(None), {"--format": ("convert.formats", ["niftii"])})
+
+
+@pytest.mark.parametrize("workers", [0, 1, 64, 65])
+def test_as_many_workers_as_in_a_configuration(workers: int) -> None:
+    given = {"--workers": ("convert.workers", workers)}
+    if workers in (1, 64):
+        assert isinstance(_settings(Configured(None), given)[0], Unconfigured)
+    else:
+        with pytest.raises(UsageError, match="--workers"):
+            _settings(Configured(None), given)
 
 
 def test_options_are_above_the_file_of_the_folder() -> None:
