@@ -15,7 +15,6 @@ from tests import make
 from tests.preloaded import LIKE_MACOS, run
 from tests.reference.cases import corpus_cases
 
-SYSTEMS = "linux", "macos"
 SENTENCE = "child processes are not confined on this system"
 
 pytestmark = pytest.mark.slow
