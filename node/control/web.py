@@ -35,7 +35,7 @@ from node.receive.ingest import Announced, Origin
 from node.registry import enabled, resolve
 from node.runtime import logs
 from node.runtime.background import SupervisedThread
-from node.runtime.link import Link, LinkEnded, NotAccepted, SharedNumbers
+from node.runtime.link import Link, NotAccepted, SharedNumbers
 from node.settings.core import Role, Web
 from node.settings.model import Settings
 
@@ -164,12 +164,13 @@ class WebProcess:
         self._stopping.set()
         with suppress(ValueError):
             self._repository.index.commit_listeners.remove(self._tell_of_commit)
+        if self._bound is not None:  # from here on, who connects is refused, as soon as the other process does so
+            self._bound.close()
         if self._link is not None:
             self._link.tell("stop", seconds)
         self._end(seconds + END_SECONDS)
         self.thread.join()
-        if self._bound is not None:
-            self._bound.close()
+        self._end()  # it may have been started again meanwhile
         os.close(self._commits)
         os.close(self._file)
 
@@ -212,7 +213,8 @@ class WebProcess:
             detail = f"no request was served for {HANG_SECONDS:g} s" if hangs else f"it ended by {how}"
             log.error("web_process_restarted", detail=detail)
             self._repository.metrics.web_restarts.inc()
-            self._begin()
+            if not self._stopping.is_set():
+                self._begin()
             if problem := self._ready.result(START_SECONDS):
                 raise UsageError(problem)  # tried again after a pause
 
@@ -222,8 +224,7 @@ class WebProcess:
 
     def _tell_of_settings(self) -> None:
         if self._link is not None:
-            with suppress(LinkEnded):
-                self._link.call("configure", self._settings.apart())
+            self._link.tell("configure", self._settings.apart())
 
     def _offers(self) -> Mapping[str, Callable[..., Any]]:
         """Return what the other process may ask for."""

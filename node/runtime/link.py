@@ -42,6 +42,9 @@ MAX_CALLS = 64
 CALL_BACK_SECONDS = 10.0
 """Longest wait of a function that was passed as an argument: the writer of the index may wait for it."""
 
+AT_ONCE = frozenset({"resolve", "configure"})
+"""What is called before what was sent after it is read: it must not wait."""
+
 _HEAD = struct.Struct(">Q")
 _PLAIN = frozenset({dt, pathlib}), frozenset({"set", "frozenset", "bytearray", "complex", "range", "slice"})
 _FUNCTIONS = FunctionType, MethodType, partial
@@ -148,7 +151,7 @@ class Link:
                 number, name, *rest = _Values(self._stream.read(length), self).load()
                 if name is None:
                     self._receive(number, *rest)
-                elif name == "resolve":  # before what was answered after it
+                elif name in AT_ONCE:
                     self._perform(number, name, *rest)
                 else:
                     self._threads.submit(self._perform, number, name, *rest)
