@@ -51,6 +51,7 @@ def is_there(process: int) -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_a_sender_notices_nothing_of_its_end_and_pages_come_back(tmp_path: Path) -> None:
     with Served(tmp_path / "root", VOXELNODE_SERIES__QUIET_SECONDS="3600") as served:
         url = served.process.stdout.readline().strip().rpartition(" ")[2]
@@ -75,6 +76,7 @@ def test_a_sender_notices_nothing_of_its_end_and_pages_come_back(tmp_path: Path)
         until(lambda: not is_there(last))
 
 
+@pytest.mark.slow
 def test_one_that_stands_still_is_started_again(
     beside: tuple[Site, httpx2.Client], monkeypatch: pytest.MonkeyPatch
 ) -> None:
