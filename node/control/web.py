@@ -162,8 +162,9 @@ class WebProcess:
     def stop(self, seconds: float) -> None:
         """Accept no more requests, let those under way finish for at most `seconds`, and end the process."""
         self._stopping.set()
-        with suppress(ValueError):
-            self._repository.index.commit_listeners.remove(self._tell_of_commit)
+        listeners = self._repository.index.commit_listeners
+        if self._tell_of_commit in listeners:
+            listeners.remove(self._tell_of_commit)
         if self._bound is not None:  # from here on, who connects is refused, as soon as the other process does so
             self._bound.close()
         if self._link is not None:
