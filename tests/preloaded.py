@@ -203,7 +203,7 @@ def _serve_once() -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         storage = {"root": Path(folder, "root"), "reserve_bytes": 0}
-        node = Node(Settings(storage=storage, dicom={"port": 0}, web={"port": 0}))  # type: ignore[arg-type]
+        node = Node(Settings(storage=storage, dicom={"port": 0}, web={"port": 0, "process": False}))  # type: ignore[arg-type]
         node.start()
         node.stop(5)
     for thread in set(threading.enumerate()) - {threading.current_thread()}:

@@ -185,7 +185,8 @@ class WebProcess:
             ours, theirs = socket.socketpair()
             its.enter_context(theirs)
             passed = (theirs.fileno(), self._bound.fileno(), self._commits, self._file)
-            known = self._settings.apart(), self._repository.metrics.started_at, self._parts.dicom_port()
+            index, started_at = self._repository.index, self._repository.metrics.started_at
+            known = self._settings.apart(), index.place, started_at, self._parts.dicom_port()
             ended = partial(_told, self._ready, "the web server ended at its start: see the log")
             self._link = Link(ours, self._offers(), packages=self._packages, ended=ended)
             self._process = another("voxelnode-web", passed, serve_lean, "node.control.web_process:main", *known)

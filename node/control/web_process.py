@@ -35,7 +35,7 @@ from node.children.decoder import Decoder
 from node.control.web import TICKED_AT, WRITTEN
 from node.errors import VoxelnodeError
 from node.index.database import IndexBeside
-from node.index.rows.backend import FILE_NAME, place_of
+from node.index.rows.backend import FILE_NAME, Place
 from node.index.rows.records import Outcome, ReceivedPolicy
 from node.receive.apply import AppliedElsewhere
 from node.receive.ingest import Acknowledgement, Announced, Ingest, Origin
@@ -65,6 +65,7 @@ class Beginning:
     commits: int
     numbers: int
     settings: Settings
+    place: Place
     started_at: dt.datetime
     dicom_port: int
 
@@ -133,7 +134,7 @@ class Serving:
         storage = settings.storage
         root = storage.root.absolute()
         ahead = AppliedElsewhere(self._numbers, partial(link.call, "require-caught-up"))
-        self._index = index = IndexBeside(root, place_of(root, settings.index.url), self._make, ahead)
+        self._index = index = IndexBeside(root, self._begin.place, self._make, ahead)
         archive = Archive(root, storage.reserve_bytes, storage.low_bytes, host=settings.holder)
         ingest = cast(Ingest, IngestElsewhere(settings, archive, index, link))
         results: Results = (part_of(settings, RESULTS) or Results)(index, ingest)
