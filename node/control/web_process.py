@@ -118,6 +118,7 @@ class Serving:
             return
         threading.Thread(target=self._follow_commits, daemon=True).start()
         log.info("web_started", pid=os.getpid())
+        self._tick()  # the start may have taken long
         self._link.call("ready", "")
         gc.freeze()
         server.on_tick(self._tick)

@@ -83,7 +83,7 @@ def test_one_that_stands_still_is_started_again(
     site, client = beside
     assert client.get("/healthz").text == "ok\n"
     before = site.beside._process
-    monkeypatch.setattr(web, "HANG_SECONDS", 3.0)
+    monkeypatch.setattr(web, "HANG_SECONDS", 6.0)
     os.kill(before.pid, signal.SIGSTOP)
     assert site.store.index.accounts.any() is False  # nobody here waits for it
     until(lambda: site.beside._process is not before and site.beside.is_alive)
