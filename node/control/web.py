@@ -3,8 +3,8 @@
 The other process (`node.control.web_process`) reads the index and the archive itself. What it changes, and what only
 this process knows, goes over a `Link` to functions that are listed here. It hears of each commit by an eventfd, and
 sees by shared numbers whether anything that was acknowledged is not indexed yet. This process holds the listening
-socket: while the other one is started again, clients wait. What it does not get done dies with it, as with a
-connection.
+socket: while the other one is started again, clients wait. A request that is under way when the other process dies has
+no answer, as when a connection breaks.
 """
 
 from __future__ import annotations
@@ -238,7 +238,9 @@ class WebProcess:
             "act": lambda action, arguments: dict(here.actions.by_name[action](**arguments)),
             "require-caught-up": here.applier.require_caught_up,
             "catch-up": here.applier.catch_up,
-            "applier": lambda: (here.applier.waiting, here.applier.lag_seconds, here.applier.index_stall),
+            "waiting": lambda: here.applier.waiting,
+            "lag-seconds": lambda: here.applier.lag_seconds,
+            "index-stall": lambda: here.applier.index_stall,
             "journal-bytes": lambda: here.journal.size,
             "refusal": ingest.refusal,
             "take": self._take,

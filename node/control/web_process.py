@@ -1,7 +1,7 @@
 """The process that serves HTTP beside the one that receives: see `node.control.web`.
 
-Nothing in it is durable. If it dies, requests under way end without an answer, and what they had changed before is
-changed; if the other process dies, it ends.
+This process keeps nothing durable. If it dies, its requests end without an answer, and the changes that they had made
+stay. It ends when the other process ends.
 """
 
 from __future__ import annotations
@@ -107,7 +107,9 @@ class Serving:
         """Serve; say whether the start succeeded."""
         logs.configure(self._settings.log.level, self._settings.log.format)
         logs.keep_newest()
-        logs.hand_on(partial(self._link.tell, "log"), partial(self._link.call, "log-lines"))
+        logs.read_also(partial(self._link.call, "log-lines"))
+        if self._settings.log.file is not None:  # else each request would ask the other process for nothing
+            logs.hand_on(partial(self._link.tell, "log"))
         self._link.start()
         try:
             services = self._services()
@@ -259,6 +261,7 @@ class IngestElsewhere:
         self.warns = settings.storage.conflict_answer == "warning"
         self.refusal = partial(link.call, "refusal")
         self.transfers = SimpleNamespace(ended=partial(link.call, "transferred"))
+        self.applier = ApplierElsewhere(link)
         self.acknowledgement: Acknowledgement | None = None
         if settings.acknowledge != "local":
             seconds, applier = settings.journal.acknowledge_seconds, cast(Any, self.applier)
@@ -270,16 +273,23 @@ class IngestElsewhere:
         return IncomingElsewhere(self.archive.work, self._link, (announced, origin, policy))
 
     @property
-    def applier(self) -> SimpleNamespace:
-        """What is known of the applier now."""
-        waiting, lag_seconds, index_stall = self._link.call("applier")
-        catch_up = partial(self._link.call, "catch-up")
-        return SimpleNamespace(waiting=waiting, lag_seconds=lag_seconds, index_stall=index_stall, catch_up=catch_up)
-
-    @property
     def journal(self) -> SimpleNamespace:
         """What is known of the journal now."""
         return SimpleNamespace(size=self._link.call("journal-bytes"))
+
+
+class ApplierElsewhere:
+    """What applies the journal; see `node.receive.apply.Applier`. Each question is answered as of now."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self.catch_up = partial(link.call, "catch-up")
+
+    waiting = property(lambda self: self._link.call("waiting"))
+
+    lag_seconds = property(lambda self: self._link.call("lag-seconds"))
+
+    index_stall = property(lambda self: self._link.call("index-stall"))
 
 
 class IncomingElsewhere:

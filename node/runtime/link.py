@@ -59,7 +59,7 @@ class NotAccepted(Exception):
 
 
 class CalledBack:
-    """A function of the other end, for the time of the call that it came with. What it is called with stays here."""
+    """A function of the other end, for the time of the call that it came with. Its arguments stay in this process."""
 
     def __init__(self, link: Link, number: int) -> None:
         self._link, self._number = link, number
@@ -170,12 +170,7 @@ class Link:
     def _receive(self, number: int, is_error: bool, result: Any) -> None:
         with self._lock:
             answer = self._waiting.pop(number, None)
-        if answer is None:
-            return
-        if is_error:
-            answer.set_exception(result)
-        else:
-            answer.set_result(result)
+        _settle(answer, is_error, result)
 
     def _perform(self, number: int, name: str, arguments: tuple[Any, ...], named: Mapping[str, Any]) -> None:
         is_error = False
@@ -191,12 +186,7 @@ class Link:
         self._send(content)
 
     def _resolve(self, number: int, is_error: bool, result: Any) -> None:
-        if (future := self._passed.pop(number, None)) is None:
-            return
-        if is_error:
-            future.set_exception(result)
-        else:
-            future.set_result(result)
+        _settle(self._passed.pop(number, None), is_error, result)
 
     def _packed(self, frame: tuple[Any, ...], passed: list[int]) -> bytes:
         stream = io.BytesIO()
@@ -218,6 +208,14 @@ class Link:
 
         future.add_done_callback(tell)
         return future
+
+
+def _settle(future: Future[Any] | None, is_error: bool, result: Any) -> None:
+    """Give a future its result, or the exception in its place; None: nobody waits any more."""
+    if future is not None and is_error:
+        future.set_exception(result)
+    elif future is not None:
+        future.set_result(result)
 
 
 class _Pickler(pickle.Pickler):

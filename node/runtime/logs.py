@@ -266,8 +266,13 @@ def write_to_file(path: Path, max_bytes: int = FILE_BYTES, count: int = FILE_COU
     logging.getLogger().addHandler(handler)
 
 
-def hand_on(write: Callable[[str], None], read: Callable[[], list[dict[str, Any]]]) -> None:
-    """Have another process write the lines of this one to its file; `newest` returns what it `read`s there as well."""
+def read_also(read: Callable[[], list[dict[str, Any]]]) -> None:
+    """Have `newest` return the newest lines of another process as well."""
+    _elsewhere.append(read)
+
+
+def hand_on(write: Callable[[str], None]) -> None:
+    """Have another process write the lines of this one to its file."""
 
     class Elsewhere(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
@@ -277,7 +282,6 @@ def hand_on(write: Callable[[str], None], read: Callable[[], list[dict[str, Any]
     handler.setFormatter(_formatter(structlog.processors.JSONRenderer()))
     handler.addFilter(_of_libraries)
     logging.getLogger().addHandler(handler)
-    _elsewhere.append(read)
 
 
 _elsewhere: list[Callable[[], list[dict[str, Any]]]] = []
