@@ -9,7 +9,6 @@ no answer, as when a connection breaks.
 
 from __future__ import annotations
 
-import mmap
 import os
 import signal
 import socket
@@ -35,7 +34,7 @@ from node.receive.ingest import Announced, Origin
 from node.registry import enabled, resolve
 from node.runtime import logs
 from node.runtime.background import SupervisedThread
-from node.runtime.link import Link, NotAccepted, SharedNumbers
+from node.runtime.link import TICKED_AT, Link, NotAccepted
 from node.settings.core import Role, Web
 from node.settings.model import Settings
 
@@ -65,9 +64,6 @@ PIECE_BYTES = 1 << 20
 
 WRITTEN = "work", "jobs"
 """Folders of the root in which the process may write, beside the shared memory of the index."""
-
-TICKED_AT = 3
-"""Where the shared numbers have when the loop of the other process last turned, beside those of `node.receive.pace`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,10 +126,8 @@ class WebProcess:
         self._link: Link | None = None
         self._bound: socket.socket | None = None
         self._file, self._commits = os.memfd_create("numbers"), os.eventfd(0)
-        os.ftruncate(self._file, mmap.PAGESIZE)
-        self._numbers = SharedNumbers(self._file)
+        repository.index.numbers.share(self._file)
         self.thread = SupervisedThread("web", self._watch, self._stopping)
-        repository.applier.share(self._numbers)
 
     def start(self, bound: socket.socket) -> None:
         """Serve at a socket that listens. Raises UsageError with what the process says is wrong."""
@@ -157,7 +151,7 @@ class WebProcess:
 
     @property
     def _hangs(self) -> bool:
-        return monotonic() - self._numbers[TICKED_AT] > HANG_SECONDS
+        return monotonic() - self._repository.index.numbers.at[TICKED_AT] > HANG_SECONDS
 
     def stop(self, seconds: float) -> None:
         """Accept no more requests, let those under way finish for at most `seconds`, and end the process."""
@@ -178,7 +172,7 @@ class WebProcess:
     def _begin(self) -> None:
         """Start a process, with a new link."""
         assert self._bound is not None
-        self._ready, self._numbers[TICKED_AT] = Future(), monotonic()
+        self._ready, self._repository.index.numbers.at[TICKED_AT] = Future(), monotonic()
         for name in WRITTEN:
             make_folder(self._repository.archive.root / name)
         with ExitStack() as its:

@@ -32,7 +32,7 @@ from node.archive.root import keep_private
 from node.audit.audit_log import Audit, AuditMessage
 from node.children.confinement import confine_writes
 from node.children.decoder import Decoder
-from node.control.web import TICKED_AT, WRITTEN
+from node.control.web import WRITTEN
 from node.errors import VoxelnodeError
 from node.index.database import IndexBeside
 from node.index.rows.backend import FILE_NAME, Place
@@ -43,7 +43,7 @@ from node.receive.results import Results
 from node.registry import RESULTS, part_of
 from node.runtime import logs
 from node.runtime.background import share_fairly
-from node.runtime.link import Link, SharedNumbers
+from node.runtime.link import TICKED_AT, Link, SharedNumbers
 from node.runtime.metrics import LastWord, Metrics, Span
 from node.settings.model import Settings
 from node.web.application import application
@@ -129,7 +129,7 @@ class Serving:
         services.decoder.close()
 
     def _tick(self) -> None:
-        self._numbers[TICKED_AT] = monotonic()
+        self._numbers.at[TICKED_AT] = monotonic()
         logs.refusals.report_ended()
 
     def _services(self) -> Services:

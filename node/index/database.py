@@ -22,7 +22,6 @@ from node.index.rows.narrowed import Readers
 from node.index.rows.place import IndexUnusable, Place, open_engine, place_of, require_sound, upgrade
 from node.index.rows.repositories import AboutRepository, IndexRepository, Rows, about, perform, queries_of, set_about
 from node.index.rows.sharing import Sharing
-from node.index.rows.sqlite_file import FileVersion
 from node.index.rows.writer import IndexWriter, ServerWatch, WriterElsewhere
 from node.index.rules.custody.deletions import DeletionRepository
 from node.index.rules.custody.hosts import AuditLineRepository, ObjectRepository
@@ -43,21 +42,31 @@ from node.index.rules.work.deliveries import DeliveryRepository
 from node.index.rules.work.jobs import JobRepository
 from node.index.rules.work.ledger import WorkRepository
 from node.index.rules.work.routes import RouteRepository
+from node.runtime.link import APPLIED, LAST, VERSION, SharedNumbers
 from node.runtime.metrics import Metrics
 
 log = structlog.get_logger()
 
 
 class Ahead:
-    """What is ahead of the index: instances that were acknowledged and are not indexed yet, `lag` of them. Here: none.
+    """What is ahead of the index: instances that were acknowledged and are not indexed yet. Here: none.
 
     `node.receive.apply.Applier` indexes those of a journal.
+
+    `numbers`: what a process beside this one sees of it.
     """
+
+    def __init__(self, numbers: SharedNumbers) -> None:
+        self.numbers = numbers
 
     @property
     def lag(self) -> int:
-        """How many there are."""
-        return 0
+        """How many records, nearly all of acknowledged instances, are not in the index yet."""
+        return max(0, int(self.numbers.at[LAST] - self.numbers.at[APPLIED]))
+
+    def may_bring(self, sop_instance_uid: str) -> bool:
+        """Return whether an instance with this UID may be ahead of the index; never False if one is."""
+        return self.numbers.may_bring(sop_instance_uid)
 
     def require_caught_up(self, *, reads: bool = True) -> None:
         """Return when everything that was acknowledged before this call is indexed.
@@ -82,6 +91,7 @@ class Index:
 
     `sharing`: of this host.
     `now`: the clock that all hosts of the index share.
+    `numbers`: what a process beside this one sees at once.
     `large_counts`: counts that read whole tables.
     `commit_listeners`: called after each commit that changed rows, on the thread of the writer: they must not wait and
         not raise.
@@ -120,7 +130,8 @@ class Index:
         if not self.was_closed:  # reading all of it takes seconds for a million instances: only after a crash
             require_sound(place)
         self._open_readers(place)
-        self._writer = writer = IndexWriter(self._engine, metrics, on_disk_error, self.sharing, place)
+        self.numbers = SharedNumbers()
+        self._writer = writer = IndexWriter(self._engine, metrics, self.numbers, on_disk_error, self.sharing, place)
         self.thread = writer.thread
         self._open_rows(writer)
         server = backend_at(place).server(place)
@@ -133,7 +144,6 @@ class Index:
         self._reader = Readers(place)  # for queries from outside
         self._watcher = Readers(place)  # for the threads of the node, which wait for no query
         self._finder = Finder(self._reader, lambda: self.instances.received_at)
-        self._version = FileVersion(place) if isinstance(place, Path) else None
         self.large_counts = LargeCounts()
         self.sharing: Sharing = backend_at(place).sharing(place, self._watcher.whole)
         self.now = self.sharing.now
@@ -164,7 +174,7 @@ class Index:
         self.timers = TimerRepository(writer, self._watcher)
         self.trash = TrashRepository(writer, self._watcher)
         self.work = WorkRepository(writer, self._watcher)
-        self.ahead = Ahead()
+        self.ahead = Ahead(self.numbers)
 
     def repository(self, kind: type[Rows]) -> Rows:
         """Return rows that only an extension writes."""
@@ -206,11 +216,13 @@ class Index:
             yield ReadIndex(queries_of(connection), watermarks)
 
     def version(self) -> int | None:
-        """Return a number that changes with each commit of any process, for what keeps what it has read; never waits.
+        """Return a number that changes with each commit that may take instances away from who asks for them.
 
-        None: it is not known. The index is on a server, or instances that were acknowledged are not indexed yet.
+        That is a deletion, another file in place of one, a right that is withdrawn; never what only adds, so it stays
+        while instances are received. For what keeps what it has read; never waits. None: the index is on a server,
+        where other hosts commit as well.
         """
-        return None if self._version is None or self.ahead.lag else self._version.now()
+        return int(self.numbers.at[VERSION]) if isinstance(self.place, Path) else None
 
     @contextmanager
     def searching(self) -> Iterator[ReadIndex]:
@@ -260,8 +272,6 @@ class Index:
         self._writer.close(partial(set_about, key=CLOSED, value="yes"))
         if self.watch is not None:
             self.watch.stop()
-        if self._version is not None:
-            self._version.close()
         for engine in (self._watcher, self._reader, self._engine):
             engine.dispose()
 
@@ -276,14 +286,12 @@ class IndexBeside(Index):
     def __init__(
         self, root: Path, place: Place, make: Callable[[type, str, Sequence[Any], Mapping[str, Any]], Any], ahead: Ahead
     ) -> None:
-        self.root, self.place, self.watch = root, place, None
+        self.root, self.place, self.watch, self.numbers = root, place, None, ahead.numbers
         self._open_readers(place)
         self._open_rows(WriterElsewhere(self.sharing, make))
         self.ahead = ahead
 
     def close(self) -> None:
         """Close the connections."""
-        if self._version is not None:
-            self._version.close()
         for engine in (self._watcher, self._reader):
             engine.dispose()

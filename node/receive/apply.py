@@ -21,12 +21,11 @@ import datetime as dt
 import threading
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterator, MutableSequence, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import partial
-from math import inf
 from time import monotonic
 from typing import Any
 
@@ -48,12 +47,12 @@ from node.journal.journal import Journal, JournalFull
 from node.journal.segment import Record, SegmentGone
 from node.receive.checkpoint import Checkpoint, Replayed, acknowledged
 from node.receive.data_set import content
-from node.receive.pace import APPLIED, LAST, MAX_BATCH_BYTES, READ_AT, Waiting, due_at
+from node.receive.pace import MAX_BATCH_BYTES, Waiting, due_at
 from node.receive.record import Known, Receipt, receipt
 from node.receive.stored_files import compared
 from node.runtime.background import BackgroundService
 from node.runtime.failpoints import reached
-from node.runtime.link import SharedNumbers
+from node.runtime.link import APPLIED, READ_AT, SharedNumbers
 from node.runtime.metrics import Metrics
 
 log = structlog.get_logger()
@@ -91,7 +90,8 @@ class Applier(BackgroundService, Ahead):
         *,
         is_awaited: bool = False,
     ) -> None:
-        super().__init__("apply")
+        BackgroundService.__init__(self, "apply")
+        Ahead.__init__(self, index.numbers)
         self._waiting = Waiting(company=int(is_awaited))
         self._wanted = 0  # the last record that somebody waits for
         self._begun = 0  # the last record of those that are applied without a further wait
@@ -107,20 +107,13 @@ class Applier(BackgroundService, Ahead):
         self._uncleared: deque[tuple[Record, Received, Indexed]] = deque()
         self.lacks_segments = False
         self._cursor = journal.start
-        self._shared: MutableSequence[float] | SharedNumbers = [0.0, 0.0, -inf]
         metrics.queued_instances.set_function(lambda: float(self.waiting))
         metrics.journal_bytes.set_function(lambda: float(journal.size))
         metrics.journal_lag_seconds.set_function(lambda: self.lag_seconds)
 
-    def share(self, numbers: SharedNumbers) -> None:
-        """Let a process beside this one see how far the index is behind, and say when it read (`AppliedElsewhere`)."""
-        with self._changed:
-            numbers[LAST], numbers[APPLIED], numbers[READ_AT] = self._journal.last, self._applied, -inf
-            self._shared = numbers
-
     @property
     def lag(self) -> int:
-        """How many records, nearly all of acknowledged instances, are not in the index yet."""
+        """As of every index, by what no other process can write."""
         return max(0, self._journal.last - self._applied)
 
     @property
@@ -158,25 +151,14 @@ class Applier(BackgroundService, Ahead):
         except (JournalFull, JournalUnusable) as error:
             raise OutOfResources(str(error)) from error
         with self._changed:
-            self._shared[LAST] = self._journal.last
+            uid = known.attributes.sop_instance_uid if isinstance(known, Known) else ""
+            self.numbers.note_appended(self._journal.last, uid)
             self._waiting = self._waiting.with_another(sum(map(len, payload)), monotonic())
             self.wake_not_before(self._batch_due_at())
 
     def _batch_due_at(self) -> float:
         is_wanted = max(self._wanted, self._begun) > self._applied
-        read_at = max(self._waiting.read_at, self._shared[READ_AT])
-        return due_at(self._waiting._replace(is_wanted=is_wanted, read_at=read_at))
-
-    def may_bring(self, sop_instance_uid: str) -> bool:
-        """Return whether an instance with this UID may be ahead of the index.
-
-        Each call looks at all that is ahead. Records therefore wait no longer than while somebody reads.
-        """
-        self._note(read_at=monotonic())
-        ahead = self._journal.known(self._applied)
-        return self.lag >= MAX_KNOWN or any(
-            isinstance(its, Known) and its.attributes.sop_instance_uid == sop_instance_uid for its in ahead
-        )
+        return due_at(self._waiting._replace(is_wanted=is_wanted, read_at=self.numbers.at[READ_AT]))
 
     def _note(self, **facts: Any) -> None:
         with self._changed:
@@ -206,7 +188,7 @@ class Applier(BackgroundService, Ahead):
 
     def _note_applied(self, sequence: int) -> None:
         with self._changed:
-            self._applied = self._shared[APPLIED] = sequence
+            self._applied = self.numbers.at[APPLIED] = sequence
             self._changed.notify_all()
         if sequence >= self._seen:  # under a steady load the lag is never 0: what was there at a moment is applied
             self._caught_up_at = max(self._caught_up_at, self._seen_at)
@@ -218,7 +200,7 @@ class Applier(BackgroundService, Ahead):
         Raises QueryRefused if the index is behind what was acknowledged.
         """
         if reads:
-            self._note(read_at=monotonic())
+            self.numbers.at[READ_AT] = monotonic()
         if not self.catch_up():
             why = f" ({self.last_failure})" if self.last_failure else ""
             behind = f"the index is {counted(self.waiting, 'instance')} behind what was received: ask again later"
@@ -259,10 +241,11 @@ class Applier(BackgroundService, Ahead):
         Raises OutOfResources if there is no room, or the index does not commit.
         """
         mark = self._index.about.applied(self._journal.identity)
+        self.numbers.note_appended(self._journal.last)
         applied_before = mark.sequence if mark.journal == self._journal.identity else 0
         replayed = self._checkpoint.replay(self.apply, applied_before, MAX_BATCH, MAX_BATCH_BYTES)
         self.lacks_segments = self._checkpoint.is_damaged
-        self._applied = self._journal.last
+        self._note_applied(self._journal.last)
         self._cursor = self._journal.start
         reached("journal-replayed")
         if any(asdict(replayed).values()):
@@ -432,17 +415,13 @@ class AppliedElsewhere(Ahead):
     """
 
     def __init__(self, numbers: SharedNumbers, require: Callable[..., object]) -> None:
-        self._numbers, self._require = numbers, require
-
-    @property
-    def lag(self) -> int:
-        """See `Applier.lag`."""
-        return max(0, int(self._numbers[LAST] - self._numbers[APPLIED]))
+        super().__init__(numbers)
+        self._require = require
 
     def require_caught_up(self, *, reads: bool = True) -> None:
         """See `Applier.require_caught_up`; the other process is asked only where something is ahead."""
         if reads:
-            self._numbers[READ_AT] = monotonic()
+            self.numbers.at[READ_AT] = monotonic()
         if self.lag:
             self._require(reads=reads)
 

@@ -25,11 +25,6 @@ READ_SECONDS = 10.0
 only the first waits for as many records as `MAX_GATHERED`."""
 
 
-LAST, APPLIED, READ_AT = range(3)
-"""What a process beside this one sees, and writes of it: the last record that was appended, the last one that is
-applied, and when that process last read the index."""
-
-
 class Waiting(NamedTuple):
     """What is appended and not applied; times are those of the monotonic clock.
 

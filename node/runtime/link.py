@@ -15,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import io
+import os
 import pathlib
 import pickle
 import socket
@@ -29,6 +30,7 @@ from itertools import count
 from mmap import mmap
 from types import FunctionType, MethodType
 from typing import Any
+from zlib import crc32
 
 import structlog
 
@@ -274,17 +276,41 @@ class _Values(pickle.Unpickler):
         raise NotAccepted(f"{module}.{name}")
 
 
-class SharedNumbers:
-    """A few numbers that both processes see at once; each has one process that writes it.
+LAST, APPLIED, READ_AT, TICKED_AT, VERSION, SLOTS_AT = range(6)
+"""Where `SharedNumbers` have the last record that was appended and the last one that is applied, when the other process
+last read the index, when its loop last turned, how often a commit took something away, and the first slot."""
 
-    `file`: descriptor of a file in memory.
+SLOTS = 1 << 15
+"""UIDs that share a slot are taken for each other: of 100 records that wait, by 1 of 300 UIDs that do not."""
+
+
+class SharedNumbers:
+    """Numbers that both processes see at once; `READ_AT` is written by both, each of the others by one.
+
+    `file`: descriptor of a file in memory; without one, only this process sees them.
+
+    `at`: the numbers, by `LAST` and the others.
     """
 
-    def __init__(self, file: int, numbers: int = 4) -> None:
-        self._view = memoryview(mmap(file, 8 * numbers)).cast("d")
+    def __init__(self, file: int = -1) -> None:
+        self.at = memoryview(mmap(file, 8 * (SLOTS_AT + SLOTS))).cast("d")
 
-    def __getitem__(self, at: int) -> float:
-        return self._view[at]
+    def share(self, file: int) -> None:
+        """Keep them in a file in memory from now on."""
+        os.ftruncate(file, self.at.nbytes)
+        shared = SharedNumbers(file).at
+        shared[:] = self.at
+        self.at = shared
 
-    def __setitem__(self, at: int, number: float) -> None:
-        self._view[at] = number
+    def note_appended(self, record: int, uid: str = "") -> None:
+        """Note the number of a record that was appended, and the UID that it brings."""
+        self.at[_slot(uid)] = record
+        self.at[LAST] = record
+
+    def may_bring(self, uid: str) -> bool:
+        """Return whether a record that is not applied may bring a UID; never False if one does."""
+        return self.at[_slot(uid)] > self.at[APPLIED]
+
+
+def _slot(uid: str) -> int:
+    return SLOTS_AT + crc32(uid.encode(errors="replace")) % SLOTS

@@ -3,8 +3,7 @@
 import json
 import os
 import signal
-import subprocess
-import sys
+import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -19,6 +18,7 @@ from node.api import Role, send_files
 from node.children.decoder import Decoder
 from node.extensions.dicomweb import bursts
 from node.extensions.dicomweb.decoding import PictureOrder, picture
+from node.index.rows import sqlite, sqlite_file
 from node.receive import stored_files
 from node.web.middleware import AccessLog
 from node.web.routes_by_path import template_of
@@ -213,25 +213,68 @@ def test_an_instance_that_was_deleted_is_gone_in_the_midst_of_a_burst(site: Site
         assert (answer.status_code, short) == (410, False)
 
 
+def limited(site: Site) -> httpx2.Client:
+    """An administrator; the account "member" sees a project without contents."""
+    site.account("member", Role.READ)
+    site.store.actions.by_name["limit-account"](account="member", is_limited=True, who="test")
+    admin = site.network_client(headers={"Authorization": f"Bearer {site.token('admin')}"})
+    assert admin.put("/api/v1/projects/alpha", json={}).status_code == 200
+    assert admin.put("/api/v1/projects/alpha/members/member", json={"role": "read"}).status_code == 200
+    return admin
+
+
 @pytest.mark.slow
-def test_a_commit_of_another_process_ends_a_burst(site: Site) -> None:
+@pytest.mark.parametrize("who", ["reader", "member"])
+def test_whatever_a_frame_is_answered_from_ends_a_burst_when_it_changes(
+    monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, who: str
+) -> None:
+    """The tables come from the statements of the request; series and studies are read by the columns of their UIDs."""
+    read: set[tuple[str, str]] = set()
+
+    def note(action: int, table: str, column: str, *_: object) -> int:
+        if action == sqlite3.SQLITE_READ:
+            read.add((table, column))
+        return sqlite3.SQLITE_OK
+
+    def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
+        connection = sqlite_file.connect(path, read_only=read_only)
+        if read_only:
+            connection.set_authorizer(note)
+        return connection
+
+    monkeypatch.setattr(sqlite, "connect", connect)
+    site: Site = request.getfixturevalue("site")
+    contents = {"add": [{"study_instance_uid": "1.2.3", "series_instance_uid": "1.2.3.1"}]}
+    assert limited(site).post("/api/v1/projects/alpha/contents", json=contents).is_success
+    viewer = Viewer(site, who, **OCTETS)
+    for readers in (site.services.index._reader, site.services.index._watcher):
+        readers.dispose()  # what is prepared already is not told again
+    read.clear()
+    assert viewer.get(path_of(CT[0]))[0].is_success
+    tables = {table for table, _ in read}
+    assert {"images", "series", "limited_accounts", "tokens"} <= tables
+    assert not tables & sqlite._BESIDE
+    watched = {"series": {"id", "study_id", "series_instance_uid"}, "studies": {"id", "study_instance_uid"}}
+    found = {table: {column for its, column in read if its == table} for table in watched}
+    if who == "reader":  # views name every column
+        assert found == {"series": watched["series"], "studies": watched["studies"] | {"identified_at"}}, "no identity"
+
+
+def test_what_is_received_ends_no_burst_but_adds_to_it(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bursts, "FIND_SECONDS", 0.0)
     reader = Viewer(site, "reader", **OCTETS)
     reader.burst(path_of(CT[0]))
-    program = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute(sys.argv[2]); c.commit()"
-    statement = "UPDATE images SET file_missing = 1"
-    subprocess.run([sys.executable, "-c", program, site.root / "index.sqlite", statement], check=True)
-    answer, short = reader.get(path_of(CT[0]))
-    assert (answer.status_code, short) == (500, False)
+    more = make.ct_series(8, study_uid="1.2.3", series_uid="1.2.3.1")[6:]
+    site.take(*more, *make.ct_series(2))
+    assert reader.get(path_of(CT[0]))[1] is True
+    assert reader.burst(path_of(more[0])).content == more[0].PixelData
+    assert reader.get(path_of(more[1]))[1] is True
 
 
 @pytest.mark.slow
 def test_nobody_profits_from_the_burst_of_another_and_rights_end_with_their_withdrawal(site: Site) -> None:
-    site.account("member", Role.READ)
-    site.store.actions.by_name["limit-account"](account="member", is_limited=True, who="test")
-    admin = site.network_client(headers={"Authorization": f"Bearer {site.token('admin')}"})
+    admin = limited(site)
     project, series = "/api/v1/projects/alpha", {"study_instance_uid": "1.2.3", "series_instance_uid": "1.2.3.1"}
-    assert admin.put(project, json={}).status_code == 200
-    assert admin.put(f"{project}/members/member", json={"role": "read"}).status_code == 200
     reader, member, stranger = (Viewer(site, name, **OCTETS) for name in ("reader", "member", "writer"))
     reader.burst(path_of(CT[0]))
     assert member.get(path_of(CT[0]))[0].status_code == 404
@@ -311,11 +354,11 @@ def test_a_file_that_is_longer_than_the_buffer_is_read_by_another_thread(tmp_pat
         assert len(bursts.read_at_once(file.fileno(), bursts.MAX_FILE_BYTES + 2, 0)) == bursts.MAX_FILE_BYTES + 2
 
 
-def test_what_was_acknowledged_and_is_not_indexed_is_waited_for(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    reader = Viewer(site, "reader", **OCTETS)
+def test_what_may_have_come_again_and_is_not_indexed_is_waited_for(site: Site) -> None:
+    reader, numbers = Viewer(site, "reader", **OCTETS), site.services.index.numbers
     reader.burst(path_of(CT[0]))
-    monkeypatch.setattr(type(site.services.index.ahead), "lag", 1)
-    assert reader.get(path_of(CT[0]))[1] is False
+    numbers.note_appended(1 << 40, str(CT[1].SOPInstanceUID))
+    assert [reader.get(path_of(ds))[1] for ds in CT[:2]] == [True, False]
 
 
 @pytest.mark.slow

@@ -5,8 +5,9 @@ caller sees, and writes a line of the audit log about them, before they are kept
 from what is kept: their client, headers and path are the same but for the UID, so whatever the checks of the others
 depend on is the same as well.
 
-Nothing is answered from what was found before a commit of any process to the index: a deletion, a right that was
-withdrawn and a file that was moved count from their commit on. What ends with time alone, such as a token, may count
+Nothing is answered from what was found before a commit that took something away (`Index.version`): a deletion, a right
+that was withdrawn and a file that was replaced count from their commit on. An instance that may have come again, and
+is not indexed yet, is left to the route, which waits for it. What ends with time alone, such as a token, may count
 `LIFE_SECONDS` late, as in answers that last (`node.web.access.StillAllowed`). What cannot be answered here, the
 route answers like any other request. A request that is answered here passes the log, the check of its host and the
 limits on bodies, but is not routed (`node.web.routes_by_path.Shortcuts`).
@@ -112,8 +113,9 @@ class Bursts:
         """See `node.web.routes_by_path.Shortcut`."""
         if not self._bursts or "/instances/" not in scope["path"]:
             return False
-        found = self.find(scope, monotonic(), scope["app"].state.services.index.version())
-        if found is None:
+        index = scope["app"].state.services.index
+        found = self.find(scope, monotonic(), index.version())
+        if found is None or index.ahead.may_bring(found[1].sop_instance_uid):
             return False
         (burst, instance), of_route = found, found[0].call.request.scope
         scope["path_params"] = {**of_route["path_params"], "instance": instance.sop_instance_uid}
@@ -131,13 +133,13 @@ class Bursts:
 
     def note(self, call: Call, what: str, answer: Answer) -> None:
         """Note that the route answers a request for `what` of an instance; `answer` answers those that follow."""
-        (key, _), (begun_at, version) = _key(call.request.scope), call.request.state.begun
+        (key, uid), (begun_at, version) = _key(call.request.scope), call.request.state.begun
         with self._lock:
             before = self._bursts.get(key)
             if before is None or begun_at - before.begun_at >= 2 * LIFE_SECONDS:
                 self._keep(key, _Burst(call, begun_at, answer))
                 return
-            is_known = version is not None and version == before.version
+            is_known = version == before.version and uid in before.instances
             if version is None or (not is_known and begun_at - before.found_at < FIND_SECONDS):
                 return
             if not is_known:

@@ -182,6 +182,10 @@ def begin_batch(connection: Connection, *, durable: bool) -> Callable[[], bool]:
     return has_changed
 
 
+def watch(connection: Connection, taken: Callable[[], None]) -> None:
+    """Other hosts write as well: no answer is kept (`Index.version`)."""
+
+
 def failure(error: BaseException, connection: Connection | None = None) -> Failure:
     """The server looks after its disk. A limit of rows is that of an entry of an index: 2704 bytes, compressed.
 

@@ -229,6 +229,9 @@ class Backend(Protocol):
         Returns a function that tells, before the commit, whether the transaction has changed rows.
         """
 
+    def watch(self, connection: Connection, taken: Callable[[], None]) -> None:
+        """Call a function whenever a statement of the writer takes something away, see `Index.version`."""
+
     def failure(self, error: BaseException, connection: Connection | None = None) -> Failure:
         """Return what an error of work means; only with its connection, whether that was lost."""
 

@@ -136,6 +136,32 @@ def begin_batch(connection: Connection, *, durable: bool) -> Callable[[], bool]:
     return lambda: driver.total_changes != before
 
 
+_GROWING = dict.fromkeys(("images", "patients", "project_contents", "project_series"), ("DELETE", "UPDATE")) | {
+    "series": ("DELETE", "UPDATE OF study_id, series_instance_uid"),
+    "studies": ("DELETE", "UPDATE OF study_instance_uid, patient_id, named_patient_id"),
+}
+"""What takes something away of the tables in which receiving only adds; of the others, each change may."""
+
+_BESIDE = frozenset((
+    "about", "audit_lines", "awaited_senders", "conflicts", "conversions", "events", "exclusions", "failures", "hosts",
+    "image_documents", "leases", "object_removals", "open_associations", "owed_events", "owed_images", "results",
+    "rejections", "revision_files", "senders", "sent_instances", "series_documents", "series_references", "statements",
+    "volume_sources", "volumes", "work",
+))  # fmt: skip
+"""Tables that nobody reads who is asked for the bytes of an instance. A node writes them all the time."""
+
+
+def watch(connection: Connection, taken: Callable[[], None]) -> None:
+    """Triggers of this connection alone: the writer has no other."""
+    driver = _driver(connection)
+    driver.create_function("taken", 0, taken)
+    tables = {str(name) for (name,) in driver.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    for table in (name for name in tables - _BESIDE if not name.startswith((NAME, "sqlite"))):
+        for change in _GROWING.get(table, ("INSERT", "DELETE", "UPDATE")):
+            event = f'"{change.split()[0]} {table}" AFTER {change} ON main."{table}"'
+            driver.execute(f"CREATE TEMP TRIGGER {event} BEGIN SELECT taken(); END")
+
+
 def failure(error: BaseException, connection: Connection | None = None) -> Failure:
     """No room and errors of the disk are of other classes than errors of rows."""
     cause = getattr(error, "orig", error)

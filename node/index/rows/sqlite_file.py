@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-import threading
 from collections.abc import Callable, Iterable
 from contextlib import closing, suppress
 from hashlib import sha256
@@ -155,28 +154,3 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
     uri = path.absolute().as_uri() + ("?mode=ro" if read_only else "")
     kind = ClockedConnection if read_only else _Connection
     return sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, check_same_thread=False, factory=kind)
-
-
-class FileVersion:
-    """Says whether anybody, in any process, has committed to a database file since it was asked before. Thread-safe."""
-
-    def __init__(self, path: Path) -> None:
-        self._lock = threading.Lock()
-        self._connection = connect(path, read_only=True)
-        self._connection.isolation_level = None
-        self._connection.execute("PRAGMA busy_timeout = 0")  # who asks does not wait
-
-    def now(self) -> int | None:
-        """Return a number that every commit changes; None: it cannot be read now."""
-        try:
-            with self._lock:  # all rows are fetched: a statement that is open would keep its snapshot
-                cursor = sqlite3.Connection.execute(self._connection, "PRAGMA data_version")  # without a clock
-                [(version,)] = cursor.fetchall()
-                return int(version)
-        except sqlite3.Error:
-            return None
-
-    def close(self) -> None:
-        """Close the file."""
-        with self._lock:
-            self._connection.close()

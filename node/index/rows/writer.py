@@ -31,7 +31,7 @@ from node.index.rows.backend import Failure, Place, WriterServer, backend_of, re
 from node.index.rows.scope import OutOfScope, current_scope
 from node.index.rows.sharing import Sharing
 from node.runtime.background import BackgroundService, SupervisedThread
-from node.runtime.link import CalledBack
+from node.runtime.link import VERSION, CalledBack, SharedNumbers
 from node.runtime.metrics import Metrics
 
 log = structlog.get_logger()
@@ -99,12 +99,13 @@ class IndexWriter:
         self,
         engine: Engine,
         metrics: Metrics,
+        numbers: SharedNumbers,
         on_disk_error: Callable[[str], None] = lambda reason: None,
         sharing: Sharing = _ONE_HOST,
         place: Place | None = None,
     ) -> None:
         self.sharing, self._place = sharing, place
-        self._metrics = metrics
+        self._metrics, self._numbers = metrics, numbers
         self._on_disk_error = on_disk_error
         self.commit_listeners: list[Callable[[], None]] = []
         self._noted: set[str] = set()
@@ -114,6 +115,7 @@ class IndexWriter:
         self._lock = threading.Lock()  # nothing is queued behind the end
         connection = engine.connect()
         self.database = backend_of(connection)
+        self.database.watch(connection, partial(connection.info.__setitem__, _TAKEN, 1))
         self._has_ended = False
         self._busy_since: float | None = None
         self.thread = SupervisedThread("index-writer", partial(self._run, connection))
@@ -255,6 +257,7 @@ class IndexWriter:
             return
         self._metrics.commit_seconds.observe(perf_counter() - started)
         self._noted |= connection.info.pop(_NOTED, set())
+        self._numbers.at[VERSION] += connection.info.pop(_TAKEN, 0)  # before anybody is told that it is done
         for future, result in done:
             future.set_result(result)
         if has_changed:
@@ -332,7 +335,7 @@ class WriterElsewhere(IndexWriter):
         return True
 
 
-_NOTED = "noted"
+_NOTED, _TAKEN = "noted", "taken"
 
 
 def note(connection: Connection, what: str) -> None:

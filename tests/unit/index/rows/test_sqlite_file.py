@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import text
 
 from node.index.rows import sqlite, sqlite_file
-from node.index.rows.sqlite_file import FileVersion, connect, held_back, wal_bytes
+from node.index.rows.sqlite_file import connect, held_back, wal_bytes
 
 
 def test_a_reader_that_holds_a_transaction_is_reported_and_the_log_is_cut_once_it_has_ended(
@@ -39,23 +39,3 @@ def test_a_reader_that_holds_a_transaction_is_reported_and_the_log_is_cut_once_i
     assert held_back(path) is None
     assert wal_bytes(path) <= 5 << 20
     engine.dispose()
-
-
-def test_every_commit_of_another_connection_changes_the_version_of_a_file_and_nothing_else_does(tmp_path: Path) -> None:
-    path = tmp_path / "index.sqlite"
-    engine = sqlite.open_engine(path)
-    with engine.begin() as connection:
-        connection.execute(text("CREATE TABLE t (b INTEGER)"))
-    with closing(FileVersion(path)) as version:
-        before = version.now()
-        assert version.now() == before is not None
-        with engine.begin() as connection:
-            connection.execute(text("INSERT INTO t VALUES (1)"))
-        after = version.now()
-        assert after != before
-        with engine.begin() as connection:
-            connection.execute(text("INSERT INTO t VALUES (2)"))
-            assert version.now() == after  # not before its commit
-        assert version.now() != after
-        engine.dispose()
-    assert version.now() is None
