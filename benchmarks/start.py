@@ -2,10 +2,11 @@
 
     python benchmarks/start.py [--rounds N]
 
-Processor time is that of the process from its execution until it says that it is ready, and memory is what is resident
-two seconds later. The node starts no child before it has work. The first start on a root creates the index and is a row
-of its own; the other rows are medians of starts in turns, with the smallest in brackets. README.md has the memory of
-the row "with HTTP".
+Processor time is that of both processes, that which receives and that which serves HTTP, from their execution until the
+node says that it is ready. Memory is what of each is resident two seconds later, and what of both is proportional: what
+they share counts once. The node starts no other child before it has work. The first start on a root creates the index,
+and is a row of its own; the other rows are medians of starts in turns, with the smallest in brackets. README.md has the
+memory of the row "with HTTP".
 
 Modules are compiled once, whatever PYTHONDONTWRITEBYTECODE says: a node that compiles all of them at each start takes
 several times as long, and more memory.
@@ -27,8 +28,8 @@ ROOT = Path(__file__).resolve().parents[1]
 IDLE_SECONDS = 2.0
 
 
-def started(root: Path, is_web: bool) -> tuple[float, float, float]:
-    """Start a node and stop it; return its seconds of user and of system time, and its resident MB."""
+def started(root: Path, is_web: bool) -> list[float]:
+    """Start a node and stop it; return its seconds of user and of system time, its MB, those of HTTP, and both."""
     environment = {
         **{name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"},
         "VOXELNODE_WEB__ENABLED": str(is_web).lower(),
@@ -42,22 +43,27 @@ def started(root: Path, is_web: bool) -> tuple[float, float, float]:
         assert process.stdout is not None
         line = process.stdout.readline()
         assert line.startswith("voxelnode ready"), line
-        fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
-        user, system = (int(ticks) / os.sysconf("SC_CLK_TCK") for ticks in fields[11:13])
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        both = [Path(f"/proc/{number}") for number in (process.pid, *children)]
+        stats = [(path / "stat").read_text().rpartition(")")[2].split() for path in both]
+        user, system = (sum(int(stat[at]) for stat in stats) / os.sysconf("SC_CLK_TCK") for at in (11, 12))
         time.sleep(IDLE_SECONDS)
-        resident = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{process.pid}/status").read_text())
-        assert resident is not None
+        rollups = [(path / "smaps_rollup").read_text() for path in both]
+        resident, proportional = (
+            [int(number) / 1000 for text in rollups for number in re.findall(rf"{name}:\s+(\d+) kB", text)]
+            for name in ("Rss", "Pss")
+        )
         process.terminate()
         assert process.wait(60) == 0
-    return user, system, int(resident[1]) / 1000
+    return [user, system, resident[0], sum(resident[1:]), sum(proportional)]
 
 
-def row(title: str, starts: list[tuple[float, float, float]]) -> str:
+def row(title: str, starts: list[list[float]]) -> str:
     """A row of the table: seconds of user and system time together, and megabytes."""
-    seconds = [user + system for user, system, _ in starts]
-    user = statistics.median(user for user, _, _ in starts)
-    resident = statistics.median(resident for _, _, resident in starts)
-    return f"| {title} | {statistics.median(seconds):.2f} s ({min(seconds):.2f}) | {user:.2f} s | {resident:.0f} MB |"
+    least = min(user + system for user, system, *_ in starts)
+    user, system, *memory = (statistics.median(values) for values in zip(*starts, strict=True))
+    megabytes = " | ".join(f"{one:.0f} MB" for one in memory)
+    return f"| {title} | {user + system:.2f} s ({least:.2f}) | {user:.2f} s | {megabytes} |"
 
 
 def main() -> None:
@@ -67,11 +73,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "root"
         first = started(root, True)
-        starts: dict[bool, list[tuple[float, float, float]]] = {True: [], False: []}
+        starts: dict[bool, list[list[float]]] = {True: [], False: []}
         for _ in range(rounds):
             for is_web, found in starts.items():
                 found.append(started(root, is_web))
-    print("| Start | Processor | of it user | Idle |\n|---|---|---|---|")
+    print("| Start | Processor | of it user | Receiving | HTTP | Proportional, both |\n|---|---|---|---|---|---|")
     print(row("with HTTP, of an empty root", [first]))
     print(row("with HTTP", starts[True]))
     print(row("without HTTP", starts[False]))

@@ -8,7 +8,6 @@ from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 
 from node.children import child
-from node.control import web
 
 
 def fork_children() -> None:
@@ -32,11 +31,11 @@ def fork_children() -> None:
             _forkserver_address=listener.getsockname(), _forkserver_alive_fd=alive, _forkserver_pid=server
         )
     os.close(lives)
-    child.another = web.another = _ForkedElsewhere  # type: ignore[assignment]
+    child.other_python = _ForkedElsewhere  # type: ignore[assignment]
 
 
 class _ForkedElsewhere:
-    """A child of the server of forks, instead of `node.children.child.another`."""
+    """A child of the server of forks, instead of `node.children.child.other_python`."""
 
     def __init__(
         self, name: str, descriptors: Sequence[int], function: Callable[..., None], *arguments: object

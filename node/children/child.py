@@ -26,7 +26,7 @@ from typing import Protocol
 
 from node.children.confinement import described
 from node.children.messages import DEATH, IDENTITY_BYTES, ChildCancelled, Garbled, Wait, receive_answer, send_request
-from node.children.serving import SIGNALS_LEFT_TO_THE_NODE, ChildEnds, serve_in_child
+from node.children.serving import SIGNALS_LEFT_TO_THE_NODE, ChildEnds, serve_in_child, wait_for_order
 from node.errors import VoxelnodeError, says_out_of_memory
 from node.files.durable import IS_LINUX
 
@@ -76,12 +76,8 @@ class StartedChild:
                 os.close(end)
 
 
-def start_child(
-    serve: Callable[..., None], arguments: tuple[object, ...], name: str, reads_stderr: bool, is_copy: bool
-) -> StartedChild:
+def start_child(serve: Callable[..., None], arguments: Sequence[object], name: str, reads_stderr: bool) -> StartedChild:
     """Start a process that calls a function; see `Child`.
-
-    `is_copy`: fork, which takes no time. This process must have no other thread.
 
     Raises OSError: the system has no room for another process.
     """
@@ -105,10 +101,7 @@ def start_child(
         if not IS_LINUX:
             _say_unconfined()
         with _blocked_signals():
-            if is_copy:
-                process = _copy(ours, ends.descriptors, serve, arguments)
-            else:
-                process = another(name, ends.descriptors, serve_in_child, serve, *arguments)
+            process = another(name, ends.descriptors, serve_in_child, serve, *arguments)
         ours.pop_all()
     return StartedChild(process, requests, answers, lifeline, stderr)
 
@@ -119,32 +112,57 @@ def _say_unconfined() -> None:
     logging.getLogger(__name__).warning("child processes are %s", described())
 
 
-def another(name: str, descriptors: Sequence[int], function: Callable[..., None], *arguments: object) -> Process:
-    """Start another Python, which imports from where this one does, and calls a function.
+_ahead: dict[str, tuple[Process, socket.socket]] = {}
+"""Copies of this process that wait for what they are to do, by name."""
 
-    `name`: in the command line of the process.
+
+def copied_ahead(name: str, load: Callable[[], object] = lambda: None) -> None:
+    """Fork the process that `another` would start with this name: what is loaded is in memory once for both.
+
+    This process must have no other thread. The copy ends with it.
+
+    `load`: called in the copy while it waits for what it is to do.
+    """
+    ours, theirs = socket.socketpair()
+    with theirs:
+        if number := os.fork():
+            _ahead[name] = _Copy(number), ours
+            return
+        try:
+            ours.close()
+            wait_for_order(theirs, name, load)
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()  # the node searches it for the word that memory ran out
+        finally:
+            os._exit(1)
+
+
+def another(name: str, descriptors: Sequence[int], function: Callable[..., None], *arguments: object) -> Process:
+    """Have a process call a function: one that was copied ahead, or else another Python.
+
+    It imports from where this process does.
+
+    `name`: of the process, or in its command line.
     `descriptors`: it inherits them; the function gets their numbers, before the arguments.
     """
+    if name not in _ahead:
+        return other_python(name, descriptors, function, *arguments)
+    process, connection = _ahead.pop(name)
+    with connection, suppress(BrokenPipeError):  # it has died: whoever talks to it finds out
+        socket.send_fds(connection, [b"."], descriptors)
+        connection.sendall(pickle.dumps((function, *arguments)))
+    return process
+
+
+def other_python(name: str, descriptors: Sequence[int], function: Callable[..., None], *arguments: object) -> Process:
+    """Have another Python call a function; see `another`."""
     command = [sys.executable, "-P", "-c", _PROGRAM, name, *sys.path]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=descriptors)
     assert process.stdin is not None
     with suppress(BrokenPipeError), process.stdin as told:  # it has died: whoever talks to it finds out
         told.write(pickle.dumps((function, descriptors, *arguments)))
     return process
-
-
-def _copy(ours: ExitStack, ends: list[int], serve: Callable[..., None], arguments: tuple[object, ...]) -> Process:
-    number = os.fork()
-    if number:
-        return _Copy(number)
-    try:
-        ours.close()
-        serve_in_child(ends, serve, *arguments)
-        os._exit(0)
-    except BaseException:
-        traceback.print_exc()  # the node searches it for the word that memory ran out
-    finally:
-        os._exit(1)
 
 
 class _Copy:
@@ -241,7 +259,9 @@ class Child:
 
         If this process has no other thread yet, fork, which takes no time, where that is safe.
         """
-        self._running(is_copy=IS_LINUX and threading.active_count() == 1)
+        if IS_LINUX and threading.active_count() == 1:
+            copied_ahead(self._name)
+        self._running()
 
     def call(self, request: object, seconds: float, *cancelled: threading.Event) -> bytes:
         """Send a request and return the child's answer.
@@ -294,10 +314,10 @@ class Child:
         except BlockingIOError:
             return ""
 
-    def _running(self, is_copy: bool = False) -> StartedChild:
+    def _running(self) -> StartedChild:
         if self._started is None or not self.is_running:
             self.close()
-            self._started = start_child(self._serve, self._arguments, self._name, self._reads_stderr, is_copy)
+            self._started = start_child(self._serve, self._arguments, self._name, self._reads_stderr)
         return self._started
 
 

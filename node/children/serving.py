@@ -19,6 +19,7 @@ import pickle
 import resource
 import select
 import signal
+import socket
 import sys
 import threading
 import traceback
@@ -149,15 +150,26 @@ def main() -> None:
     function(*arguments)
 
 
+def wait_for_order(connection: socket.socket, name: str, load: Callable[[], object]) -> None:
+    """Call the function that the node names on a connection; see `node.children.child.copied_ahead`."""
+    for number in SIGNALS_LEFT_TO_THE_NODE:
+        signal.signal(number, signal.SIG_IGN)
+    end_with_parent(os.getppid(), signal.SIGKILL)
+    Path("/proc/self/comm").write_text(name, encoding="ascii")
+    load()
+    _, descriptors, _, _ = socket.recv_fds(connection, 1, 8)
+    with connection, connection.makefile("rb") as orders:
+        function, *arguments = pickle.load(orders)
+    function(descriptors, *arguments)
+
+
 def serve_lean(descriptors: Sequence[int], place: str, *arguments: object) -> None:
     """Call a function that serves for long and reads no pixels, by its module and name, with lean libraries."""
     from node.registry import resolve
 
-    gc.disable()  # until the modules are loaded, and exempt
     load_for_rows()
     function = resolve(place)
-    gc.freeze()
-    gc.enable()
+    gc.enable()  # it was off in a process of which this one is a copy
     function(descriptors, *arguments)
 
 

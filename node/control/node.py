@@ -35,7 +35,7 @@ from node.control.checks import before_root, require_account, warn
 from node.control.control_socket import ControlServer
 from node.control.repository import Repository
 from node.control.root import require_barrier, require_root
-from node.control.web import WebParts, WebProcess, listening, served_here
+from node.control.web import WebParts, WebProcess, is_apart, listening, served_here
 from node.conversion.scheduler import Worker
 from node.conversion.volume_files import sweep
 from node.errors import UsageError, VoxelnodeError, is_out_of_memory
@@ -410,8 +410,7 @@ class Node:
         parts = WebParts(
             self._decoder, not_ready, lambda: self.listener.port if self._listens else port, self._rejections.record
         )
-        is_apart = settings.web.process and settings.storage.url is None
-        return (WebProcess if is_apart else served_here)(settings, self._repository, parts)
+        return (WebProcess if is_apart(settings) else served_here)(settings, self._repository, parts)
 
     def _join(self, settings: Settings, repository: Repository) -> Any:
         """Return what makes this host one of several; None: the index has one host."""

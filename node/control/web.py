@@ -5,17 +5,21 @@ this process knows, goes over a `Link` to functions that are listed here. It hea
 sees by shared numbers whether anything that was acknowledged is not indexed yet. This process holds the listening
 socket: while the other one is started again, clients wait. A request that is under way when the other process dies has
 no answer, as when a connection breaks.
+
+The first one is a copy of this process (`load_ahead`), which shares the memory of the libraries that both need, and
+loads its own while this one starts. One that is started again is another Python: this process has threads by then.
 """
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import socket
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, InvalidStateError
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,10 +28,10 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from node.children.child import Process, another
+from node.children.child import Process, another, copied_ahead
 from node.children.serving import serve_lean
 from node.errors import UsageError
-from node.files.durable import make_folder
+from node.files.durable import IS_LINUX, make_folder
 from node.index.rows.records import Outcome, Refused
 from node.index.rows.repositories import IndexRepository
 from node.receive.ingest import Announced, Origin
@@ -87,6 +91,30 @@ def listening(web: Web) -> socket.socket:
             f"cannot serve HTTP on {address[0]} port {address[1]}: {error.strerror or error}; "
             "set [web] host and port to a free address of this machine, or [web] enabled = false"
         ) from error
+
+
+def is_apart(settings: Settings) -> bool:
+    """Return whether a process of its own serves HTTP."""
+    web = settings.web
+    return web.enabled and web.process and "web" in settings.cluster.roles and settings.storage.url is None
+
+
+def load_ahead(settings: Settings) -> None:
+    """Fork the process that serves HTTP, which loads its modules while this one goes on; or load them here.
+
+    This process must have no other thread.
+    """
+
+    def load() -> None:
+        from node.web.application import routes_of  # here: a node without HTTP does not load the web framework
+
+        routes_of(settings)
+
+    if is_apart(settings) and IS_LINUX:
+        gc.freeze()  # else garbage is looked for in what both share, which copies it
+        copied_ahead("voxelnode-web", load)
+    elif settings.web.enabled:
+        load()  # the node would do so later, while garbage is collected
 
 
 def served_here(settings: Settings, repository: Repository, parts: WebParts) -> WebServer:
@@ -175,9 +203,8 @@ class WebProcess:
         self._ready, self._repository.index.numbers.at[TICKED_AT] = Future(), monotonic()
         for name in WRITTEN:
             make_folder(self._repository.archive.root / name)
-        with ExitStack() as its:
-            ours, theirs = socket.socketpair()
-            its.enter_context(theirs)
+        ours, theirs = socket.socketpair()
+        with theirs:
             passed = (theirs.fileno(), self._bound.fileno(), self._commits, self._file)
             index, started_at = self._repository.index, self._repository.metrics.started_at
             known = self._settings.apart(), index.place, started_at, self._parts.dicom_port()
@@ -229,26 +256,27 @@ class WebProcess:
         return {
             "ready": partial(_told, self._ready),
             "perform": self._perform,
-            "act": lambda action, arguments: dict(here.actions.by_name[action](**arguments)),
-            "require-caught-up": here.applier.require_caught_up,
-            "catch-up": here.applier.catch_up,
-            "waiting": lambda: here.applier.waiting,
-            "lag-seconds": lambda: here.applier.lag_seconds,
-            "index-stall": lambda: here.applier.index_stall,
-            "journal-bytes": lambda: here.journal.size,
+            "actions": lambda action, /, **arguments: dict(here.actions.by_name[action](**arguments)),
+            "applier.require_caught_up": here.applier.require_caught_up,
+            "applier.catch_up": here.applier.catch_up,
+            "applier.waiting": lambda: here.applier.waiting,
+            "applier.lag_seconds": lambda: here.applier.lag_seconds,
+            "applier.index_stall": lambda: here.applier.index_stall,
+            "journal.size": lambda: here.journal.size,
             "refusal": ingest.refusal,
             "take": self._take,
-            "transferred": lambda origin, how: ingest.transfers.ended(origin, how) if ingest.transfers else None,
+            "transfers.ended": lambda origin, how: ingest.transfers.ended(origin, how) if ingest.transfers else None,
             "refused": parts.on_refusal,
             "not-ready": parts.not_ready,
-            "audit-require": audit.require,
-            "audit-note": lambda message, is_idle: audit.note(message, is_idle=is_idle),
+            "audit.require": audit.require,
+            "audit.note": audit.note,
             "samples": lambda: list(metrics.registry.collect()),
-            "spans": lambda: (metrics.last_hour.spans(), metrics.last_day.spans()),
-            "words": metrics.last_words.all,
-            "recall": metrics.last_words.recall,
-            "finish-results": here.results.finish,
-            "end-job": here.results.end,
+            "last_hour.spans": metrics.last_hour.spans,
+            "last_day.spans": metrics.last_day.spans,
+            "last_words.all": metrics.last_words.all,
+            "last_words.recall": metrics.last_words.recall,
+            "results.finish": here.results.finish,
+            "results.end": here.results.end,
             "log": logs.write_line,
             "log-lines": logs.newest,
         }

@@ -14,14 +14,13 @@ import signal
 import socket
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from time import monotonic
-from types import SimpleNamespace
 from typing import IO, Any, cast
 
 import structlog
@@ -29,7 +28,6 @@ from prometheus_client.core import Metric
 
 from node.archive.filesystem import Archive
 from node.archive.root import keep_private
-from node.audit.audit_log import Audit, AuditMessage
 from node.children.confinement import confine_writes
 from node.children.decoder import Decoder
 from node.control.web import WRITTEN
@@ -44,7 +42,7 @@ from node.registry import RESULTS, part_of
 from node.runtime import logs
 from node.runtime.background import share_fairly
 from node.runtime.link import TICKED_AT, Link, SharedNumbers
-from node.runtime.metrics import LastWord, Metrics, Span
+from node.runtime.metrics import Metrics
 from node.settings.model import Settings
 from node.web.application import application
 from node.web.server import WebServer
@@ -136,21 +134,21 @@ class Serving:
         settings, link = self._settings, self._link
         storage = settings.storage
         root = storage.root.absolute()
-        ahead = AppliedElsewhere(self._numbers, partial(link.call, "require-caught-up"))
+        ahead = AppliedElsewhere(self._numbers, partial(link.call, "applier.require_caught_up"))
         self._index = index = IndexBeside(root, self._begin.place, self._make, ahead)
         archive = Archive(root, storage.reserve_bytes, storage.low_bytes, host=settings.holder)
         ingest = cast(Ingest, IngestElsewhere(settings, archive, index, link))
         results: Results = (part_of(settings, RESULTS) or Results)(index, ingest)
-        results.finish = partial(link.call, "finish-results")  # type: ignore[method-assign]
-        results.end = partial(link.call, "end-job")  # type: ignore[method-assign]
+        results.finish = partial(link.call, "results.finish")  # type: ignore[method-assign]
+        results.end = partial(link.call, "results.end")  # type: ignore[method-assign]
         return Services(
             settings,
             archive,
             index,
             ingest,
             MetricsOfBoth(link, self._begin.started_at),
-            AuditElsewhere(link),
-            Actions(link),
+            cast(Any, Elsewhere(link, "audit")),
+            cast(Any, Elsewhere(link, "actions")),
             Decoder(),
             results,
             not_ready=partial(link.call, "not-ready"),
@@ -180,30 +178,22 @@ class Serving:
             self._index.note_commits()
 
 
-class Actions(dict[str, Callable[..., Mapping[str, Any]]]):
-    """The actions on the root, by name: the process that holds it acts."""
+class Elsewhere:
+    """A part of the other process: its functions, and what is asked for as of now.
 
-    def __init__(self, link: Link) -> None:
-        super().__init__()
-        self._link = link
+    `link`, `part`: what it is called there, as in `WebProcess`.
+    `values`: names of what is no function.
+    """
 
-    def __missing__(self, name: str) -> Callable[..., Mapping[str, Any]]:
-        return lambda **arguments: self._link.call("act", name, arguments)
+    def __init__(self, link: Link, part: str, *values: str) -> None:
+        self._link, self._part, self._values = link, part, values
 
+    def __getattr__(self, name: str) -> Any:
+        ask = partial(self._link.call, f"{self._part}.{name}")
+        return ask() if name in self._values else ask
 
-class AuditElsewhere(Audit):
-    """The audit log, which the other process writes."""
-
-    def __init__(self, link: Link) -> None:
-        self._link = link
-
-    def require(self, message: AuditMessage) -> None:
-        """See `Audit.require`."""
-        self._link.call("audit-require", message)
-
-    def note(self, message: AuditMessage, *, is_idle: bool = False) -> None:
-        """See `Audit.note`."""
-        self._link.call("audit-note", message, is_idle)
+    def __getitem__(self, name: str) -> Any:
+        return partial(self._link.call, self._part, name)
 
 
 class MetricsOfBoth(Metrics):
@@ -212,13 +202,9 @@ class MetricsOfBoth(Metrics):
     def __init__(self, link: Link, started_at: Any) -> None:
         super().__init__()
         self.started_at, self._link = started_at, link
-        self.last_hour = cast(Any, SimpleNamespace(spans=lambda: self._spans()[0]))
-        self.last_day = cast(Any, SimpleNamespace(spans=lambda: self._spans()[1]))
-        self.last_words = cast(Any, WordsElsewhere(link))
-
-    def _spans(self) -> tuple[list[Span], list[Span]]:
-        spans: tuple[list[Span], list[Span]] = self._link.call("spans")
-        return spans
+        self.last_hour = cast(Any, Elsewhere(link, "last_hour"))
+        self.last_day = cast(Any, Elsewhere(link, "last_day"))
+        self.last_words = cast(Any, Elsewhere(link, "last_words"))
 
     def collect(self) -> Iterator[Metric]:
         """Yield the families of the other process, with what this one has counted added to their samples."""
@@ -237,22 +223,6 @@ class MetricsOfBoth(Metrics):
             yield family
 
 
-class WordsElsewhere:
-    """What was last heard of senders: see `node.runtime.metrics.LastWords`."""
-
-    def __init__(self, link: Link) -> None:
-        self._link = link
-
-    def all(self) -> list[LastWord]:
-        """Return the senders, the last one heard first."""
-        words: list[LastWord] = self._link.call("words")
-        return words
-
-    def recall(self, earlier: Iterable[LastWord]) -> None:
-        """Note what rows say."""
-        self._link.call("recall", list(earlier))
-
-
 class IngestElsewhere:
     """The way in, for what comes over HTTP: an instance is complete here before the other process receives it."""
 
@@ -260,36 +230,17 @@ class IngestElsewhere:
         self.archive, self.index, self.now, self._link = archive, index, index.now, link
         self.warns = settings.storage.conflict_answer == "warning"
         self.refusal = partial(link.call, "refusal")
-        self.transfers = SimpleNamespace(ended=partial(link.call, "transferred"))
-        self.applier = ApplierElsewhere(link)
+        self.transfers, self.journal = Elsewhere(link, "transfers"), Elsewhere(link, "journal", "size")
+        self.applier = cast(Any, Elsewhere(link, "applier", "waiting", "lag_seconds", "index_stall"))
         self.acknowledgement: Acknowledgement | None = None
         if settings.acknowledge != "local":
-            seconds, applier = settings.journal.acknowledge_seconds, cast(Any, self.applier)
-            self.acknowledgement = Acknowledgement(settings.acknowledge, seconds, applier, archive, Metrics())
+            seconds = settings.journal.acknowledge_seconds
+            self.acknowledgement = Acknowledgement(settings.acknowledge, seconds, self.applier, archive, Metrics())
 
     def begin(self, announced: Announced, origin: Origin, policy: ReceivedPolicy | None = None) -> IncomingElsewhere:
         """See `Ingest.begin`; what can be refused at once is refused by the other process once all is here."""
         self.archive.intake.require()
         return IncomingElsewhere(self.archive.work, self._link, (announced, origin, policy))
-
-    @property
-    def journal(self) -> SimpleNamespace:
-        """What is known of the journal now."""
-        return SimpleNamespace(size=self._link.call("journal-bytes"))
-
-
-class ApplierElsewhere:
-    """What applies the journal; see `node.receive.apply.Applier`. Each question is answered as of now."""
-
-    def __init__(self, link: Link) -> None:
-        self._link = link
-        self.catch_up = partial(link.call, "catch-up")
-
-    waiting = property(lambda self: self._link.call("waiting"))
-
-    lag_seconds = property(lambda self: self._link.call("lag-seconds"))
-
-    index_stall = property(lambda self: self._link.call("index-stall"))
 
 
 class IncomingElsewhere:

@@ -109,7 +109,7 @@ class Link:
         """Answer calls from now on, and receive the answers to those of this end."""
         self._reader.start()
 
-    def call(self, name: str, *arguments: Any, **named: Any) -> Any:
+    def call(self, name: str, /, *arguments: Any, **named: Any) -> Any:
         """Have the other end call what it offers, and return the result, or raise what it has raised.
 
         Raises LinkEnded: the other process is gone, or goes meanwhile.

@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from queue import SimpleQueue
 from types import FrameType
@@ -76,15 +75,18 @@ def serve(
         }
     )
 
+    gc.set_threshold(*SERVING)
     load_for_rows()  # children decode
+    from node.control import web
+
+    manager = ServiceManager()
+    web.load_ahead(settings)  # before there are threads
     from node.control import checks
     from node.control.node import Node
     from node.runtime import logs
     from node.runtime.background import share_fairly
 
     share_fairly()
-    if settings.web.enabled and not settings.web.process:
-        import_module("node.web.application")  # the node would load it later, while garbage is collected
     gc.freeze()
     gc.enable()
     logs.configure(settings.log.level, settings.log.format)
@@ -92,7 +94,6 @@ def serve(
         logs.write_to_file(settings.log.file)
     stop = threading.Event()
     start = stop_at_signal(stop)
-    manager = ServiceManager()
     try:  # around each instruction at which a signal may end the start
         start.begin()
         node = Node(settings, root_maker="" if create else root.maker)
@@ -105,7 +106,6 @@ def serve(
         raise
     start.when_hung_up(node.reload)  # a thread, which the machine may lack later
     gc.freeze()
-    gc.set_threshold(*SERVING)
     listening = f"host {settings.cluster.name}, {', '.join(settings.cluster.roles)}"
     if endpoints.dicom is not None:
         listening = f"AE {endpoints.dicom.ae_title} on {endpoints.dicom.host}:{endpoints.dicom.port}"

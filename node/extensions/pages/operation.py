@@ -304,7 +304,7 @@ def recall(node: Services, index: ReadIndex) -> None:
         for title, peer, at, count in index.senders.heard(start - DAY, start):
             stored = count + (words.pop(title).stored if title in words else 0)  # from several ports or addresses
             words[title] = LastWord(title, peer.rpartition(":")[0] or peer, "stored an instance", at, stored)
-        metrics.last_words.recall(words.values())
+        metrics.last_words.recall([*words.values()])
         _recalled.add(metrics)
 
 
