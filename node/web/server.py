@@ -214,13 +214,13 @@ def _config(web: Web, app: FastAPI, tls: ssl.SSLContext | None, places: Places) 
     return uvicorn.Config(
         app,
         http=type("_PlacedProtocol", (_Protocol,), {"places": places}),
+        loop="asyncio",  # else uvloop where it is installed, which accepts connections past `HttpListener`
         ws="none",
         log_config=None,
         access_log=False,
         lifespan="on",
         backlog=BACKLOG,
         server_header=False,
-        workers=1,
         ssl_context_factory=(lambda config, default: tls) if tls is not None else None,
         proxy_headers=bool(proxies),
         forwarded_allow_ips=proxies,
