@@ -26,11 +26,11 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-from node.children.confinement import adopt_orphans, confine, end_with_parent, leave_namespaces, tried
+from node.children.confinement import Offered, adopt_orphans, confine, end_with_parent, leave_namespaces, tried
 from node.children.messages import DEATH, read_message, read_request, write_answer, write_message
 from node.dicom.lean_import import load_for_rows
 from node.files.durable import IS_LINUX
@@ -248,8 +248,7 @@ class _Keeper:
     ) -> None:
         self._channel, self._work, self._max_requests, self._load = channel, work, max_requests, load
         self._assistance = assistance
-        self._means = tried()
-        self._is_seen = not _isolate()
+        self._means, self._is_seen = isolated()
         self._loaded_bytes = _mapped_bytes()  # differs between machines and versions of libraries: not counted
         self._process: int | None = None
         self._orders = -1  # the pipe to it
@@ -354,10 +353,17 @@ class _Keeper:
         return os.waitstatus_to_exitcode(status)
 
 
-def _isolate() -> bool:
-    """Have the processes that this one starts see no other, and not this one; return whether the kernel allows it."""
+@cache
+def isolated() -> tuple[Offered, bool]:
+    """Have the processes that this one starts see no other, and not this one; once, before libraries are loaded.
+
+    A fork of little memory takes a tenth of the time. This process must have no other thread.
+
+    Return what a process can be confined by, and whether they see others: the kernel may not allow it.
+    """
+    means = tried()
     if not leave_namespaces():
-        return False
+        return means, True
     ends, _held_until_the_end = os.pipe()
     if os.fork() == 0:  # the first process of the namespace, with which the others end: it waits for this one's end
         try:
@@ -367,7 +373,7 @@ def _isolate() -> bool:
         finally:
             os._exit(0)
     os.close(ends)
-    return True
+    return means, False
 
 
 def _let_go_of_descriptors(needed: set[int]) -> None:

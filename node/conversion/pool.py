@@ -25,12 +25,12 @@ from pathlib import Path
 from node.archive.space import reason_of
 from node.children.child import ChildDied, ChildPool, processors
 from node.children.messages import ChildLate, WrongType, of_type
-from node.children.serving import Apart, Assistance, ChildLimits, ChildPipes, serve_apart, use_one_thread
+from node.children.serving import Apart, Assistance, ChildLimits, ChildPipes, isolated, serve_apart, use_one_thread
 from node.conversion.job import ConversionJob, Converted
 from node.dicom.attributes import is_identifier
 from node.dicom.lean_import import load_for_volumes
 from node.errors import VoxelnodeError, is_of_system, is_out_of_memory, type_and_location
-from node.files.durable import NO_ROOM
+from node.files.durable import IS_LINUX, NO_ROOM
 from node.hookspecs import ObjectKind
 from node.index.rows.converted import ConvertedFile
 from node.registry import resolve
@@ -131,6 +131,8 @@ def serve(
     """Convert until the channel closes, each series in a process of its own."""
     os.nice(niceness)
     use_one_thread()
+    if IS_LINUX:
+        isolated()
     work = partial(_answer, _loaded())
     if options is not None:
         _load_writers(options, objects)

@@ -23,17 +23,20 @@ UNUSED = ("numpy._core._add_newdocs", "numpy._core._add_newdocs_scalars", "pydic
 
 
 def load_pydicom() -> None:
-    """Load pydicom, with NumPy for its lookup tables, for a process that reads pixels."""
-    import_module("numpy")
+    """Load pydicom, which loads NumPy for its lookup tables, for a process that reads pixels."""
     with absent(*LOADED_BY_PYDICOM):
         import_module("pydicom")
 
 
 def load_for_volumes() -> None:
-    """Load pydicom, NumPy and nibabel, for a process that converts."""
-    with absent(empty=UNUSED):
+    """Load pydicom, NumPy, and of nibabel the headers that are written, for a process that converts.
+
+    nibabel itself would load twenty other formats. It is loaded as usual by whoever imports it later.
+    """
+    with absent(empty=(*UNUSED, "nibabel")):
         load_pydicom()
-        import_module("nibabel")
+        sys.modules["nibabel"].__path__ = [f"{folder}/nibabel" for folder in sys.path]
+        import_module("nibabel.nifti2")
 
 
 def load_names() -> None:
