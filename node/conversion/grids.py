@@ -17,6 +17,7 @@ from node.dicom.counts import InstanceCounts
 from node.dicom.values import once_per_series
 from node.errors import spans
 from node.volume.arrange.timing import is_of_labelling
+from node.volume.geometry import median
 from node.volume.model import Float, Geometry, Volume
 
 DISTANCE_TOLERANCE = 0.03
@@ -144,7 +145,7 @@ class Grid:
         starts, repetition_s = self.volume.times_s, self.volume.attributes.get("RepetitionTime")
         if starts is None or len(starts) < 2 or not repetition_s:
             return None
-        return float(np.median(np.diff(starts))) / float(repetition_s)
+        return median(np.diff(starts)) / float(repetition_s)
 
 
 def originals_of(grids: Sequence[Grid]) -> list[Grid]:

@@ -14,7 +14,7 @@ from math import ceil
 import numpy as np
 from numpy.typing import NDArray
 
-from node.volume.geometry import SHEARED_ADVICE, SPACING_TOLERANCE, Placement
+from node.volume.geometry import SHEARED_ADVICE, SPACING_TOLERANCE, Placement, median
 from node.volume.model import Array, Float, Geometry, Volume, VolumeKind
 from node.volume.planes import PlaneName, ProjectionName
 from node.volume.reasons import VolumeWarning, WarningKind
@@ -143,13 +143,13 @@ def _shifts(placement: Placement) -> Float:
 def _even_step(along: Float) -> float:
     """Return the slice distance of the even grid in mm: the smallest, or the median if that gives too many slices."""
     steps = np.diff(along)
-    median = float(np.median(steps))
+    usual = median(steps)
     finest = float(steps.min())
-    if np.abs(steps - median).max() <= SPACING_TOLERANCE * median:
+    if np.abs(steps - usual).max() <= SPACING_TOLERANCE * usual:
         return float(along[-1] / (len(along) - 1))
-    if finest >= median * (1 - SPACING_TOLERANCE):
-        return median
-    return finest if along[-1] / finest <= MAX_GROWTH * len(along) else median
+    if finest >= usual * (1 - SPACING_TOLERANCE):
+        return usual
+    return finest if along[-1] / finest <= MAX_GROWTH * len(along) else usual
 
 
 def _between(along: Float, distance: float) -> tuple[int, float]:

@@ -198,15 +198,20 @@ def place_planes(
     return Placement(geometry, affine, spacing, step_mm, axes, along, offsets, warnings)
 
 
+def median(values: Float) -> float:
+    """Return what NumPy's function of this name does, which loads masked arrays: 15 ms of each conversion."""
+    return float(np.sort(values)[(len(values) - 1) // 2 : len(values) // 2 + 1].mean())
+
+
 def is_even(along: Float) -> bool:
     """Return whether ascending distances (mm) are even within tolerance."""
     if len(along) < 3:
         return True
     steps = np.diff(along)
-    median = float(np.median(steps))
-    minimum = min(POSITION_TOLERANCE_MM, FINE_SHARE * median)
-    tolerance = max(SPACING_TOLERANCE * median, minimum)
-    return bool(np.abs(steps - median).max() <= tolerance or off_grid(along) <= minimum * ROUNDING)
+    usual = median(steps)
+    minimum = min(POSITION_TOLERANCE_MM, FINE_SHARE * usual)
+    tolerance = max(SPACING_TOLERANCE * usual, minimum)
+    return bool(np.abs(steps - usual).max() <= tolerance or off_grid(along) <= minimum * ROUNDING)
 
 
 def missing_slices(along: Float, *, noise_share: float = 0.0) -> tuple[float, NDArray[np.intp]] | None:
@@ -223,7 +228,7 @@ def missing_slices(along: Float, *, noise_share: float = 0.0) -> tuple[float, ND
     missing.
     """
     steps = np.diff(along)
-    for step_mm in (float(np.median(steps)), float(steps.min())):
+    for step_mm in (median(steps), float(steps.min())):
         times = np.maximum(np.rint(steps / step_mm), 1).astype(np.intp)
         tolerance = max(SPACING_TOLERANCE * step_mm, min(POSITION_TOLERANCE_MM, FINE_SHARE * step_mm))
         missing = int((times - 1).sum())
@@ -232,7 +237,7 @@ def missing_slices(along: Float, *, noise_share: float = 0.0) -> tuple[float, ND
         is_uneven = (np.abs(steps - times * step_mm) > tolerance * times).any()
         if is_uneven and off_fitted_grid(along, np.cumsum([0, *times])) > noise_share * step_mm:
             continue
-        if step_mm == float(np.median(steps)) or missing < len(along):
+        if step_mm == median(steps) or missing < len(along):
             return step_mm, times - 1
     return None
 
@@ -243,7 +248,7 @@ def usual_step(along: Float, *, equally_thick: bool = True) -> float:
     `along`: (N,) float, mm; ascending distances of planes along the normal, N >= 2. `equally_thick`: all slices have
     one thickness, so that a distance of several steps is a gap.
     """
-    step_mm = float(np.median(np.diff(along)))
+    step_mm = median(np.diff(along))
     if is_even(along) or _jitters(along, step_mm):
         return float((along[-1] - along[0]) / (len(along) - 1))
     gaps = missing_slices(along, noise_share=NOISE_SHARE) if equally_thick else None
@@ -258,7 +263,7 @@ def spacing_warnings(along: Float, *, equally_thick: bool = True) -> list[Volume
     The parameters are those of `usual_step`.
     """
     steps = np.diff(along)
-    step_mm = float(np.median(steps))
+    step_mm = median(steps)
     if is_even(along) and off_grid(along) <= JITTER_SHARE * step_mm:
         return []
     if off_fitted_grid(along, np.arange(len(along))) <= NOISE_SHARE * step_mm:
