@@ -27,8 +27,6 @@ from node.volume.read.pixel_layout import cut
 from node.volume.reasons import Exclusion, Reason
 
 if TYPE_CHECKING:
-    from pydicom.dataset import Dataset
-
     from node.completeness import Evidence
     from node.conversion.job import ReferencedSeries
     from node.index.rows.converted import ConvertedFile, SeriesKey

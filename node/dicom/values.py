@@ -455,13 +455,13 @@ def _creators(elements: Mapping[BaseTag, Element], group: int) -> Iterator[BaseT
     first, others = _creator_tags(group)
     if first in elements:
         yield first
-    yield from sorted(filter(others.__contains__, elements))
+    yield from sorted(others.intersection(elements))
 
 
 @cache
-def _creator_tags(group: int) -> tuple[BaseTag, frozenset[int]]:
+def _creator_tags(group: int) -> tuple[BaseTag, frozenset[BaseTag]]:
     """Return the tag that may reserve the first block of a group, and those of the others."""
-    return tag_read(group << 16 | 0x10), frozenset(group << 16 | block for block in range(0x11, 0x100))
+    return tag_read(group << 16 | 0x10), frozenset(BaseTag(group << 16 | block) for block in range(0x11, 0x100))
 
 
 def _name(creator: Element) -> str:

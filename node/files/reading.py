@@ -95,22 +95,21 @@ def read_instance(path: Path) -> Dataset:
 
     Raises anything that pydicom raises for a damaged file.
     """
-    with open(path, "rb", buffering=0) as file:  # as `Path.open`, at two thirds of its cost
-        head = file.read(HEAD_BYTES)
-        file_bytes = len(head) if len(head) < HEAD_BYTES else os.fstat(file.fileno()).st_size
+    file = ClosedFile(path)
+    head = file.read_at(0, HEAD_BYTES)
+    file_bytes = len(head) if len(head) < HEAD_BYTES else file.length()
+    try:
         try:
-            try:
-                return data_set_of_file(head, file_bytes, ClosedFile(path))
-            except DataSetCut:
-                return data_set_of_file(head + file.readall(), file_bytes, ClosedFile(path))
-        except LeftToPydicom:
-            elements, _ = file_meta(head)
-            if elements.get(0x0010) == DEFLATED_LITTLE_ENDIAN:
-                with suppress(LeftToPydicom, DataSetCut):
-                    return _long_deflated(path)
-            with path.open("rb") as buffered:
-                require_bounded(buffered)
-                return dcmread(BoundedFile(buffered), force=True)
+            return data_set_of_file(head, file_bytes, file)
+        except DataSetCut:
+            return data_set_of_file(path.read_bytes(), file_bytes, file)
+    except LeftToPydicom:
+        if file_meta(head)[0].get(0x0010) == DEFLATED_LITTLE_ENDIAN:
+            with suppress(LeftToPydicom, DataSetCut):
+                return _long_deflated(path)
+        with path.open("rb") as buffered:
+            require_bounded(buffered)
+            return dcmread(BoundedFile(buffered), force=True)
 
 
 @dataclass(slots=True)
@@ -165,8 +164,7 @@ def _long_deflated(path: Path) -> Dataset:
 
 def inflated_file(path: Path) -> InflatedFile:
     """Return a file with a deflated data set as it would be in Explicit VR Little Endian."""
-    with open(path, "rb", buffering=0) as file:
-        head = file.read(HEAD_BYTES)
+    head = ClosedFile(path).read_at(0, HEAD_BYTES)
     meta = head[: file_meta(head)[1]]
     syntax = EXPLICIT_LITTLE_ENDIAN.encode().ljust(len(DEFLATED_LITTLE_ENDIAN), b"\0")
     return InflatedFile(path, offset=len(meta), meta=meta.replace(DEFLATED_LITTLE_ENDIAN.encode(), syntax))

@@ -108,6 +108,7 @@ def _common(ds: Dataset, reader: FrameReader, plane: tuple[int, int]) -> FrameAr
     mappings = items(ds, "RealWorldValueMappingSequence")
     diffusion = diffusion_of(ds) if modality == "MR" else None
     slice_time_s = vendors.slice_time_s(ds) if modality == "MR" else None
+    acquired = stated_instant(ds, "", "", "AcquisitionTime")
     return {
         **_common_of_series(
             ds,
@@ -135,7 +136,7 @@ def _common(ds: Dataset, reader: FrameReader, plane: tuple[int, int]) -> FrameAr
         "intercept": intercept,
         "instance_number": None if instance_number is None else int(instance_number),
         "diffusion": diffusion,
-        "acquisition_time_s": _acquired_s(ds) if slice_time_s is None else slice_time_s,
+        "acquisition_time_s": (acquired and acquired.second_s) if slice_time_s is None else slice_time_s,
         "time_key": {
             **_time_key(ds),
             "time_slice": _time_slice(ds) if modality == "PT" else None,
@@ -171,12 +172,6 @@ def _time_key(ds: Dataset) -> FrameArguments:
         "acquisition_offset": acquired and acquired.offset_s,
         "content_offset": made and made.offset_s,
     }
-
-
-def _acquired_s(ds: Dataset) -> float | None:
-    """Return Acquisition Time (0008,0032) in seconds since midnight."""
-    acquired = stated_instant(ds, "", "", "AcquisitionTime")
-    return acquired and acquired.second_s
 
 
 @once_per_series(

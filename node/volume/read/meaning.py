@@ -235,10 +235,10 @@ def _leaves_inside(item: Dataset) -> Iterator[tuple[Path, Any]]:
 
 
 @cache
-def _field_tags() -> tuple[BaseTag, ...]:
-    """Return the attributes that fields of the sidecar are read from."""
+def _field_tags(*, uncounted: bool = False) -> tuple[BaseTag, ...]:
+    """Return the attributes that fields of the sidecar are read from; `uncounted`: that do not count at the top."""
     keywords = (keyword for field in BIDS_FIELDS for keyword in field.keywords)
-    return tuple(dict.fromkeys(map(standard_tag, keywords)))
+    return tuple(tag for tag in dict.fromkeys(map(standard_tag, keywords)) if not (uncounted and counted[tag]))
 
 
 def told_of(ds: Dataset, *groups: Dataset) -> Meaning:
@@ -247,7 +247,7 @@ def told_of(ds: Dataset, *groups: Dataset) -> Meaning:
     `groups`: functional groups of the frame; what the first of them states counts.
     """
     own = held_elements(ds)
-    first = _last_told.of(ds, [own[tag] for tag in _field_tags() if tag in own and not counted[tag]])
+    first = _last_told.of(ds, [own[tag] for tag in _field_tags(uncounted=True) if tag in own])
     if not groups and not any(standard_tag(keyword) in own for keyword in DESCRIBING):
         return first
     told = dict(first)

@@ -16,13 +16,12 @@ from typing import Any
 import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.encaps import generate_fragments, parse_basic_offsets
-from pydicom.tag import BaseTag
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from node.dicom.encoding import locates_frames
 from node.dicom.header import CutPixels
 from node.dicom.reading import FileBytes, stored_bytes
-from node.dicom.values import held, standard_tag, value
+from node.dicom.values import held, held_elements, standard_tag, value
 from node.errors import ConversionRefused, NotUnderstood, counted
 from node.volume.elements import text
 from node.volume.model import Array
@@ -57,6 +56,8 @@ from node.volume.reasons import Reason
 from node.volume.widths import Widths
 
 _NATIVE = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian, "1.2.840.10008.1.2.1.99")
+
+_OVERLAY_BITS = frozenset(group << 16 | 0x0102 for group in range(0x6000, 0x6020, 2))
 
 StoredBytes = bytes | FileBytes
 """Pixel data in memory, or still in their file."""
@@ -152,8 +153,7 @@ def frame_reader(ds: Dataset, *, as_labels: bool = False) -> FrameReader:
 
 def _overlay_bits(ds: Dataset) -> int:
     """Return the bits of a stored word that belong to overlays: Overlay Bit Position (60xx,0102)."""
-    tags = (BaseTag(group << 16 | 0x0102) for group in range(0x6000, 0x6020, 2))
-    places = {ds[tag].value for tag in tags if held(ds, tag) is not None}
+    places = {ds[tag].value for tag in _OVERLAY_BITS.intersection(held_elements(ds))}
     return sum(1 << place for place in places if isinstance(place, int) and 0 < place < 64)
 
 
