@@ -28,7 +28,7 @@ from tests.made_once import IN_POSTGRESQL, drop_indexes, share_indexes
 from tests.pace import Pace
 from tests.peers import Pacs
 from tests.postgresql import Server, close_shared, start
-from tests.preloaded import close_forkers
+from tests.preloaded import Worker, close_forkers
 from tests.skips import NoSilentSkips, is_required
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,7 +38,6 @@ CAMPAIGNS = ROOT / "tests" / "crash"
 QUICK = "not slow and not long"
 """What README's command runs."""
 
-MARKED = re.compile(r"^@pytest\.mark\.(slow|long|sample\(0, \d+\))$", re.MULTILINE)
 OF_A_FILE = re.compile(r"^pytestmark = .*pytest\.mark\.(slow|long)\b", re.MULTILINE)
 
 MEMORY = Path("/dev/shm")
@@ -74,6 +73,9 @@ lose_no_answer()
 # A client of HTTP reads the certificates of the machine's authorities, which takes longer than most requests of tests.
 httpcore2.default_ssl_context = cache(httpcore2.default_ssl_context)
 
+# So does another context, of providers of sign-ins.
+pytest.MonkeyPatch().setattr("ssl.SSLContext.load_default_certs", lambda *_: None)
+
 # A journal grows in steps of 4 MiB, which tests would write at each start and read before each look at rows.
 segment.GROW_BYTES = journal.GROW_BYTES = 64 << 10
 
@@ -106,21 +108,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Leave out files of which README's command runs nothing, unless they are named: their imports cost time."""
-    if config.option.markexpr == QUICK and collection_path.suffix == ".py" and _is_slow(collection_path.read_text()):
-        return True
+    if config.option.markexpr == QUICK and collection_path.suffix == ".py":
+        return OF_A_FILE.search(collection_path.read_text()) is not None or None
     return None
-
-
-def _is_slow(source: str) -> bool:
-    """Whether each test of a file is marked, or none is in it."""
-    if OF_A_FILE.search(source):
-        return True
-    before = ""
-    for line in source.splitlines():
-        if line.startswith(("def test_", "async def test_", "class Test", "Test")) and not MARKED.search(before):
-            return False
-        before = f"{before}\n{line}" if line[:1] in ("@", " ", ")", "]") else ""
-    return True
 
 
 def _keep_diagonals(items: list[pytest.Item]) -> None:
@@ -179,13 +169,17 @@ def pytest_collection() -> Generator[None, object, object]:
         return (yield)
     finally:
         gc.enable()
-        gc.collect()
         gc.freeze()
 
 
 # Unless a test configures it, structlog draws each exception with the values of all variables, for half a second.
-_plain = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
-structlog.configure(processors=[*structlog.get_config()["processors"][:-1], _plain])
+def _log_plainly() -> None:
+    structlog.reset_defaults()
+    plain = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    structlog.configure(processors=[*structlog.get_config()["processors"][:-1], plain])
+
+
+_log_plainly()
 
 # A logger that is kept from its first line on would not heed what later tests of the process configure or capture.
 _configure = structlog.configure
@@ -222,7 +216,7 @@ def _process_as_before() -> Iterator[None]:
     if root.handlers != before[0]:
         root.handlers, root.level = before
         logging.captureWarnings(False)
-        structlog.reset_defaults()
+        _log_plainly()
 
 
 @pytest.fixture(autouse=IN_POSTGRESQL)
@@ -240,6 +234,13 @@ def pytest_xdist_auto_num_workers() -> int:
     """
     processors = len(os.sched_getaffinity(0))
     return processors + min(processors, 4)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes(specs: list[object]) -> None:
+    """Import once for all workers what they have in common, which takes longer than the rest of their start."""
+    if len(specs) > 1 and not IN_POSTGRESQL:
+        pytest.MonkeyPatch().setattr("execnet.gateway_io.Popen2IOMaster", Worker)
 
 
 @pytest.hookimpl(trylast=True)

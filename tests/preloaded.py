@@ -1,15 +1,20 @@
-"""Starts commands quickly: a process that has imported everything forks a `voxelnode` for each that tests want.
+"""Starts processes quickly: one that has imported everything forks each `voxelnode` that tests want.
 
 The start of the command takes more than a second of a processor, and that of a converter half of one, nearly all of it
 for imports. That the command itself starts, and ends by itself, is what tests/acceptance/test_cli_serve.py is for; its
 converters are other processes of Python.
+
+Where several workers run the tests, they are forks of the same process (`Worker`), and so are the children of their
+nodes (`Child`); tests about how children start and end have others (``other_pythons``). A single worker has neither.
 """
 
+import atexit
 import faulthandler
 import gc
 import importlib
 import json
 import os
+import pickle
 import signal
 import socket
 import subprocess
@@ -17,11 +22,15 @@ import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+from types import ModuleType
 from typing import IO, Any
 
-from tests.forked_children import fork_children
+from execnet.gateway_base import Popen2IO
+
+from node.children import child
 from tests.made_once import IN_POSTGRESQL, migrated, migrated_in_postgresql, share_indexes
 from tests.pace import standing_still
 
@@ -37,52 +46,54 @@ LOOKS = "TESTS_LOOKS_SECONDS"
 """Interval at which retention looks at the clock, and whether somebody has confirmed it."""
 STAYS = "TESTS_STAYS_SECONDS"
 """For how long the copy of an object stays after it was used."""
+ORDERS = "TESTS_ORDERS"
+"""Descriptor by which a worker has nodes and children forked, by the process of which it is a fork itself."""
+other_python = child.other_python
+"""Starts a child for tests that are about how it starts."""
 
 
-class Forker:
-    """The process that forks nodes, with a library that must be there when a process starts (``LD_PRELOAD``), or none.
+_orders: dict[str, socket.socket] = {}
+"""Takes orders of this process, by the library that must be there when a process starts (``LD_PRELOAD``), or none."""
+_forkers: list[subprocess.Popen[bytes]] = []
 
-    It ends with `close`, or when this process ends.
-    """
 
-    def __init__(self, preload: str) -> None:
+def _orders_of(preload: str) -> socket.socket:
+    """Where to have processes forked: by one that this process starts first, and that ends with it."""
+    if preload not in _orders:
         if IN_POSTGRESQL:
             migrated_in_postgresql()  # processes that are forked have the same server
-        self._orders, its_orders = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with its_orders:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.preloaded", str(its_orders.fileno())],
-                cwd=PROJECT,
-                env={**os.environ, "LD_PRELOAD": preload},
-                stdin=subprocess.DEVNULL,
-                pass_fds=[its_orders.fileno()],
+        orders, its_orders = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with its_orders, standing_still():
+            _forkers.append(
+                subprocess.Popen(
+                    [sys.executable, "-m", "tests.preloaded", str(its_orders.fileno())],
+                    cwd=PROJECT,
+                    env={**os.environ, "LD_PRELOAD": preload},
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    pass_fds=[its_orders.fileno()],
+                )
             )
-        with standing_still():
-            self._orders.recv(1)  # it is ready, or has ended
-
-    def order(self, order: dict[str, Any], descriptors: Sequence[int]) -> None:
-        """Have a node forked: see `_attend` for what it is told."""
-        socket.send_fds(self._orders, [json.dumps(order).encode()], descriptors)
-
-    def close(self) -> None:
-        """Fork no more; nodes that run go on."""
-        self._orders.close()
-        self._process.wait()
-
-
-_forkers: dict[str, Forker] = {}
-"""Those of this process, by their library."""
+            its_orders.close()
+            orders.recv(1)  # it is ready, or has ended
+        _orders[preload] = orders
+    return _orders[preload]
 
 
 def close_forkers() -> None:
-    while _forkers:
-        _forkers.popitem()[1].close()
+    """Fork no more; nodes that run go on."""
+    while _orders:
+        _orders.popitem()[1].close()
+    for forker in _forkers:
+        forker.kill()
+        forker.wait()
 
 
 class Process:
     """A `voxelnode` with these arguments and with more in its environment: the part of `Popen` that tests need.
 
     With the text of a `program` it is that instead, as ``python -c`` runs it. With a `terminal`, it prints to that.
+    With `descriptors`, it reads the first, and is that program, which has the others, and nothing of a node.
 
     Its number stays its own until `wait` has returned, even if it is dead: a signal never reaches another process.
     """
@@ -91,24 +102,25 @@ class Process:
         self,
         arguments: Sequence[str],
         environment: Mapping[str, str],
-        log: IO[Any],
+        log: IO[Any] | int,
         folder: Path | None = None,
         program: str = "",
         terminal: int | None = None,
+        descriptors: Sequence[int] = (),
     ) -> None:
         preload = environment.get("LD_PRELOAD", os.environ.get("LD_PRELOAD", ""))
-        if preload not in _forkers:
-            _forkers[preload] = Forker(preload)
+        orders = _orders_of(preload)
         output, its_output = os.pipe()
         self.stdout = os.fdopen(output, encoding="utf-8")
         if terminal is not None:
             os.dup2(terminal, its_output)
         self._connection, its_connection = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         order = {"arguments": list(arguments), "environment": {**os.environ, **environment}}
-        order |= {"folder": str(folder or Path.cwd()), "program": program}
+        order |= {"folder": str(folder or Path.cwd()), "program": program, "reads": bool(descriptors)}
         with its_connection:
-            descriptors = [its_connection.fileno(), its_output, log.fileno()]
-            _forkers[preload].order(order, descriptors)
+            passed = [its_connection.fileno(), its_output, log if isinstance(log, int) else log.fileno()]
+            passed += descriptors or [orders.fileno()]
+            socket.send_fds(orders, [json.dumps(order).encode()], passed)
         os.close(its_output)
         self.returncode: int | None = None
         self.pid = int(self._connection.recv(64))
@@ -130,7 +142,7 @@ class Process:
             self._connection.settimeout(timeout)
             try:
                 self.returncode = int(self._connection.recv(64))
-            except TimeoutError:
+            except (TimeoutError, BlockingIOError):
                 raise subprocess.TimeoutExpired("voxelnode", timeout or 0) from None
             self._connection.close()
         return self.returncode
@@ -156,6 +168,53 @@ def run(
     if check:
         done.check_returncode()
     return done
+
+
+class Worker(Popen2IO):  # type: ignore[misc]
+    """A worker of pytest-xdist, instead of `execnet.gateway_io.Popen2IOMaster`: most of its imports are made."""
+
+    def __init__(self, arguments: Sequence[str], execmodel: Any) -> None:
+        its_input, input = os.pipe()
+        program = f"import os; os.environ['{ORDERS}'] = str(descriptors[0]); {arguments[-1]}"
+        worker = Process([], {}, 2, program=program, descriptors=[its_input, _orders_of("").fileno()])
+        os.close(its_input)
+        super().__init__(os.fdopen(input, "wb"), worker.stdout.buffer, execmodel)
+        self.wait, self.kill = worker.wait, worker.kill
+
+
+class Child(Process):
+    """A child of a node, instead of `node.children.child.other_python`: all of its imports are made."""
+
+    def __init__(self, name: str, ends: Sequence[int], function: Callable[..., None], *arguments: object) -> None:
+        self._lock = threading.Lock()
+        its_input, input = os.pipe()
+        program = "import pickle, sys; sys.path[:] = pickle.load(sys.stdin.buffer); "
+        program += "f, *arguments = pickle.load(sys.stdin.buffer); f(list(descriptors), *arguments)"
+        super().__init__([name], {}, 2, program=program, terminal=2, descriptors=[its_input, *ends])
+        os.close(its_input)
+        self.stdout.close()  # who reads the output of the node does not wait for its children
+        with suppress(BrokenPipeError), os.fdopen(input, "wb") as told:
+            told.write(pickle.dumps(sys.path) + pickle.dumps((function, *arguments)))
+
+    def poll(self) -> int | None:
+        with suppress(subprocess.TimeoutExpired):
+            return self.wait(0)
+        return None
+
+    def wait(self, timeout: float | None = None) -> int:
+        with self._lock:
+            return super().wait(timeout)
+
+
+def fork_children(orders: int) -> None:
+    """Have the children of this process forked by the one that takes these orders, rather than start another Python."""
+    _orders[os.environ.get("LD_PRELOAD", "")] = socket.socket(fileno=orders)
+    os.set_inheritable(orders, False)
+    child.other_python = Child  # type: ignore[assignment]
+
+
+if ORDERS in os.environ:
+    fork_children(int(os.environ.pop(ORDERS)))
 
 
 # The process that forks
@@ -186,7 +245,7 @@ def main(descriptor: int) -> None:
     with socket.socket(fileno=descriptor) as orders:
         orders.send(b"!")
         while True:
-            encoded, descriptors, _, _ = socket.recv_fds(orders, ORDER_BYTES, 3)
+            encoded, descriptors, _, _ = socket.recv_fds(orders, ORDER_BYTES, 16)
             if not encoded:
                 return
             if os.fork() == 0:
@@ -211,76 +270,88 @@ def _serve_once() -> None:
     assert threading.active_count() == 1, threading.enumerate()  # only this one will be in a fork
 
 
-def _attend(order: dict[str, Any], connection: int, output: int, log: int) -> None:
-    """Fork a node, tell its number, and its exit status when it has ended; never returns."""
+def _attend(order: dict[str, Any], connection: int, *descriptors: int) -> None:
+    """Fork a node, a worker or a child, tell its number, and its exit status when it has ended; never returns."""
     status = 1
     try:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        child = os.fork()
-        if child == 0:
+        forked = os.fork()
+        if forked == 0:
             os.close(connection)
-            _serve(order, output, log)
-        os.close(output)
-        os.close(log)
+            _become(order, *descriptors)
+        for its_own in descriptors:
+            os.close(its_own)
         with socket.socket(fileno=connection) as reported:
-            reported.send(str(child).encode())
-            ended = os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+            reported.send(str(forked).encode())
+            ended = os.waitid(os.P_PID, forked, os.WEXITED | os.WNOWAIT)
             assert ended is not None
             reported.send(str(ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status).encode())
             reported.recv(1)  # ends when nobody can send it a signal any more
-        os.waitpid(child, 0)
+        os.waitpid(forked, 0)
         status = 0
     finally:
         os._exit(status)
 
 
-def _serve(order: dict[str, Any], output: int, log: int) -> None:
-    """Become the node; never returns."""
-    import node.__main__
-    from node.cli import main as voxelnode
-    from node.extensions.object_store import remote
-    from node.lifecycle import retention
-    from node.runtime import background, failpoints
-    from tests.crash import held, mutants, small_journal
+def _become(order: dict[str, Any], output: int, log: int, *descriptors: int) -> None:
+    """Become what was ordered; never returns."""
+    from node.runtime import failpoints
 
+    input = descriptors[0] if order["reads"] else os.open(os.devnull, os.O_RDONLY)
     status = 1
     try:
-        for descriptor, stream in ((os.open(os.devnull, os.O_RDONLY), 0), (output, 1), (log, 2)):
+        for stream, descriptor in enumerate((input, output, log)):
             os.dup2(descriptor, stream)
             os.close(descriptor)
-        faulthandler.enable()  # SIGABRT writes the stack of each thread to the log
         os.chdir(order["folder"])
         os.environ.clear()
         os.environ.update(order["environment"])
         importlib.reload(failpoints)  # reads its variable
-        fork_children()
-        if (stays := os.environ.get(STAYS)) is not None:
-            remote.STAYS_SECONDS = float(stays)
-        if (wait := os.environ.get(FIRST_WAIT)) is not None:
-            background.FIRST_WAIT_SECONDS = background.PAUSE_SECONDS = background.MAX_PAUSE_SECONDS = float(wait)
-        if (looks := os.environ.get(LOOKS)) is not None:
-            retention.STEP_SECONDS = float(looks)
-        small_journal.make_small()
-        held.hold()
-        mutant = os.environ.get(mutants.VARIABLE)
-        if mutant is not None:
-            mutants.MUTANTS[mutant]()
-        # What Python's server of forks has its children import: nothing more than what a real node imports.
-        sys.modules["__main__"] = node.__main__ if mutant is None else mutants
-        if order["program"]:
-            sys.argv = ["-c", *order["arguments"]]
-            exec(order["program"], {"__name__": "__main__"})
-            status = 0
+        if order["reads"]:
+            sys.modules["__main__"] = ModuleType("__main__")
+            exec(order["program"], {"__name__": "__main__", "descriptors": descriptors[1:]})
         else:
-            voxelnode(order["arguments"])
+            _serve(order, *descriptors)
+        status = 0
     except SystemExit as end:
         status = int(end.code or 0)
     except BaseException:  # the interpreter would print it
         traceback.print_exc()
     finally:
+        atexit._run_exitfuncs()  # type: ignore[attr-defined]
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
         os._exit(status)
+
+
+def _serve(order: dict[str, Any], orders: int) -> None:
+    """Do what a node does, or a program that is run in its place."""
+    import node.__main__
+    from node.cli import main as voxelnode
+    from node.extensions.object_store import remote
+    from node.lifecycle import retention
+    from node.runtime import background
+    from tests.crash import held, mutants, small_journal
+
+    faulthandler.enable()  # SIGABRT writes the stack of each thread to the log
+    fork_children(orders)
+    if (stays := os.environ.get(STAYS)) is not None:
+        remote.STAYS_SECONDS = float(stays)
+    if (wait := os.environ.get(FIRST_WAIT)) is not None:
+        background.FIRST_WAIT_SECONDS = background.PAUSE_SECONDS = background.MAX_PAUSE_SECONDS = float(wait)
+    if (looks := os.environ.get(LOOKS)) is not None:
+        retention.STEP_SECONDS = float(looks)
+    small_journal.make_small()
+    held.hold()
+    mutant = os.environ.get(mutants.VARIABLE)
+    if mutant is not None:
+        mutants.MUTANTS[mutant]()
+    sys.modules["__main__"] = node.__main__ if mutant is None else mutants
+    if order["program"]:
+        sys.argv = ["-c", *order["arguments"]]
+        exec(order["program"], {"__name__": "__main__"})
+    else:
+        voxelnode(order["arguments"])
 
 
 if __name__ == "__main__":

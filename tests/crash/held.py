@@ -1,7 +1,4 @@
-"""Conversions that take as long as a test wants, in children that are started when there is something to convert.
-
-A child takes a second of a processor to start, and most nodes of a long test end before they convert anything.
-"""
+"""Conversions that take as long as a test wants."""
 
 import os
 import threading
@@ -40,4 +37,3 @@ def hold() -> None:
         return converted
 
     pool.Converters.run = run  # type: ignore[method-assign]
-    pool.Converters.start = lambda self: None  # type: ignore[method-assign]

@@ -13,6 +13,7 @@ from pydicom import Dataset, FileDataset, dcmwrite
 
 from node.api import Audit, Index, Settings
 from node.archive.filesystem import Archive
+from node.children import child
 from node.cli.run.doctor import CHECKS, Site
 from node.conversion.job import ConversionJob, Converted
 from node.conversion.pipeline import convert
@@ -28,6 +29,7 @@ from node.settings.section import Convert
 from node.writers.options import WriteOptions, write_options
 from tests.converting import convert_series
 from tests.ingest import indexed, opened_ingest, settings_of
+from tests.preloaded import other_python
 from tests.protocol.conftest import keys  # noqa: F401  (a fixture)
 from tests.rows import view_rows
 
@@ -35,6 +37,14 @@ Run = Callable[[ConversionJob], Converted]
 
 QUICK = write_options(Convert(thumbnails=False, formats=("nifti",)))
 """What tests write that are not about what is written."""
+
+
+@pytest.fixture(scope="module")
+def other_pythons() -> Iterator[None]:
+    """Children start by themselves, as those of a real node, for tests that are about how they start and end."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(child, "other_python", other_python)
+        yield
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from node.children.serving import Apart, Assistance, Assistants, ChildLimits, Ch
 from tests.processes import children, descendants, known_outside_as
 from tests.waiting import until
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("other_pythons")]
 
 SECONDS = 60.0
 LIMITS = ChildLimits(memory_bytes=1_000_000_000, cpu_seconds=60, deadline_seconds=SECONDS)

@@ -21,6 +21,8 @@ from node.children.child import Child, ChildDied, ChildPool
 from node.children.messages import ANSWER, IDENTITY_BYTES, ChildCancelled, ChildLate
 from node.children.serving import ChildPipes, limit
 
+pytestmark = pytest.mark.usefixtures("other_pythons")
+
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 60.0
 MAX_BYTES = 3 << 20

@@ -21,6 +21,8 @@ from node.children.messages import write_answer
 from node.children.serving import packed
 from tests.processes import children, descendants, known_outside_as
 
+pytestmark = pytest.mark.usefixtures("other_pythons")
+
 MEMORY_BYTES = 2_000_000_000
 
 

@@ -169,6 +169,7 @@ def test_a_series_with_a_file_that_is_not_as_it_was_received_keeps_its_volumes_u
     worker.stop()
 
 
+@pytest.mark.usefixtures("other_pythons")
 def test_a_child_is_started_shortly_before_the_first_series_is_due(root: Root) -> None:
     root.take(make.ct_series(1)[0])
     worker = Worker(root.archive, root.index, Convert(), root.clock)

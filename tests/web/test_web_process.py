@@ -129,6 +129,7 @@ def test_it_writes_nowhere_but_where_it_has_to(beside: tuple[Site, httpx2.Client
     assert "PermissionError" in ended.stderr
 
 
+@pytest.mark.slow
 def test_it_has_no_library_that_only_associations_need() -> None:
     program = (
         "import sys; from node.web.application import routes_of; import node.control.web_process; "

@@ -30,32 +30,13 @@ from tests.make import PYDICOM_FILES, ct_series, instance, rgb_capture, set_pixe
 
 EXPLICIT, IMPLICIT = TARGETS
 FILES = (
-    "CT_small.dcm",
-    "MR_small_bigendian.dcm",
-    "MR_small_implicit.dcm",
-    "MR_small_expb.dcm",
-    "image_dfl.dcm",
-    "JPEG2000.dcm",
-    "693_J2KI.dcm",
-    "MR_small_RLE.dcm",
-    "SC_rgb_rle_2frame.dcm",
-    "SC_rgb_small_odd_big_endian.dcm",
-    "SC_ybr_full_422_uncompressed.dcm",
-    "MR_small_jpeg_ls_lossless.dcm",
-    "SC_rgb_jpeg_gdcm.dcm",
-    "SC_rgb_dcmtk_+eb+cy+np.dcm",
-    "SC_jpeg_no_color_transform.dcm",
-    "examples_ybr_color.dcm",
-    "JPGExtended.dcm",
-    "liver_expb_1frame.dcm",
-    "liver_1frame.dcm",
-    "rtdose_expb_1frame.dcm",
-    "test-SR.dcm",
-    "nested_priv_SQ.dcm",
-    "UN_sequence.dcm",
-    "reportsi.dcm",
-    "rtplan.dcm",
-)
+    "CT_small.dcm", "MR_small_bigendian.dcm", "MR_small_implicit.dcm", "MR_small_expb.dcm", "image_dfl.dcm",
+    "JPEG2000.dcm", "693_J2KI.dcm", "MR_small_RLE.dcm", "SC_rgb_rle_2frame.dcm", "SC_rgb_small_odd_big_endian.dcm",
+    "SC_ybr_full_422_uncompressed.dcm", "MR_small_jpeg_ls_lossless.dcm", "SC_rgb_jpeg_gdcm.dcm",
+    "SC_rgb_dcmtk_+eb+cy+np.dcm", "SC_jpeg_no_color_transform.dcm", "examples_ybr_color.dcm", "JPGExtended.dcm",
+    "liver_expb_1frame.dcm", "liver_1frame.dcm", "rtdose_expb_1frame.dcm", "test-SR.dcm", "nested_priv_SQ.dcm",
+    "UN_sequence.dcm", "reportsi.dcm", "rtplan.dcm",
+)  # fmt: skip
 
 
 def read(data_set: bytes, target: str) -> FileDataset:
