@@ -274,7 +274,6 @@ class WebProcess:
             "last_hour.spans": metrics.last_hour.spans,
             "last_day.spans": metrics.last_day.spans,
             "last_words.all": metrics.last_words.all,
-            "last_words.recall": metrics.last_words.recall,
             "results.finish": here.results.finish,
             "results.end": here.results.end,
             "log": logs.write_line,

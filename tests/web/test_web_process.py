@@ -114,6 +114,9 @@ def test_it_writes_nowhere_but_where_it_has_to(beside: tuple[Site, httpx2.Client
     site, client = beside
     file = Path(str(get_testdata_file("JPEG2000.dcm")))
     assert post(site, body_of(file.read_bytes())).status_code == 200
+    site.store.metrics.started_at = site.store.ingest.now()  # as if the node had been started again
+    assert [client.get("/status").status_code for _ in range(2)] == [200, 200]
+    assert sum(span.instances for span in site.store.metrics.last_day.spans()) == 2  # as it came, and of its row
     instance = dcmread(file, stop_before_pixels=True)
     study, series, uid = instance.StudyInstanceUID, instance.SeriesInstanceUID, instance.SOPInstanceUID
     path = f"/dicom-web/studies/{study}/series/{series}/instances/{uid}"
@@ -121,8 +124,7 @@ def test_it_writes_nowhere_but_where_it_has_to(beside: tuple[Site, httpx2.Client
     answer = client.get(path, headers={"Accept": plain})  # a file that a child writes into the work folder
     assert answer.status_code == 200, answer.text
     assert client.get(f"{path}/rendered", headers={"Accept": "image/png"}).status_code == 200
-    status = Path(f"/proc/{site.beside._process.pid}/status").read_text()
-    assert "NoNewPrivs:\t1" in status
+    assert "NoNewPrivs:\t1" in Path(f"/proc/{site.beside._process.pid}/status").read_text()
     denied = f"import pathlib; pathlib.Path({str(site.root / 'objects' / 'x')!r}).touch()"
     program = f"from node.children.confinement import confine_writes; confine_writes([]); {denied}"
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)

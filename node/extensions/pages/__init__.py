@@ -10,6 +10,7 @@ class _Pages(Extension):
 
     name = "pages"
     routers = tuple(Router("pages", f"{__name__}.{part}:router") for part in PARTS)
+    actions = f"{__name__}.recalled:actions"
     menu = (
         MenuEntry("/", "Studies", key="s", for_members=True),
         MenuEntry("/queue", "Queue", badge="open", key="q"),

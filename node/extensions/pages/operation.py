@@ -6,9 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
-from threading import Lock
 from typing import Annotated, Any, Literal
-from weakref import WeakSet
 
 from fastapi import APIRouter, Form, Path, Query, Response
 from fastapi.responses import RedirectResponse
@@ -22,7 +20,7 @@ from node.index.rules.work.ledger import WorkEnded
 from node.quiet import is_due
 from node.receive.readiness import remedy_of
 from node.registry import READ_RESULTS, part_of
-from node.runtime.metrics import LastWord, Metrics, Span
+from node.runtime.metrics import Span
 from node.version import __version__
 from node.web import actions
 from node.web.access import MEMBERS, READERS, WRITERS, Call, CurrentCall, background_request
@@ -156,7 +154,7 @@ def _status(node: Services) -> dict[str, Any]:
             "retention": index.retention.waits_for,
             "lost": index.lost.count(),
         }
-        recall(node, index)
+    node.actions["recall"]()
     reasons = node.not_ready(None)
     return of_index | {
         "not_ready": [(part, reason, remedy_of(part, reason)) for part, reason in reasons.items()],
@@ -278,34 +276,6 @@ def _chart(
                 Bar(round(number * step, 1), round(HEIGHT - height, 1), round(height, 1), f"{when}: {words(span)}")
             )
     return Chart(title, f"{time} ago", figure, summary, tuple(bars), round(step - 1, 1))
-
-
-DAY = dt.timedelta(days=1)
-
-_recalled: WeakSet[Metrics] = WeakSet()
-_recalling = Lock()
-
-
-def recall(node: Services, index: ReadIndex) -> None:
-    """Add the senders and instances of the day before the start, as the index has them, to the metrics of a node.
-
-    The node counts in memory what it receives. The rows of what came before its start do not change, but for deletions,
-    and are read once.
-    """
-    metrics, start = node.metrics, node.metrics.started_at
-    with _recalling:
-        if metrics in _recalled:
-            return
-        now = dt.datetime.now(dt.UTC)
-        for at, size in index.senders.received(start - DAY, start):
-            for recent in (metrics.last_hour, metrics.last_day):
-                recent.received(size, (now - at).total_seconds())
-        words: dict[str, LastWord] = {}
-        for title, peer, at, count in index.senders.heard(start - DAY, start):
-            stored = count + (words.pop(title).stored if title in words else 0)  # from several ports or addresses
-            words[title] = LastWord(title, peer.rpartition(":")[0] or peer, "stored an instance", at, stored)
-        metrics.last_words.recall([*words.values()])
-        _recalled.add(metrics)
 
 
 SHOWN_MESSAGES = 50
