@@ -230,7 +230,7 @@ def main(descriptor: int) -> None:
 
     modules = [command.place.partition(":")[0] for command in commands()]
     served = ("node.settings.load", "pydantic_settings", "node.control.node", "node.web.server", "uvicorn.lifespan.on")
-    for module in (*modules, *served, "uvicorn.protocols.http.h11_impl", "tests.crash.mutants"):
+    for module in (*modules, *served, "uvicorn.protocols.http.httptools_impl", "uvloop", "tests.crash.mutants"):
         importlib.import_module(module)
     routes_of(Settings())  # more than half of a start: each route finds out what its requests may have
     pool._loaded()

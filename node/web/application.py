@@ -147,16 +147,20 @@ def application(services: Services) -> FastAPI:
 
 
 def _middleware(services: Services) -> list[Middleware]:
-    """Return the middleware, outermost first."""
+    """Return the middleware, outermost first.
+
+    Starlette's answer to what no route expects is around them (`problems.install`), and around all of it, behind a
+    proxy, uvicorn's that takes the address which the proxy forwards.
+    """
     web = services.settings.web
     middleware = [
-        Middleware(AddressTurns),
-        Middleware(AccessLog, metrics=services.metrics),
-        Middleware(Security, web=web),
-        Middleware(BodyLimits, upload_bytes=MAXIMUM_UPLOAD_BYTES),
-        Middleware(OfNobody),
-        Middleware(Shortcuts),
-        Middleware(StillAllowed),
+        Middleware(AddressTurns),  # a flood costs nothing else, not even a line of the log
+        Middleware(AccessLog, metrics=services.metrics),  # each refusal below has its line
+        Middleware(Security, web=web),  # no page elsewhere reaches what follows; every answer below gets its headers
+        Middleware(OfNobody),  # sees nothing of the index until its caller is known
+        Middleware(Shortcuts),  # equal to requests that passed the rest, which depends on path and headers alone
+        Middleware(BodyLimits, upload_bytes=MAXIMUM_UPLOAD_BYTES),  # before anybody reads a body
+        Middleware(StillAllowed),  # the caller that the route has found, as long as its body or answer lasts
     ]
     if web.cors_origins:  # tokens only, which scripts send; no cookies or passwords of the browser
         cors = Middleware(
@@ -184,5 +188,5 @@ def _middleware(services: Services) -> list[Middleware]:
                 "Warning",
             ],
         )
-        middleware.insert(2, cors)
+        middleware.insert(2, cors)  # the answers of `Security` are for the pages of friends as well
     return middleware

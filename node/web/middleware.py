@@ -36,15 +36,7 @@ from node.web.principal import (
     is_own_origin,
     own_names,
 )
-from node.web.problem_types import (
-    BODY_TOO_LARGE,
-    BUSY,
-    FOREIGN_HOST,
-    FOREIGN_PAGE,
-    INVALID_REQUEST,
-    UNSUPPORTED_BODY,
-    ProblemType,
-)
+from node.web.problem_types import BODY_TOO_LARGE, BUSY, FOREIGN_HOST, FOREIGN_PAGE, UNSUPPORTED_BODY, ProblemType
 from node.web.problems import RETRY, respond
 from node.web.routes_by_path import HttpMiddleware, template_of
 
@@ -365,7 +357,7 @@ MAXIMUM_UPLOAD_BYTES = 16_000_000_000
 
 
 class BodyLimits(HttpMiddleware):
-    """ASGI middleware: answers 413, 408, 415 or 400 for bodies that are too large, too slow, compressed or ambiguous.
+    """ASGI middleware: answers 413, 408 or 415 for bodies that are too large, too slow or compressed.
 
     The limits are enforced while a body arrives, without buffering it. A compressed body (``Content-Encoding``) may
     expand a thousandfold; DICOM has compression of its own.
@@ -423,9 +415,6 @@ def _refusal(headers: Headers, max_bytes: int) -> tuple[ProblemType, str] | None
     encoding = headers.get("content-encoding", "identity").lower()
     if encoding != "identity":
         return UNSUPPORTED_BODY, f"compressed request bodies are not accepted; Content-Encoding is {encoding[:32]!r}"
-    # Two lengths allow request smuggling through a proxy.
-    if "content-length" in headers and "transfer-encoding" in headers:
-        return (INVALID_REQUEST, "a request must not have both Content-Length and Transfer-Encoding (RFC 9112 6.1)")
     length = headers.get("content-length", "0")
     if length.isdecimal() and int(length[:20]) > max_bytes:
         return BODY_TOO_LARGE, _too_large(max_bytes)

@@ -298,6 +298,7 @@ BESIDE: dict[str, tuple[str, Callable[[Flooded, int], Sequence[bytes]]]] = {
     "nothing to change": ("hl7", lambda *_: [merge(b"SAME", b"OTHER")]),
     "nobody": ("hl7", lambda *_: [b"\x0b" + HEAD % b"A08" + b"PID|1||NOBODY||A^B\r\x1c\r"]),
     "hl7_connection_closed": ("hl7", lambda *_: [b"MSH|\x1c\r"]),
+    "web_request_refused": ("web", lambda *_: [b"GET / HTTP/1.1\r\n\r\n"]),
     "http_request": ("web", lambda node, _: [node.head("GET", "/login")]),
     "token": ("web", lambda node, n: [node.head("GET", f"/api/v1/studies/1.2.{n}", "Authorization: Bearer wrong")]),
     "role": ("web", lambda node, _: [node.head("GET", "/api/v1/hooks", who="reader0")]),

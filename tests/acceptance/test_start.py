@@ -76,7 +76,7 @@ OF_CHILDREN = {
 OF_COMMANDS = {"alembic", "rich", "requests", "tqdm", "pygments"}
 OF_HOOKS = {"httpx2", "standardwebhooks", "pluggy"}
 OF_SIGN_INS = {"authlib", "joserfc", "cryptography"}
-OF_HTTP = {"fastapi", "starlette", "uvicorn", "jinja2", "python_multipart", "anyio"}
+OF_HTTP = {"fastapi", "starlette", "uvicorn", "httptools", "uvloop", "jinja2", "python_multipart", "anyio"}
 
 PROJECT = Path(__file__).parents[2]
 EXPLICIT = "1.2.840.10008.1.2.1"

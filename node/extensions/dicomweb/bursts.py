@@ -9,8 +9,8 @@ Nothing is answered from what was found before a commit that took something away
 that was withdrawn and a file that was replaced count from their commit on. An instance that may have come again, and
 is not indexed yet, is left to the route, which waits for it. What ends with time alone, such as a token, may count
 `LIFE_SECONDS` late, as in answers that last (`node.web.access.StillAllowed`). What cannot be answered here, the
-route answers like any other request. A request that is answered here passes the log, the check of its host and the
-limits on bodies, but is not routed (`node.web.routes_by_path.Shortcuts`).
+route answers like any other request. A request that is answered here passes the log and the check of its host, but
+is not routed (`node.web.routes_by_path.Shortcuts`).
 
 A file of which a frame is sent is compared with its digest, once while it does not change
 (`node.receive.stored_files.RecentlyVerified`). A picture that is kept has this digest in
