@@ -171,7 +171,7 @@ def run(
 
 
 class Worker(Popen2IO):  # type: ignore[misc]
-    """A worker of pytest-xdist, instead of `execnet.gateway_io.Popen2IOMaster`: most of its imports are made."""
+    """A worker of pytest-xdist, instead of the process of execnet: most of its imports are made."""
 
     def __init__(self, arguments: Sequence[str], execmodel: Any) -> None:
         its_input, input = os.pipe()

@@ -1,8 +1,8 @@
 """The node's side of child processes: start, ask, replace and end them.
 
-A child starts as a copy of this process, or as another Python. None runs the program that starts it. `multiprocessing`
-would: its children import the main file again, so a program without ``if __name__ == "__main__"`` would begin anew in
-each of them.
+A child starts as a copy of this process, or as another Python. None runs the program that starts it, as
+multiprocessing would: its children import the main file again, so a program without ``if __name__ == "__main__"`` would
+begin anew in each of them.
 """
 
 from __future__ import annotations

@@ -29,14 +29,10 @@ def load_pydicom() -> None:
 
 
 def load_for_volumes() -> None:
-    """Load pydicom, NumPy, and of nibabel the headers that are written, for a process that converts.
-
-    nibabel itself would load twenty other formats. It is loaded as usual by whoever imports it later.
-    """
-    with absent(empty=(*UNUSED, "nibabel")):
+    """Load pydicom, NumPy and nibabel, for a process that converts."""
+    with absent(empty=UNUSED):
         load_pydicom()
-        sys.modules["nibabel"].__path__ = [f"{folder}/nibabel" for folder in sys.path]
-        import_module("nibabel.nifti2")
+        import_module("nibabel")
 
 
 def load_names() -> None:

@@ -244,11 +244,12 @@ class _Protocol(HttpToolsProtocol):
             return
         if self.is_idle and now - self._idle_since > HEAD_SECONDS:
             self.transport.close()
-        taken = self._taken
-        with suppress(OSError, struct.error, AttributeError):  # closed, a kernel before 4.1, or macOS
+        try:
             # What was acknowledged so far: the kernel holds megabytes for a client, and our buffer shows only bursts.
             info = self._connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_BYTES)
             taken = int(struct.unpack_from("Q", info, BYTES_ACKED_OFFSET)[0])
+        except (OSError, struct.error, AttributeError):  # closed, a kernel before 4.1, or macOS
+            taken = self._taken
         self.claim.moved(taken - self._taken)
         self._read += taken - self._taken
         self._taken = taken

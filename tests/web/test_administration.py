@@ -1,9 +1,8 @@
 """Administration in the browser: accounts, one's own account, the configuration, and the newest log lines."""
 
 import json
-import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx2
@@ -291,16 +290,11 @@ def test_the_newest_changes_tell_a_deletion_from_its_end(site: Site, chief: http
 
 
 @pytest.fixture
-def kept_log() -> Iterator[None]:
+def kept_log() -> None:
     """Keep lines of all levels, as a node does."""
-    root = logging.getLogger()
-    before = list(root.handlers), root.level
     logs.configure("debug", "json")
     logs.keep_newest()
     logs.keep_newest()
-    yield
-    root.handlers, level = before
-    root.setLevel(level)
 
 
 @pytest.mark.slow
