@@ -218,9 +218,9 @@ class Index:
     def version(self) -> int | None:
         """Return a number that changes with each commit that may take instances away from who asks for them.
 
-        That is a deletion, another file in place of one, a right that is withdrawn; never what only adds, so it stays
-        while instances are received. For what keeps what it has read; never waits. None: the index is on a server,
-        where other hosts commit as well.
+        Such a commit deletes an instance, replaces its file, or withdraws a right. A commit that only adds rows keeps
+        the number, so answers can be kept while instances are received. The call never waits. None: the index is on a
+        server, where other hosts commit as well.
         """
         return int(self.numbers.at[VERSION]) if isinstance(self.place, Path) else None
 

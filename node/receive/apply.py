@@ -113,7 +113,7 @@ class Applier(BackgroundService, Ahead):
 
     @property
     def lag(self) -> int:
-        """As of every index, by what no other process can write."""
+        """See `Ahead.lag`. The other process can write to the shared numbers, so this property does not read them."""
         return max(0, self._journal.last - self._applied)
 
     @property

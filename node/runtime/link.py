@@ -277,11 +277,12 @@ class _Values(pickle.Unpickler):
 
 
 LAST, APPLIED, READ_AT, TICKED_AT, VERSION, SLOTS_AT = range(6)
-"""Where `SharedNumbers` have the last record that was appended and the last one that is applied, when the other process
-last read the index, when its loop last turned, how often a commit took something away, and the first slot."""
+"""Positions in `SharedNumbers`: the last appended record, the last applied record, the time at which the index was last
+read, the time at which the loop that serves HTTP last turned, the count of commits that took something away, and the
+first slot."""
 
 SLOTS = 1 << 15
-"""UIDs that share a slot are taken for each other: of 100 records that wait, by 1 of 300 UIDs that do not."""
+"""UIDs that share a slot are taken for each other: while 100 records wait, 1 of 300 other UIDs is."""
 
 
 class SharedNumbers:
@@ -296,7 +297,7 @@ class SharedNumbers:
         self.at = memoryview(mmap(file, 8 * (SLOTS_AT + SLOTS))).cast("d")
 
     def share(self, file: int) -> None:
-        """Keep them in a file in memory from now on."""
+        """Move the numbers to a file in memory, before another process maps it."""
         os.ftruncate(file, self.at.nbytes)
         shared = SharedNumbers(file).at
         shared[:] = self.at

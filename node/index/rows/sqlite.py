@@ -140,7 +140,8 @@ _GROWING = dict.fromkeys(("images", "patients", "project_contents", "project_ser
     "series": ("DELETE", "UPDATE OF study_id, series_instance_uid"),
     "studies": ("DELETE", "UPDATE OF study_instance_uid, patient_id, named_patient_id"),
 }
-"""What takes something away of the tables in which receiving only adds; of the others, each change may."""
+"""The changes that take something away, of tables to which receiving only adds rows. In any other table, each change
+may take something away."""
 
 _BESIDE = frozenset((
     "about", "audit_lines", "awaited_senders", "conflicts", "conversions", "events", "exclusions", "failures", "hosts",
@@ -148,11 +149,11 @@ _BESIDE = frozenset((
     "rejections", "revision_files", "senders", "sent_instances", "series_documents", "series_references", "statements",
     "volume_sources", "volumes", "work",
 ))  # fmt: skip
-"""Tables that nobody reads who is asked for the bytes of an instance. A node writes them all the time."""
+"""Tables that no answer with the bytes of an instance depends on. The node writes to them all the time."""
 
 
 def watch(connection: Connection, taken: Callable[[], None]) -> None:
-    """Triggers of this connection alone: the writer has no other."""
+    """The triggers are temporary: they belong to this connection, and the writer has no other."""
     driver = _driver(connection)
     driver.create_function("taken", 0, taken)
     tables = {str(name) for (name,) in driver.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
