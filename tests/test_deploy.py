@@ -145,6 +145,8 @@ def test_the_container_takes_files_that_are_here(containerfile: list[str]) -> No
         for name in line.split()[1:-1]
     ]
     assert {"node", "docs", "migrations", "config.example.toml"} <= set(copied)  # `voxelnode help` shows documents
+    assert ".ci/build_hook.py" in copied
+    assert [line for line in containerfile if line.startswith("RUN VOXELNODE_COMMIT=$COMMIT ")] != []
     assert [name for name in copied if not (ROOT / name).exists()] == []
 
 

@@ -222,8 +222,10 @@ def test_commands_that_the_node_names_as_remedies_exist() -> None:
 def test_the_changelog_knows_the_version() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert project["name"] == "voxelnode"
-    headings = re.findall(r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
-    assert headings[:2] == ["Unreleased", __version__]
+    newest = re.search(r"^## \[(.+?)\] - (.+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    release, is_open, _ = __version__.partition(".dev")
+    assert newest[1] == release
+    assert re.fullmatch("unreleased" if is_open else r"\d{4}-\d\d-\d\d", newest[2])
 
 
 def test_every_warning_and_every_reason_is_documented() -> None:

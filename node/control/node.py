@@ -187,17 +187,11 @@ class Node:
             log.info("decoders_confined", detail=described())
         else:
             log.warning("decoders_not_confined", detail=described())
-        if dicom is not None:
-            log.info(
-                "ready",
-                host=dicom.host,
-                port=dicom.port,
-                ae_title=dicom.ae_title,
-                detail=f"TLS on port {self.listener.tls_port}" if self.listener.tls_port is not None else "",
-            )
-        else:
-            log.info("ready")
-        return Endpoints(dicom, self.listener.tls_port if dicom is not None else None, web)
+        tls_port = self.listener.tls_port if dicom is not None else None
+        detail = f"TLS on port {tls_port}" if tls_port is not None else ""
+        where = {"host": dicom.host, "port": dicom.port, "ae_title": dicom.ae_title} if dicom is not None else {}
+        log.info("ready", version=__version__, **where, detail=detail)
+        return Endpoints(dicom, tls_port, web)
 
     def _start_web(self) -> str:
         """Serve HTTP; return the URL."""

@@ -99,8 +99,6 @@ def association_end(facts: bytes) -> AssociationEnd | None:
 
 
 def _with_moments(fields: dict[str, Any], *names: str) -> dict[str, Any]:
-    for name in ("began_at", "address"):  # before 0.1.0
-        fields.pop(name, None)
     moments: Mapping[str, str | None] = {name: fields.get(name) for name in names}
     return fields | {name: dt.datetime.fromisoformat(text) for name, text in moments.items() if text is not None}
 

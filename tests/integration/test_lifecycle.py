@@ -747,11 +747,12 @@ def test_an_unchanged_series_whose_files_are_damaged_is_converted_again(root: Ro
     assert the_series(root)["revision"] == 2
 
 
-def test_another_option_is_another_input(root: Root) -> None:
+def test_another_option_and_another_commit_are_another_input(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
     root.take_all(make.ct_series(3))
     claimed = root.claim()
     digests = {input_sha256(claimed, write_options(Convert(**options))) for options in ({}, {"compress": False})}
-    assert len(digests) == 2
+    monkeypatch.setattr("node.conversion.series.CONVERTER", "voxelnode 0.2.0.dev0+gabababababab")
+    assert len(digests | {input_sha256(claimed, write_options(Convert()))}) == 3
 
 
 def test_conversions_that_are_owed_anyway_are_not_counted(root: Root) -> None:

@@ -43,7 +43,7 @@ from node.runtime.tls import BCP_195_SUITES
 from node.settings.core import Web
 from node.settings.model import Settings
 from node.settings.peers import Dicom, Peer
-from node.version import __version__
+from node.version import PUBLIC
 from node.volume.read.transfer_syntaxes import can_decode
 
 
@@ -95,7 +95,7 @@ def values_of(settings: Settings) -> Mapping[str, str]:
         words |= extension.statement.words
     return {
         **words,
-        "version": __version__,
+        "version": PUBLIC,
         "ae_title": settings.dicom.ae_title,
         "configuration": "the default configuration" if settings == Settings() else "that of one site",
         "character_sets": "; ".join(_terms(prefix) for prefix in ("ISO_IR", "ISO 2022 IR")),

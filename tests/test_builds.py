@@ -1,0 +1,128 @@
+"""What a build adds to the tree: its commit, and links that work on a package index. By hatchling, git and pip."""
+
+import os
+import runpy
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PUBLIC = runpy.run_path(str(ROOT / "node/version.py"))["PUBLIC"]
+NEEDED = (".ci/build_hook.py", ".gitattributes", ".gitignore", "LICENSE", "README.md", "config.example.toml")
+NEEDED += ("node/__init__.py", "node/version.py", "pyproject.toml", "migrations/env.py", "docs/data.md")
+GIT = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1", "EMAIL": "a@b.example"}
+
+
+def run(folder: Path, *command: str, **environment: str) -> str:
+    settings = {name: value for name, value in os.environ.items() if not name.startswith(("GIT_", "VOXELNODE_"))}
+    done = subprocess.run(
+        command, cwd=folder, env=settings | GIT | environment, capture_output=True, text=True, timeout=100, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def commit(tree: Path) -> str:
+    run(tree, "git", "add", "-A")
+    run(tree, "git", "commit", "-q", "--allow-empty", "-m", "Something")
+    return run(tree, "git", "rev-parse", "HEAD")
+
+
+def shown(tree: Path) -> str:
+    """Return the version that the modules of a tree state."""
+    return str(runpy.run_path(str(tree / "node/version.py"))["__version__"])
+
+
+def built(tree: Path, target: str = "wheel", **environment: str) -> Path:
+    shutil.rmtree(tree / "dist", ignore_errors=True)
+    run(tree, sys.executable, "-m", "hatchling", "build", "-t", target, **environment)
+    [file] = (tree / "dist").iterdir()
+    return file
+
+
+def unpacked(sdist: Path, into: Path) -> Path:
+    with tarfile.open(sdist) as archive:
+        archive.extractall(into, filter="data")
+    [tree] = into.iterdir()
+    return tree
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A checkout with what a build needs."""
+    tree = tmp_path / "checkout"
+    for name in NEEDED:
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tree / name)
+    run(tree, "git", "init", "-q", "-b", "main")
+    return tree
+
+
+def shapes(tree: Path) -> Iterator[Path]:
+    """Yield checkouts of one commit, as git may leave them."""
+    yield tree
+    run(tree, "git", "pack-refs", "--all")
+    yield tree
+    for options in (["-b", "of/a-branch"], ["--detach"]):
+        run(tree, "git", "worktree", "add", "-q", *options, other := f"../a tree {options[0]}")
+        yield tree / other
+    outer = tree.with_name("outer")
+    run(tree, "git", "init", "-q", str(outer))
+    run(outer, "git", "-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(tree), "inner")
+    yield outer / "inner"
+    run(tree, "git", "checkout", "-q", "--detach")
+    yield tree
+
+
+@pytest.mark.slow
+def test_a_checkout_states_its_commit_however_git_keeps_it(tree: Path) -> None:
+    assert shown(tree) == f"{PUBLIC}+unknown", "a branch without a commit"
+    whole = commit(tree)
+    stated = [shown(shape) for shape in shapes(tree)]
+    assert stated == [f"{PUBLIC}+g{whole[:12]}"] * 6
+    (tree / ".git/HEAD").write_text("ref: refs/heads/.invalid\n")  # as in a repository with reftables
+    assert shown(tree) == f"{PUBLIC}+unknown"
+
+
+@pytest.mark.slow
+def test_two_commits_are_two_versions_in_wheels_and_in_what_is_made_of_an_archive(tree: Path, tmp_path: Path) -> None:
+    for _ in range(2):
+        name = commit(tree)
+        expected = f"{PUBLIC}+g{name[:12]}"
+        run(tree, "git", "archive", "-o", f"../{name}.tar", f"--prefix={name}/archive/", "HEAD")
+        run(tmp_path, "tar", "xf", f"{name}.tar")
+        sdist = unpacked(built(tmp_path / name / "archive", "sdist"), tmp_path / name / "sdist")
+        wheels = [built(tree), built(sdist)]
+        assert [wheel.name for wheel in wheels] == [f"voxelnode-{expected}-py3-none-any.whl"] * 2
+        assert f'__version__ = "{expected}"\n' in zipfile.ZipFile(wheels[1]).read("node/version.py").decode()
+
+
+@pytest.mark.slow
+def test_a_build_states_what_is_in_no_commit_and_a_release_states_no_commit(tree: Path) -> None:
+    name = commit(tree)
+    (tree / "dist.txt").write_text("in no wheel")
+    (tree / "node/new.py").write_text("")
+    assert built(tree).name.startswith(f"voxelnode-{PUBLIC}+g{name[:12]}.dirty-")
+    module = tree / "node/version.py"
+    module.write_text(module.read_text().replace(f'"{PUBLIC}"', '"7.8.9"'))
+    assert built(tree).name.startswith("voxelnode-7.8.9+dirty-")
+    commit(tree)
+    assert [built(tree).name.split("-")[1], shown(tree)] == ["7.8.9"] * 2
+    shutil.rmtree(tree / ".git")
+    assert built(tree, VOXELNODE_COMMIT=name).name.startswith("voxelnode-7.8.9-")
+
+
+@pytest.mark.slow
+def test_a_build_whose_commit_nobody_knows_is_refused(tree: Path) -> None:
+    shutil.rmtree(tree / ".git")
+    assert shown(tree) == f"{PUBLIC}+unknown"
+    for wrong in ({}, {"VOXELNODE_COMMIT": "main"}):
+        with pytest.raises(AssertionError, match=r"VOXELNODE_COMMIT.*git rev-parse HEAD"):
+            built(tree, **wrong)
+    assert built(tree, VOXELNODE_COMMIT="ab" * 20).name.startswith(f"voxelnode-{PUBLIC}+gabababababab-")
