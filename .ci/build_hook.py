@@ -16,7 +16,7 @@ from hatchling.metadata.plugin.interface import MetadataHookInterface
 
 ROOT = Path(__file__).resolve().parents[1]
 MODULE = "node/version.py"
-OF_A_WHEEL = ("node", "migrations", "docs", "config.example.toml", "pyproject.toml", "README.md")
+OF_A_WHEEL = ("node", "voxelnode.py", "migrations", "docs", "config.example.toml", "pyproject.toml", "README.md")
 MODULE_OF_A_BUILD = '"""The version of this build."""\n\nPUBLIC = "{}"\n__version__ = "{}"\n'
 
 

@@ -58,7 +58,10 @@ ROOMS: dict[str, tuple[str, ...]] = {
 QUICK = "not slow and not long"
 WITHOUT_CORPUS = f"{QUICK} and not corpus"
 
-COPIED = ("node", "tests", "migrations", "docs", "deploy", "examples", ".ci", "*.toml", "*.md", "*.yml", "LICENSE")
+COPIED = (
+    *("node", "tests", "migrations", "docs", "deploy", "examples", ".ci", "LICENSE"),
+    *("*.py", "*.toml", "*.md", "*.yml"),
+)
 NOT_COPIED = shutil.ignore_patterns("node_modules", ".venv", "__pycache__", "_site")
 
 RECORD = Path("benchmarks", "seen_mutants.jsonl")

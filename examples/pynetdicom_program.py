@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pynetdicom
 from pynetdicom import sop_class
 
-import node
+import voxelnode
 
 
 def use(volume, message):
@@ -50,7 +50,7 @@ parser.add_argument("root")
 parser.add_argument("port", type=int)
 parser.add_argument("--create", action="store_true", help="make the root in a folder that is not one yet")
 given = parser.parse_args()
-with node.handlers(given.root, keys, create=given.create) as handlers:
+with voxelnode.handlers(given.root, keys, create=given.create) as handlers:
     server = ae.start_server(("127.0.0.1", given.port), block=False, evt_handlers=handlers)
     stop.wait()
     server.shutdown()

@@ -287,13 +287,12 @@ _MODULES = {
 }
 """The modules of the names of this page, as it imports them above for a checker of types."""
 
-__all__ = list(_MODULES)
-
 
 if not TYPE_CHECKING:  # a checker of types would take any name for one of this page
+    __all__ = list(_MODULES)
 
     def __getattr__(name: str) -> Any:
         """Return a name of this page (PEP 562)."""
         if name not in _MODULES:
-            raise AttributeError(f"node.api has no name {name!r}: docs/extensions.md lists what packages may use")
+            raise AttributeError(f"voxelnode.api has no name {name!r}: docs/extensions.md lists what packages may use")
         return getattr(import_module(_MODULES[name]), name)

@@ -37,8 +37,11 @@ PATIENCE_SECONDS = 1.0
 """How long a call waits for a busy child: most answer before another has started, which takes half a second."""
 
 
-_PROGRAM = "import sys; sys.path[:] = sys.argv[2:]; from node.children.serving import main; main()"
-"""The program of another Python: its arguments are the name of the process and the `sys.path` of this one."""
+_PROGRAM = "import sys; sys.path[:] = sys.argv[2:]; import voxelnode; from node.children.serving import main; main()"
+"""The program of another Python: its arguments are the name of the process and the `sys.path` of this one.
+
+A folder `node` beside the script may be first in that path: `voxelnode` loads the package of the installation.
+"""
 
 
 class Process(Protocol):

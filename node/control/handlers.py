@@ -23,8 +23,8 @@ class Handlers(list[Any]):
         if "storage.root" in keys:
             raise UsageError("the root is given twice: by the first argument, and as storage.root; leave out the key")
         settings = load(flags={"web.enabled": False, **keys, "storage.root": root})
-        served = required(settings, HANDLERS, "node.handlers")
-        self._node = Node(settings, listens=False, root_maker="" if create else "node.handlers(..., create=True)")
+        served = required(settings, HANDLERS, "voxelnode.handlers")
+        self._node = Node(settings, listens=False, root_maker="" if create else "voxelnode.handlers(..., create=True)")
         self._drain_seconds = settings.dicom.drain_seconds
         self._stop = threading.Event()
         try:

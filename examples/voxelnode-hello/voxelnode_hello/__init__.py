@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from node.api import Command, Extension, Kind, Parts, Router, Running, Statement, Table
+from voxelnode.api import Command, Extension, Kind, Parts, Router, Running, Statement, Table
 
 
 class _Hello(Extension):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from node.api import Answer, Configured
+from voxelnode.api import Answer, Configured
+
 from voxelnode_hello.settings import HelloSettings
 
 

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from node.api import (
+from voxelnode.api import (
     Confirmation,
     Delivered,
     DestinationSettings,
@@ -18,7 +18,8 @@ from node.api import (
     Settings,
     Unreachable,
 )
-from node.api import DeliveredMessage as Received
+from voxelnode.api import DeliveredMessage as Received
+
 from voxelnode_hello.settings import GreetingsDestination, GreetingsHook
 
 

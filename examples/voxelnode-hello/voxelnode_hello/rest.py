@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
+from voxelnode.api import READERS, WRITERS, Node, Resource, api_router
 
-from node.api import READERS, WRITERS, Node, Resource, api_router
 from voxelnode_hello.rows import GreetingRepository, GreetingViews
 from voxelnode_hello.settings import HelloSettings
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import datetime as dt
 
 from sqlalchemy import Connection, insert, literal, select
+from voxelnode.api import IndexRepository, StudyRow, Utc, ViewRows, on_writer
 
-from node.api import IndexRepository, StudyRow, Utc, ViewRows, on_writer
 from voxelnode_hello.tables import GreetingRow
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from node.api import BackgroundService, Ingest
+from voxelnode.api import BackgroundService, Ingest
+
 from voxelnode_hello.rows import GreetingRepository
 from voxelnode_hello.settings import HelloSettings
 

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
-
-from node.api import DestinationSettings, HookSettings, SettingsSection
+from voxelnode.api import DestinationSettings, HookSettings, SettingsSection
 
 
 class HelloSettings(SettingsSection):

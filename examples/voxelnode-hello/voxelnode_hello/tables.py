@@ -7,8 +7,7 @@ from pathlib import Path
 
 from sqlalchemy import ForeignKey, Integer, MetaData, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
-
-from node.api import NAMES, IndexTables, StudyRow, Utc
+from voxelnode.api import NAMES, IndexTables, StudyRow, Utc
 
 
 class Base(DeclarativeBase):
