@@ -1,6 +1,8 @@
-"""What a build adds to the tree: its commit, and links that work on a package index. By hatchling, git and pip."""
+"""What a build adds to the tree: its commit, and links that work on a package index. By hatchling and git."""
 
+import email
 import os
+import re
 import runpy
 import shutil
 import subprocess
@@ -16,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PUBLIC = runpy.run_path(str(ROOT / "node/version.py"))["PUBLIC"]
 NEEDED = (".ci/build_hook.py", ".gitattributes", ".gitignore", "LICENSE", "README.md", "config.example.toml")
 NEEDED += ("node/__init__.py", "node/version.py", "pyproject.toml", "migrations/env.py", "docs/data.md")
+LINK = re.compile(r"(!?)\[[^]]*\]\(([^)]+)")
 GIT = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1", "EMAIL": "a@b.example"}
 
 
@@ -113,7 +116,13 @@ def test_a_build_states_what_is_in_no_commit_and_a_release_states_no_commit(tree
     module.write_text(module.read_text().replace(f'"{PUBLIC}"', '"7.8.9"'))
     assert built(tree).name.startswith("voxelnode-7.8.9+dirty-")
     commit(tree)
-    assert [built(tree).name.split("-")[1], shown(tree)] == ["7.8.9"] * 2
+    wheel = built(tree)
+    assert [wheel.name.split("-")[1], shown(tree)] == ["7.8.9"] * 2
+    described = email.message_from_bytes(zipfile.ZipFile(wheel).read("voxelnode-7.8.9.dist-info/METADATA"))
+    links, before = (LINK.findall(text) for text in (described.get_payload(), (ROOT / "README.md").read_text("utf-8")))
+    place = described["Project-URL"].partition(", ")[2]
+    for (mark, link), (_, target) in zip(links, before, strict=True):
+        assert link == (target if ":" in target else f"{place}/{'raw' if mark else 'blob'}/v7.8.9/{target}")
     shutil.rmtree(tree / ".git")
     assert built(tree, VOXELNODE_COMMIT=name).name.startswith("voxelnode-7.8.9-")
 

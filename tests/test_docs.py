@@ -86,7 +86,7 @@ def test_datasette_knows_the_questions_and_the_columns_of_the_document() -> None
 @pytest.mark.slow
 @pytest.mark.peer
 def test_the_site_builds_without_a_warning_and_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
-    pytest.importorskip("mkdocs", reason="no mkdocs here: it comes with the extra `docs`")
+    pytest.importorskip("mkdocs", reason="no mkdocs here: it comes with the group `docs`")
     done = subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path / "site"],
         cwd=ROOT, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"}, capture_output=True, text=True, check=False,

@@ -1,6 +1,6 @@
 """Fuzz the way of an instance from its receipt to its volume, guided by coverage; by hand, not in the gate.
 
-    pip install -e '.[fuzz]'
+    pip install --group fuzz
     TMPDIR=/dev/shm VOXELNODE_CORPUS=.../corpus nice -n 19 python -m tests.fuzz FOLDER -max_total_time=3600
 
 Seeds are instances of the corpus, with few pixels. FOLDER keeps what reached new code, for the next run. Further
