@@ -8,9 +8,9 @@ from pathlib import Path
 from textwrap import indent
 
 from node.index.rows import place
-from node.index.rows.about_keys import REVISION
+from node.index.rows.about_keys import REVISION, SCHEMA
 
-NEWER = f"{int(REVISION) + 1:04}"
+NEWER = f"r{int(REVISION[1:]) + 1:04}"
 """Its schema."""
 
 _MIGRATION = """\
@@ -25,23 +25,26 @@ depends_on = None
 
 def upgrade() -> None:
 {body}
+
+
+def downgrade() -> None:
+{back}
 """
 
 
 @contextmanager
-def newer(folder: Path, body: str) -> Iterator[None]:
-    """Be a version whose last migration does what `body` says, with migrations in a new folder."""
+def newer(folder: Path, body: str, back: str = "pass") -> Iterator[None]:
+    """Be a version whose last migration does what `body` says, and `back` on the way back; `folder` is a new one."""
     shutil.copytree(place.folder(), folder, ignore=shutil.ignore_patterns("__pycache__"))
-    text = _MIGRATION.format(revision=NEWER, before=REVISION, body=indent(body, "    "))
+    text = _MIGRATION.format(revision=NEWER, before=REVISION, body=indent(body, "    "), back=indent(back, "    "))
     (folder / "versions" / f"{NEWER}_newer.py").write_text(text)
-    own = place.folder, place._has_columns_of_models
+    own = place.folder
     place.folder = lambda: folder  # type: ignore[assignment]
-    place._has_columns_of_models = lambda *_: True
     _set_revision(NEWER)
     try:
         yield
     finally:
-        place.folder, place._has_columns_of_models = own
+        place.folder = own
         _set_revision(REVISION)
 
 
@@ -49,3 +52,5 @@ def _set_revision(revision: str) -> None:
     for name, module in tuple(sys.modules.items()):
         if name.startswith("node.") and hasattr(module, "REVISION"):
             module.REVISION = revision
+        if name.startswith("node.") and hasattr(module, "SCHEMA"):
+            module.SCHEMA = SCHEMA - {REVISION} | {revision}

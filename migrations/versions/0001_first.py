@@ -1,8 +1,9 @@
-"""The first schema: every table, with its indexes.
+"""The first schema: every table, with its indexes. Nothing leads further back.
 
 Tables are written out rather than made from the models: a migration must make the same tables when the models have
 moved on. Names of keys, constraints and indexes of one column follow the convention in `node.index.rows.models`. The
-views are no part of any migration, see `node.index.rows.views`.
+views are no part of any migration, see `node.index.rows.views`. What the node gives to this migration may change only
+if a migration that follows makes the same change: a test compares the statements.
 """
 
 import sqlalchemy as sa
@@ -12,7 +13,7 @@ from node.index.rows.backend import backend_of
 from node.index.rows.sharing import FOLLOWED
 from node.index.rows.sql import NO_ID_TWICE, partial_index
 
-revision = "0001"
+revision = "r0001"
 down_revision = None
 branch_labels = None
 depends_on = None

@@ -24,7 +24,7 @@ from node.index.rows.view_rows import queries_of_file
 def looking(place: Place) -> Iterator[ReadIndex]:
     """Open an index for reading only, also while a node writes to it.
 
-    Raises IndexUnusable if there is none, it cannot be read, or a newer version wrote it.
+    Raises IndexUnusable if there is none, it cannot be read, or its schema is not known.
     """
     if not isinstance(place, Path):
         from node.index.reading import reading
@@ -40,9 +40,9 @@ def looking(place: Place) -> Iterator[ReadIndex]:
             connection.execute("BEGIN")
             index = ReadIndex(queries_of_file(connection))
             if not index.has_newest_schema:
-                from node.index.rows.place import require_not_newer
+                from node.index.rows.place import require_known
 
-                require_not_newer(place)
+                require_known(place)
             yield index
     except sqlite3.Error as error:
         from node.index.rows.place import unreadable

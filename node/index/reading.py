@@ -20,7 +20,7 @@ from node.index.look.views import ReadIndex
 from node.index.rows.backend import place_of
 from node.index.rows.models.levels import OPEN_STATES
 from node.index.rows.narrowed import Readers
-from node.index.rows.place import require_not_newer, require_there, unreadable
+from node.index.rows.place import require_known, require_there, unreadable
 from node.index.rows.repositories import Terms, queries_of
 from node.index.rows.scope import Scope, current_scope, within
 
@@ -31,7 +31,7 @@ def reading(root: Path, url: str | None = None, scope: Scope | None = None) -> I
 
     `scope`: show this of it; None: the whole index, whoever calls.
 
-    Raises IndexUnusable if there is none, it cannot be read, or a newer version wrote it.
+    Raises IndexUnusable if there is none, it cannot be read, or its schema is not known.
     """
     place = place_of(root, url)
     require_there(place)
@@ -42,7 +42,7 @@ def reading(root: Path, url: str | None = None, scope: Scope | None = None) -> I
                 connection = opened.enter_context(readers.connect())
             index = ReadIndex(queries_of(connection))
             if not index.has_newest_schema:
-                require_not_newer(place)
+                require_known(place)
             yield index
     except SQLAlchemyError as error:
         raise unreadable(place, error) from error

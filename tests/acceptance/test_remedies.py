@@ -143,7 +143,7 @@ def test_an_index_that_cannot_be_used_is_built_again_or_waits_for_a_newer_progra
             path.unlink()
     elif harm == "newer":
         with closing(sqlite3.connect(root / FILE_NAME)) as connection, connection:
-            connection.execute("UPDATE alembic_version SET version_num = '9999' WHERE version_num = '0001'")
+            connection.execute("UPDATE alembic_version SET version_num = 'r9999' WHERE version_num = 'r0001'")
     else:
         shutil.rmtree(root)
         root.mkdir()

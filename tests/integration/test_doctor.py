@@ -58,12 +58,12 @@ def emptied(name: str) -> Callable[[Path], object]:
 
 
 HARMS: dict[str, Callable[[Path], object]] = {
-    "columns of another checkout": rows("ALTER TABLE conversions ADD COLUMN of_another_checkout INTEGER"),
+    "of a version before 0.2": rows("UPDATE alembic_version SET version_num = '0001' WHERE version_num = 'r0001'"),
     "no database": overwrite,
     "damaged after a crash": lambda root: overwrite(root, (root / FILE_NAME).stat().st_size // 2),
     "moved": about(MOVED),
     "an unfinished copy": about(COPYING),
-    "of a newer version": rows("UPDATE alembic_version SET version_num = '9999' WHERE version_num = '0001'"),
+    "of a newer version": rows("UPDATE alembic_version SET version_num = 'r9999' WHERE version_num = 'r0001'"),
     "lost": lose_index,
     "half rebuilt": lambda root: (root / REBUILDING_FILE).write_text("{}"),
     "a journal of a newer version": of_newer_journal,

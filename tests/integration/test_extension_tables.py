@@ -130,7 +130,7 @@ def test_they_go_with_what_they_name_and_stay_without_their_extension(greeted: t
     assert greetings(root) == rows
     with hello():
         assert left_by_others(place(root)) == ([], [])
-        assert upgrade(place(root)) == ("0001", "0001")
+        assert upgrade(place(root)) == ("r0001", "r0001")
         assert check(place(root)) == []
         write_rows(root, "UPDATE alembic_version SET version_num = 'hello_0002' WHERE version_num = 'hello_0001'")
         with pytest.raises(IndexUnusable, match="hello_0002, which the extension hello does not know"):
@@ -143,7 +143,7 @@ def test_the_node_is_upgraded_without_the_extension(greeted: tuple[Path, list[Se
     root, _ = greeted
     rows = greetings(root)
     with newer(tmp_path / "newer", 'op.add_column("patients", sa.Column("colour", sa.String(8)))'):
-        assert upgrade(place(root)) == ("0001", NEWER)
+        assert upgrade(place(root)) == ("r0001", NEWER)
         assert left_by_others(place(root)) == (["hello"], ["hello_greetings"])
         with hello():
             assert upgrade(place(root)) == (NEWER, NEWER)
@@ -167,7 +167,7 @@ def test_a_rebuild_tells_what_it_leaves_of_an_extension_that_is_not_installed(gr
     done = rebuild_index(settings_of(root))
     assert (done.salvaged.not_installed, done.salvaged.left) == (["hello"], {"hello_greetings": 2})
     with hello():
-        assert (upgrade(place(root)), greetings(root)) == (("0001", "0001"), [])
+        assert (upgrade(place(root)), greetings(root)) == (("r0001", "r0001"), [])
         assert rebuild_index(settings_of(root)).salvaged.not_installed == []
     if isinstance(done.previous_index, Path):  # put back, as the command says
         os.replace(done.previous_index, root / FILE_NAME)

@@ -136,10 +136,10 @@ def test_a_reader_of_an_index_with_another_schema_says_what_to_do(root: Root) ->
     write_rows(root.folder, "DROP VIEW v_studies")
     with pytest.raises(IndexUnusable, match="the views are missing: `voxelnode db upgrade`"), looking(place) as index:
         index.studies.all()
-    write_rows(root.folder, "UPDATE alembic_version SET version_num = '9999' WHERE version_num = '0001'")
+    write_rows(root.folder, "UPDATE alembic_version SET version_num = 'r9999' WHERE version_num = 'r0001'")
     of = (place.parent, None) if isinstance(place, Path) else (place.root, place.url)
     for opened in (looking(place), reading(*of)):
-        with pytest.raises(IndexUnusable, match=r"schema is 9999, .* install the newer one"), opened:
+        with pytest.raises(IndexUnusable, match=r"schema is r9999, .* install the newer one"), opened:
             pytest.fail("a newer index was opened")
 
 

@@ -3,24 +3,33 @@
 import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
 from alembic.config import CommandLine
-from sqlalchemy import Connection, inspect, text
+from sqlalchemy import Connection, event, inspect, text
 from sqlalchemy.exc import IntegrityError
 
 from node.index.reading import reading
-from node.index.rows.about_keys import COPYING, MOVED, REVISION
+from node.index.rows.about_keys import REVISION, SCHEMA
 from node.index.rows.backend import Place, ServerPlace, backend_at, backend_of
 from node.index.rows.extension_tables import extension_tables
 from node.index.rows.grams import having_words
 from node.index.rows.models.levels import Base
-from node.index.rows.place import FILE_NAME, IndexUnusable, check, open_engine, upgrade
-from node.index.rows.sqlite_file import _COLUMNS, NEWEST_SCHEMA, connect, is_as_left
+from node.index.rows.place import (
+    FILE_NAME,
+    IndexUnusable,
+    _owners,
+    alone,
+    check,
+    downgrade,
+    open_engine,
+    run_migrations,
+    script_directory,
+    upgrade,
+)
 from tests.made_once import IN_POSTGRESQL
 from tests.newer import NEWER, newer
 from tests.postgresql import shared
@@ -33,11 +42,13 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 @pytest.fixture
 def database(tmp_path: Path) -> Place:
     """A new index, made by all migrations."""
-    place: Place = tmp_path / FILE_NAME
-    if IN_POSTGRESQL:
-        place = ServerPlace(shared().create(f"schema_{uuid4().hex}"), tmp_path)
+    place = new_place(tmp_path)
     upgrade(place)
     return place
+
+
+def new_place(folder: Path) -> Place:
+    return ServerPlace(shared().create(f"schema_{uuid4().hex}"), folder) if IN_POSTGRESQL else folder / FILE_NAME
 
 
 def run(place: Place, *statements: str) -> Sequence[str]:
@@ -175,15 +186,64 @@ def test_migrations_make_the_tables_of_the_models(database: Place, tmp_path: Pat
         assert migrated[table] == made[table], table
 
 
+def test_the_schema_of_this_version_is_written_out() -> None:
+    assert {own.revision for own in _owners().values()} == SCHEMA
+
+
+RELEASED = {"0.2": ("r0001", "labels_0001", "shares_0001", "worklist_0001")}
+"""The migrations of each released version. Never change what they do, nor the files of their statements."""
+
+
+@pytest.mark.parametrize("version", RELEASED)
+def test_a_released_migration_never_changes(version: str, tmp_path: Path) -> None:
+    place, script, run = new_place(tmp_path), script_directory(), list[str]()
+    with alone(place) as connection:
+        event.listen(connection, "before_cursor_execute", lambda *given: run.append(given[2]))
+        for revision in RELEASED[version]:
+            run_migrations(connection, script, lambda there, _, to=revision: script._upgrade_revs(to, tuple(there)))
+        name = f"schema.{connection.dialect.name}.sql"
+    made = sorted(" ".join(one.split()) + ";" for one in run if one.split()[0] in ("CREATE", "ALTER"))
+    kept = (CHECKOUT / "tests/kept" / version / name).read_text(encoding="utf-8").splitlines()
+    assert made == kept, "a released migration has changed: write another one that makes this change"
+
+
+UP = """op.add_column("patients", sa.Column("colour", sa.String(8)))
+op.drop_index("ix_patients_patient_name")
+op.create_table("inks", sa.Column("id", sa.Integer(), primary_key=True), sa.Column("name", sa.Text(), index=True))"""
+DOWN = """op.drop_table("inks")
+op.create_index("ix_patients_patient_name", "patients", ["patient_name"])
+op.drop_column("patients", "colour")"""
+
+
 @pytest.mark.slow
-def test_the_kept_answer_of_the_models_is_that_of_a_new_index(tmp_path: Path) -> None:
-    upgrade(path := tmp_path / FILE_NAME)
-    with closing(connect(path)) as connection:
-        names = "\n".join(name for (name,) in connection.execute(_COLUMNS, (MOVED, COPYING)))
-    assert sha256(names.encode()).hexdigest() == NEWEST_SCHEMA
-    assert is_as_left(path)
-    run(path, "ALTER TABLE comments ADD COLUMN colour VARCHAR(8)")
-    assert not is_as_left(path)
+def test_each_migration_leads_forward_and_back_with_the_rows(database: Place, tmp_path: Path) -> None:
+    """From the first schema step by step to the newest, back, and forward again."""
+
+    def shaped() -> dict[str, Any]:
+        with alone(database) as connection:
+            return shape(connection)
+
+    run(database, *ROWS)
+    with newer(tmp_path / "newer", UP, DOWN):
+        upgrade(database)
+        chain = [one.revision for one in script_directory().iterate_revisions(NEWER, "base")]
+        shapes = {NEWER: shaped()}
+        for revision in chain[1:]:
+            downgrade(database, revision)
+            shapes[revision] = shaped()
+        for revision in chain[:0:-1]:
+            downgrade(database, revision)
+            assert shaped() == shapes[revision]
+            upgrade(database)
+            assert shaped() == shapes[NEWER]
+            assert "colour" in run(database, "SELECT * FROM patients")
+        assert downgrade(database, REVISION) == (NEWER, REVISION)
+        for wrong in (NEWER, "r9999", "labels_0002"):
+            with pytest.raises(IndexUnusable, match=f"{wrong} is none that came before it"):
+                downgrade(database, wrong)
+    assert upgrade(database) == (REVISION, REVISION)  # makes the views again
+    assert check(database) == []
+    assert "patient_name" in run(database, "SELECT * FROM v_patients WHERE patient_id = 'a'")
 
 
 def test_an_upgrade_keeps_the_rows_and_makes_the_views_again(database: Place, tmp_path: Path) -> None:
@@ -195,6 +255,9 @@ def test_an_upgrade_keeps_the_rows_and_makes_the_views_again(database: Place, tm
         assert "studies" in run(database, "SELECT * FROM v_patients")
         with pytest.raises(IntegrityError):
             run(database, "INSERT INTO patients (id, identity) VALUES (1, 'b')")
+        run(database, "UPDATE alembic_version SET version_num = 'labels_0002' WHERE version_num = 'labels_0001'")
+        with pytest.raises(IndexUnusable, match="labels_0002, which the extension labels does not know"):
+            upgrade(database)
     with pytest.raises(IndexUnusable, match="install the newer one"):
         upgrade(database)
     assert check(database) == [

@@ -48,6 +48,23 @@ def upgrade(root: Root) -> Answer:
 
 
 @db_app.command()
+def downgrade(
+    schema: Annotated[str, typer.Argument(metavar="SCHEMA", help="An older schema, as docs/upgrade.md lists them.")],
+    root: Root,
+) -> Answer:
+    """Bring the database back to an older schema.
+
+    Stop the node first, and install the older version afterwards. What only the newer schema can hold is lost.
+    """
+    from node.index.rows.place import downgrade as downgrade_database
+
+    place = _place(root.settings)
+    before, after = downgrade_database(place, schema)
+    change = "already at" if before == after else f"brought back from schema {before} to"
+    return Answer({"path": str(place), "before": before, "after": after}, f"{place}: {change} schema {after}")
+
+
+@db_app.command()
 def check(root: Root) -> Listing:
     """Check the database for damage.
 

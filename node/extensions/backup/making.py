@@ -36,7 +36,7 @@ from node.files.acknowledged import read_segment, segments
 from node.files.durable import DISK_FULL, NO_LINKS, locked, make_folder, move_file, sync_file_system, sync_folder
 from node.index.reading import reading
 from node.index.rows.files import HeldFile, VolumeFile
-from node.index.rows.place import FILE_NAME, IndexUnusable, require_not_newer
+from node.index.rows.place import FILE_NAME, IndexUnusable, require_known
 from node.index.rows.sqlite import backup as copy_index
 from node.journal.inspection import inspect
 from node.receive.readiness import LIVE_FILE
@@ -185,7 +185,7 @@ def _require_makeable(settings: Settings, root: Path, folder: Path) -> None:
     require_folders(root)
     require_index(root)
     if (root / FILE_NAME).exists():  # else there is nothing to be newer: the copy of the index says what is wrong
-        require_not_newer(root / FILE_NAME)
+        require_known(root / FILE_NAME)
     if any(folder.resolve().is_relative_to((root / name).resolve()) for name in ("", *FOLDERS)):
         raise UsageError(f"{folder} is inside the root: name a folder outside of it, on another disk if there is one")
     places = folder / COPIED, folder

@@ -2,8 +2,9 @@
 
 import os
 import shutil
+import sqlite3
 import stat
-from contextlib import ExitStack
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from node.control.repository import Repository
 from node.control.root import RootInUse
 from node.errors import UsageError, VoxelnodeError, is_of_system, is_out_of_memory, sized
 from node.extensions.backup.making import (
+    COPIED,
     COPYING,
     INCOMING,
     LEFT_OUT,
@@ -28,7 +30,7 @@ from node.extensions.backup.making import (
 from node.files.acknowledged import FOLDER as LEDGER
 from node.files.acknowledged import read_segment, segments
 from node.files.durable import locked, make_folder, sync_file_system
-from node.index.rows.place import FILE_NAME
+from node.index.rows.place import FILE_NAME, IndexUnusable, schema_by, upgrade
 from node.journal.inspection import inspect, records, segment_files
 from node.lifecycle.fsck import Finding
 from node.receive.aside import FOLDER as ASIDE
@@ -192,6 +194,7 @@ def _copied(settings: Settings, backup: Path, ledger: Path | None) -> Path:
         raise UsageError(f"{backup} has no {FILE_NAME}: it is not the backup of a root, or not mounted")
     if root.resolve().is_relative_to(backup.resolve()):
         raise UsageError(f"{root} is inside the backup: name another folder with --root")
+    _require_known(backup)
     if strange := strange_in(root):
         raise UsageError(f"{root} is not empty ({strange}): name a new folder with --root, or remove what is in it")
     make_folder(root)
@@ -209,6 +212,15 @@ def _copied(settings: Settings, backup: Path, ledger: Path | None) -> Path:
     return work
 
 
+def _require_known(backup: Path) -> None:
+    """Refuse a schema to which no upgrade of this version leads, before anything is copied."""
+    index = next(path for path in (backup / COPIED / FILE_NAME, backup / FILE_NAME) if path.is_file())
+    with suppress(sqlite3.Error), closing(sqlite3.connect(f"{index.absolute().as_uri()}?immutable=1", uri=True)) as old:
+        schema = schema_by(revision for (revision,) in old.execute("SELECT version_num FROM alembic_version"))
+        if schema.is_final:
+            raise IndexUnusable(f"{index}: {schema.trouble}")
+
+
 def _cut_torn(ledger: Path, journal: Path) -> None:
     """Cut off the end of a ledger that a crash tore: its entries are in the journal."""
     state = inspect(journal)
@@ -218,7 +230,7 @@ def _cut_torn(ledger: Path, journal: Path) -> None:
 
 
 def copy_backup(backup: Path, target: Path) -> None:
-    """Copy a backup to a new folder, and settle it there; the backup is only read."""
+    """Copy a backup to a new folder, settle it there, and upgrade its index; the backup is only read."""
 
     def left_out(folder: str, names: list[str]) -> list[str]:
         is_top = Path(folder) == backup
@@ -227,6 +239,7 @@ def copy_backup(backup: Path, target: Path) -> None:
     shutil.copytree(backup, target, symlinks=True, ignore=left_out)
     target.chmod(stat.S_IRWXU)  # as a root, whatever the mode of the backup
     settle(target)
+    upgrade(target / FILE_NAME)
     mark_anew(target)
 
 

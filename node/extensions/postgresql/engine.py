@@ -279,14 +279,6 @@ _SEQUENCES = (
 )
 
 
-def columns(connection: Connection) -> list[tuple[str, str]]:
-    query = (
-        "SELECT relname, attname FROM pg_class JOIN pg_attribute ON attrelid = pg_class.oid WHERE relkind = 'r' "
-        "AND attnum > 0 AND NOT attisdropped AND relnamespace = 'public'::regnamespace"
-    )
-    return [(table, column) for table, column in connection.exec_driver_sql(query)]
-
-
 def last_numbers(connection: Connection) -> dict[str, int]:
     return {
         table: connection.exec_driver_sql(f"SELECT last_value FROM {sequence}").scalar_one()

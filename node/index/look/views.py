@@ -22,7 +22,7 @@ from node.index.rows.about_keys import (
     APPLIED,
     COMPARED,
     RETENTION,
-    REVISION,
+    SCHEMA,
     SCRUB,
     STORE,
     STORE_CHECKSUMS,
@@ -114,8 +114,8 @@ class ReadIndex(ViewRows):
 
     @property
     def has_newest_schema(self) -> bool:
-        """Whether the last migration of the core is that of this version."""
-        return self._row("SELECT 1 FROM alembic_version WHERE version_num = :newest", newest=REVISION) is not None
+        """Whether the last migrations of the core and of its own extensions are those of this version."""
+        return {row["version_num"] for row in self._rows("SELECT version_num FROM alembic_version")} >= SCHEMA
 
     @property
     def root(self) -> str:

@@ -5,8 +5,12 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
-REVISION = "0001"
-"""The last migration, which gives a database the tables of `node.index.rows.models`."""
+REVISION = "r0001"
+"""The last migration, which gives a database the tables of `node.index.rows.models`. Before version 0.2, revisions had
+no letter: the tables of one number were others in each checkout."""
+
+SCHEMA = frozenset({REVISION, "labels_0001", "shares_0001", "worklist_0001"})
+"""`REVISION`, and the last migrations of the extensions that come with this version, which take long to load."""
 
 CLOSED = "closed"
 """``yes`` if the last process that wrote to the index shut down cleanly, else ``no``."""

@@ -244,9 +244,6 @@ class Backend(Protocol):
     def bounded(self, connection: Connection, is_over: Callable[[], bool]) -> AbstractContextManager[None]:
         """Interrupt statements when `is_over`, which is polled, returns True."""
 
-    def columns(self, connection: Connection) -> list[tuple[str, str]]:
-        """Return table and name of each column, in one query; reflection has several for each table."""
-
     def last_numbers(self, connection: Connection) -> dict[str, int]:
         """Return the largest id that each table ever gave a row, of tables whose ids are not used again."""
 

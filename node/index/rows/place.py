@@ -45,34 +45,24 @@ if TYPE_CHECKING:
     from alembic.script import ScriptDirectory
 
 
-_UNRELEASED = (
-    "the index was made by another version from before the first release, and cannot be upgraded: `voxelnode db "
-    "rebuild` makes a new one from it and from the files"
-)
-"""Until the first release, the schemas of all checkouts have one number."""
-
-
 class Schema(NamedTuple):
     """What a database has: the revision of the tables of the core, and what to do about it if it is not the newest.
 
     `core` is None if there are none. `trouble` is None if the core and each installed extension have their newest
-    tables; `is_final`: an upgrade does not help.
+    tables; `is_final`: an upgrade does not help; `is_newer`: a later version made it.
     """
 
     core: str | None
     trouble: str | None
     is_final: bool = False
+    is_newer: bool = False
 
 
 def schema_of(connection: Connection) -> Schema:
     """Return what a database has."""
-    revisions = _revisions_at(connection)
-    core = revisions.get("")
-    if core == REVISION and not _has_columns_of_models(connection, revisions):
-        return Schema(core, _UNRELEASED, is_final=True)
-    schema = schema_by(revisions.values())
+    schema = schema_by(_revisions_at(connection).values())
     if schema.trouble is None and not inspect(connection).has_table("v_studies"):
-        return Schema(core, "the views are missing: `voxelnode db upgrade` makes them")
+        return Schema(schema.core, "the views are missing: `voxelnode db upgrade` makes them")
     return schema
 
 
@@ -98,22 +88,6 @@ def _revisions_at(connection: Connection) -> Mapping[str, str]:
 def _by_owner(revisions: Iterable[str]) -> Mapping[str, str]:
     """Return the revisions that a database names, by the extensions whose they are; that of the core by none."""
     return {owner_of(revision): revision for revision in revisions}
-
-
-def _has_columns_of_models(connection: Connection, revisions: Mapping[str, str]) -> bool:
-    """Return whether the tables of the newest revisions have their columns.
-
-    Those of an extension without a revision are not there: else they are of a version in which the core had them.
-    """
-    there: dict[str, set[str]] = {}
-    for name, column in backend_of(connection).columns(connection):
-        there.setdefault(name, set()).add(column)
-    return NAME in there and all(
-        there.get(name) == (set(table.columns.keys()) if owner in revisions else None)
-        for owner, own in _owners().items()
-        if revisions.get(owner) in (None, own.revision)
-        for name, table in own.metadata.tables.items()
-    )
 
 
 def _owners() -> Mapping[str, IndexTables]:
@@ -142,6 +116,26 @@ def migrate(connection: Connection) -> None:
     make_views(connection)
 
 
+def downgrade(place: Place, revision: str) -> tuple[str, str]:
+    """Bring an index back to an older schema of the core, or of an extension; no other process may have it open.
+
+    What only newer columns and tables have is lost. The version that reads it makes its views.
+
+    Returns the revision before and after. Raises IndexUnusable if no migration leads there, or none leads back.
+    """
+    require_there(place)
+    script, owner = script_directory(), owner_of(revision)
+    with alone(place) as connection:
+        usable(connection, place)
+        before = _revisions_at(connection).get(owner, "")
+        older = [one.revision for one in script.iterate_revisions(before, "base")] if before in migrations() else []
+        if revision not in older:
+            raise IndexUnusable(f"{place}: schema is {before or 'empty'}, and {revision} is none that came before it")
+        drop_views(connection)
+        run_migrations(connection, script, lambda there, _: script._downgrade_revs(revision, cast(str, tuple(there))))
+        return before, revision
+
+
 def run_migrations(
     connection: Connection, script: ScriptDirectory, steps: Callable[[Iterable[str], object], Any]
 ) -> None:
@@ -160,13 +154,19 @@ def schema_by(revisions: Iterable[str]) -> Schema:
     """Return what a database has by the revisions that it names."""
     there = _by_owner(revisions)
     core, older = there.get(""), None
+    if core is not None and core.isdecimal():
+        trouble = (
+            "a version before 0.2 made the index, and no upgrade leads from there: stop the node, and run `voxelnode "
+            "db rebuild`, which makes a new index from this one and from the files"
+        )
+        return Schema(core, trouble, is_final=True)
     for owner, own in _owners().items():
         if (revision := there.get(owner)) == own.revision:
             continue
         if revision is not None and revision not in migrations():
             what = f"the extension {owner}" if owner else "this version of voxelnode"
             trouble = f"schema is {revision}, which {what} does not know: install the newer one"
-            return Schema(core, trouble, is_final=True)
+            return Schema(core, trouble, is_final=True, is_newer=True)
         of_what = f" of the extension {owner}" if owner else ""
         newest = f"newest is {own.revision}; `voxelnode db upgrade` upgrades it"
         older = older or f"schema{of_what} is {revision or 'empty'}, {newest}"
@@ -235,9 +235,9 @@ def open_engine(place: Place, *, read_only: bool = False, alone: bool = False) -
 def upgrade(place: Place) -> tuple[str | None, str]:
     """Create the database, or bring it to the schema of this version; no other host may be running if it has another.
 
-    Returns the revision before and after. Raises IndexUnusable if it was written by a newer version, or by another one
-    from before the first release; other hosts of another schema are running; or it is not a usable database. While
-    another process migrates it, such as a host that starts at the same time, waits for up to `MIGRATION_SECONDS`.
+    Returns the revision before and after. Raises IndexUnusable if it was written by a newer version, or by one before
+    0.2; other hosts of another schema are running; or it is not a usable database. While another process migrates it,
+    such as a host that starts at the same time, waits for up to `MIGRATION_SECONDS`.
     """
     backend = backend_at(place)
     backend.prepare(place)
@@ -327,11 +327,11 @@ def require_newest(place: Place) -> None:
         raise IndexUnusable(f"{place}: {trouble}")
 
 
-def require_not_newer(place: Place) -> None:
-    """Return if an index was not written by a newer version: its views and columns may mean something else."""
+def require_known(place: Place) -> None:
+    """Return if an index has a schema that this version knows: views and columns of others may mean something else."""
     try:
-        if (trouble := _newer(place)) is not None:
-            raise IndexUnusable(trouble)
+        if (schema := _schema_at(place)).is_final:
+            raise IndexUnusable(f"{place}: {schema.trouble}")
     except (DatabaseError, backend_at(place).Error) as error:
         raise unusable(place, error) from error
 
@@ -339,13 +339,9 @@ def require_not_newer(place: Place) -> None:
 def newer_schema(place: Place) -> str | None:
     """Return the message about an index that a newer version wrote; None for others, and for a damaged index."""
     with suppress(DatabaseError, backend_at(place).Error):
-        return _newer(place)
+        schema = _schema_at(place)
+        return f"{place}: {schema.trouble}" if schema.is_newer else None
     return None
-
-
-def _newer(place: Place) -> str | None:
-    schema = _schema_at(place)
-    return f"{place}: {schema.trouble}" if schema.is_final and schema.core != REVISION else None
 
 
 def unreadable(place: Place, error: Exception) -> IndexUnusable:
@@ -388,7 +384,6 @@ def check(place: Place) -> list[str]:
             problems += [schema.trouble] if schema.trouble is not None else []
             if schema.trouble is None:
                 problems += search_differences(engine)
-            if schema.trouble in (None, _UNRELEASED):
                 problems += [f"schema differs from the models: {one}" for one in schema_differences(engine)]
     except DatabaseError as error:
         problems.append(f"not a usable database: {error.orig}: {REMEDY}")

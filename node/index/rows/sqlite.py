@@ -195,11 +195,6 @@ def bounded(connection: Connection, is_over: Callable[[], bool]) -> Iterator[Non
         driver.set_progress_handler(None, STEPS)
 
 
-def columns(connection: Connection) -> list[tuple[str, str]]:
-    query = "SELECT t.name, c.name FROM sqlite_master t, pragma_table_xinfo(t.name) c WHERE t.type = 'table'"
-    return [(table, column) for table, column in connection.exec_driver_sql(query)]
-
-
 def last_numbers(connection: Connection) -> dict[str, int]:
     """Others than tables with AUTOINCREMENT use the ids of deleted rows again."""
     return {name: number for name, number in connection.exec_driver_sql("SELECT name, seq FROM sqlite_sequence")}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Iterable
 from contextlib import closing, suppress
-from hashlib import sha256
 from pathlib import Path
 from time import thread_time
 from typing import Any
@@ -116,24 +115,22 @@ def has_schema(path: Path) -> bool:
     return True
 
 
-NEWEST_SCHEMA = "89ed763dcfaf98502f393e1d704f196f106ab1c6546b5160f34dcf1bbd6265e6"
-"""The SHA-256 of what `_COLUMNS` gives of a new index: a kept answer of the models, which take long to load."""
-
-_COLUMNS = """SELECT t.name || '.' || c.name AS named FROM sqlite_master t, pragma_table_xinfo(t.name) c WHERE
-t.name = 'v_studies' OR t.type = 'table' AND t.name NOT LIKE 'sqlite/_%' ESCAPE '/' UNION ALL SELECT version_num FROM
-alembic_version UNION ALL SELECT "key" FROM about WHERE "key" IN (?, ?) ORDER BY named"""
-
-
 def is_as_left(path: Path) -> bool:
     """Return whether a start surely takes a file; else `node.index.rows.copying.require_usable` tells.
 
-    It has the columns of this version and of its own extensions, was not moved, and is no unfinished copy.
+    It has the schema of this version and of its own extensions, was not moved, and is no unfinished copy.
     """
-    from node.index.rows.about_keys import COPYING, MOVED  # here: what every command loads needs none of these
+    from node.index.rows.about_keys import COPYING, MOVED, SCHEMA  # here: what every command loads needs none of these
 
     with suppress(sqlite3.Error), closing(connect(path, read_only=True)) as connection:
-        names = "\n".join(name for (name,) in connection.execute(_COLUMNS, (MOVED, COPYING))).encode()
-        return sha256(names).hexdigest() == NEWEST_SCHEMA and not damage(connection.execute, after_crash=True)
+        names = {
+            name
+            for (name,) in connection.execute(
+                'SELECT version_num FROM alembic_version UNION SELECT "key" FROM about WHERE "key" IN (?, ?)',
+                (MOVED, COPYING),
+            )
+        }
+        return names == SCHEMA and not damage(connection.execute, after_crash=True)
     return False
 
 
