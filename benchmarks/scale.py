@@ -7,8 +7,9 @@ copies its rows with other UIDs, names, dates and keys, so that each row has the
 the node receives another study, and the columns of its rows are compared with those of the copies.
 
 A study has 40 instances in four series; with --single it has one instance, and there are as many studies as instances.
-Files exist of the received studies alone.  With --postgresql, the same rows are in a server of its own, which ends with
-the program.  Needs 1.1 KB of disk for an instance, 1.6 KB in PostgreSQL, and with --single six times as much.
+Files exist of the received studies alone; the part `keep` takes in up to 100 000 instances with files.  With
+--postgresql, the same rows are in a server of its own, which ends with the program.  Needs 1.1 KB of disk for an
+instance, 1.6 KB in PostgreSQL, and with --single six times as much.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
@@ -51,7 +52,7 @@ from node.receive.ingest import Announced, Ingest, Origin  # noqa: E402
 from node.settings.core import IndexSettings, RetentionSettings, Storage  # noqa: E402
 from node.settings.model import Settings  # noqa: E402
 from tests import make  # noqa: E402
-from tests.acceptance.served import Served, until  # noqa: E402
+from tests.acceptance.served import Served, peak_bytes, until  # noqa: E402
 from tests.integration.conftest import data_set_bytes  # noqa: E402
 from tests.postgresql import Server, start  # noqa: E402
 
@@ -440,10 +441,10 @@ COMMANDS = (
 )  # fmt: skip
 
 
-def run_commands(root: Path, url: str | None) -> None:
+def run_commands(root: Path, url: str | None, commands: Sequence[tuple[str, ...]] = COMMANDS) -> None:
     """Print how long whole commands take, with their starts; and of a processor, without a server."""
     environment = os.environ | {"PYTHONPATH": str(ROOT)} | ({"VOXELNODE_INDEX__URL": url} if url else {})
-    for command in COMMANDS:
+    for command in commands:
         began, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
         done = subprocess.run(
             [sys.executable, "-m", "node", *command, "--root", str(root)],
@@ -453,6 +454,30 @@ def run_commands(root: Path, url: str | None) -> None:
         used = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
         said = f", exit {done.returncode}: {done.stderr.strip()[-60:]}" if done.returncode else ""
         print(f"{' '.join(command[:3]):42} {seconds:9.1f} s, processor {used:7.1f} s{said}", flush=True)
+
+
+def start_again(root: Path) -> None:
+    """Print how long a start takes after a stop and after a kill, and how much memory the node has then."""
+    for before in ("a stop", "a kill"):
+        began = time.perf_counter()
+        with Served(root, VOXELNODE_LOG__LEVEL="error", VOXELNODE_STORAGE__SCRUB_DAYS="0") as node:
+            seconds = time.perf_counter() - began
+            assert node.process is not None
+            used, memory = studies.processor_ms(node.process.pid) / 1e3, peak_bytes(node.process.pid) / 1e6
+            print(
+                f"start after {before:30} {seconds:9.1f} s, processor {used:7.1f} s, peak {memory:.0f} MB", flush=True
+            )
+            node.kill()
+
+
+def keep(folder: Path, instances: int) -> None:
+    """Take in instances that have files, and print how long a backup takes, once and again, and a rebuild."""
+    root, backup = folder / "with-files" / "root", folder / "with-files" / "backup"
+    if not root.exists():
+        with open_for_import(Settings(storage=Storage(root=root, reserve_bytes=0))) as ingest:
+            take_all(ingest, list(data_sets(instances)))
+    made = ("backup", "--no-prove", str(backup))
+    run_commands(root, None, (made, made, ("backup", "--prove", str(backup)), ("fsck", "--hash"), ("db", "rebuild")))
 
 
 def measure(root: Path, node: Served, web: str, url: str | None, parts: set[str]) -> None:
@@ -476,9 +501,11 @@ def measure(root: Path, node: Served, web: str, url: str | None, parts: set[str]
         compare_receiving(root, url)
     if "maintain" in parts:
         run_commands(root, url)
+    if "start" in parts and url is None:
+        start_again(root)
 
 
-PARTS = ("commands", "pages", "queries", "beside", "receive", "maintain")
+PARTS = ("commands", "pages", "queries", "beside", "receive", "maintain", "start", "keep")
 
 
 def main() -> None:
@@ -490,6 +517,10 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help=", ".join(PARTS))
     options = parser.parse_args()
     shape = Shape(options.instances, options.single)
+    if "keep" in options.only:
+        keep(options.folder, min(options.instances, 100_000))
+    if set(options.only) == {"keep"}:
+        return
     path = options.folder / ("in-postgresql" if options.postgresql else "root") / FILE_NAME
     path.parent.parent.mkdir(parents=True, exist_ok=True)
     in_postgresql = (lambda path, server: fill_in_postgresql(path, shape, server)) if options.postgresql else None
