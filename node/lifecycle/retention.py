@@ -30,7 +30,7 @@ from node.index.look.views import ReadIndex
 from node.index.reading import checked
 from node.index.rows.about_keys import RETENTION, RETENTION_CONFIRMED, ClockLook, RetentionState, Uptime, look_of
 from node.index.rules.custody.deletions import NotThere
-from node.index.rules.custody.leaving import Receipts
+from node.index.rules.custody.leaving import HISTORIES, Receipts
 from node.lifecycle.deletion import Order, delete, empty_due
 from node.lifecycle.expired import Expired, due_now
 from node.runtime.background import BackgroundService
@@ -136,7 +136,10 @@ def trash_until(rules: RetentionSettings, now: dt.datetime) -> dt.datetime | Non
 
 
 class Retention(BackgroundService):
-    """Look at the clock, delete expired studies, at startup and then hourly, and empty the trash."""
+    """Look at the clock, delete expired studies, at startup and then hourly, and empty the trash.
+
+    Events and deletions of long ago are pruned in steps, in passes that begin as often.
+    """
 
     lease: str = "retention"
 
@@ -154,6 +157,7 @@ class Retention(BackgroundService):
         self._archive, self._index, self._audit, self._settings = archive, index, audit, settings
         self._now, self._up, self._rules = now, up, settings.retention
         self._passed_at: float | None = None
+        self._pruned: dict[str, int] = {}  # by table of `HISTORIES`, the row up to which a pass has examined it
         self._left: str | None = None  # why the trash stays on a short disk
         self._held = metrics.retention_held
 
@@ -175,6 +179,10 @@ class Retention(BackgroundService):
                 self.run_once(now)
             self._passed_at = monotonic()  # without rules, too: those that come take effect at the next pass
             state = self._state()
+            self._pruned = dict.fromkeys(HISTORIES, 0) | self._pruned
+        for table, after in list(self._pruned.items()) if state.is_free else ():
+            self._pruned[table] = self._index.retention.prune(table, after, now)
+        self._pruned = {table: last for table, last in self._pruned.items() if last}
         left = None
         if self._index.trash.has_any():
             gives_way = self._settings.retention.trash_gives_way

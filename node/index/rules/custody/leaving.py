@@ -1,26 +1,32 @@
-"""What leaves: volumes and series with an instance, and what is old enough to go."""
+"""What leaves: volumes and series with an instance, what is old enough to go, and events and deletions of long ago."""
 
 import datetime as dt
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
-from sqlalchemy import Connection, Select, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Select, Text, and_, cast, delete, exists, func, or_, select, update
+from sqlalchemy.orm import aliased
 
-from node.index.rows.about_keys import RETENTION, RETENTION_CONFIRMED, RetentionState, look_of, retention_state
+from node.files.acknowledged import LedgerPosition
+from node.index.rows.about_keys import LEDGER, RETENTION, RETENTION_CONFIRMED, RetentionState, look_of, retention_state
 from node.index.rows.files import folders_of
 from node.index.rows.models.history import (
     ConversionRow,
+    EventRow,
     ExclusionRow,
     FailureRow,
     RevisionFileRow,
     TombstoneRow,
+    TrashRow,
     VolumeRow,
     VolumeSourceRow,
 )
 from node.index.rows.models.levels import ImageRow, SeriesRow, StudyRow
+from node.index.rows.models.work import ObjectRemovalRow, OwedEventRow, SubscriberRow
 from node.index.rows.repositories import IndexRepository, about, on_reader, on_writer, reads, set_about
-from node.index.rows.sql import insert
+from node.index.rows.sql import Unindexed, insert
 from node.index.rules.intake.levels import delete_empty_levels
 from node.index.rules.series.reopening import delete_references, reopen
 from node.index.rules.series.verdicts import judge_doubted
@@ -148,8 +154,83 @@ def old_before(connection: Connection, now: dt.datetime, keep_time: dt.timedelta
     return None if confirmed and look_of(confirmed["look"]).at > before else before
 
 
+HISTORY_TIME = dt.timedelta(days=90)
+"""How long events and deletions are kept that nothing needs, also beyond the newest ones."""
+
+HISTORIES = {"events": 100_000, "tombstones": 10_000}
+"""By table, its newest rows, which are kept whatever their age: cursors stand behind the newest event."""
+
+MAX_EXAMINED = 500
+"""Rows of a table that one transaction examines."""
+
+_LASTING = (
+    "series-quiet", "series-converted", "series-refused", "series-failed", "sender-aborted", "node-ended",
+    "sender-returned", "sender-never-releases",
+)  # fmt: skip
+"""Kinds of events of a series of which the newest is read while it is here: a replay sends it, or the verdict is by it.
+"""
+
+
+def _is_old_event(before: dt.datetime) -> ColumnElement[bool]:
+    """Return the condition of events that nobody is owed, and that tell nothing of what is here or in the trash."""
+    row, later = EventRow, aliased(EventRow)
+    is_owed = and_(OwedEventRow.event_id == row.id, OwedEventRow.subscriber_id.in_(select(SubscriberRow.id)))
+    in_trash = select(TombstoneRow.content["study_instance_uid"].as_string()).where(TombstoneRow.content.is_not(None))
+    is_study = StudyRow.study_instance_uid == row.study_instance_uid
+    is_series = and_(
+        is_study, SeriesRow.study_id == StudyRow.id, SeriesRow.series_instance_uid == row.series_instance_uid
+    )
+    has_later = exists().where(
+        later.series_instance_uid == row.series_instance_uid,
+        later.study_instance_uid == row.study_instance_uid,
+        Unindexed(later.kind) == row.kind,
+        later.why.is_not_distinct_from(row.why),
+        later.id > row.id,
+    )
+    return (row.happened_at <= before) & ~or_(
+        exists().where(is_owed),
+        row.key.is_not(None),  # why a file is in quarantine
+        func.coalesce(row.study_instance_uid, "").in_(in_trash),
+        and_(row.kind.in_(_LASTING), exists().where(is_series), ~has_later),
+        and_(row.kind == "study-quiet", exists().where(is_study, StudyRow.quiet_at <= row.happened_at)),
+    )
+
+
+def _is_old_deletion(before: dt.datetime, ledger: str) -> ColumnElement[bool]:
+    """Return the condition of deletions that are over, and by which the age of no study counts.
+
+    `ledger`: identity of the one of this host, in which their instances are written off; else they would be lost.
+    """
+    row = TombstoneRow
+    return (row.finished_at <= before) & ~or_(
+        and_(cast(row.paths, Text).like('%"objects/%'), ~func.coalesce(row.listed, "").like(f"{ledger}:%")),
+        exists().where(TrashRow.deletion == row.id),
+        and_(row.restored_at.is_not(None), exists().where(StudyRow.study_instance_uid == row.uid)),
+        exists().where(ObjectRemovalRow.ordered_at <= before),  # else what is found in the store would be indexed
+    )
+
+
 class RetentionRepository(IndexRepository):
-    """Receipts, and confirmations of a person."""
+    """Receipts, confirmations of a person, and the end of what happened long ago."""
+
+    @on_writer
+    def prune(self, connection: Connection, table: str, after: int, now: dt.datetime) -> int:
+        """Delete old rows of one of `HISTORIES` behind a number; return the last one that was examined, 0 at the end.
+
+        Of an index with several hosts, every deletion stays: the ledgers of the others have it not written off.
+        """
+        before = old_before(connection, now, HISTORY_TIME)
+        if before is None or (table == "tombstones" and self._sharing.host):
+            return 0
+        of: Any = {"events": EventRow, "tombstones": TombstoneRow}[table]
+        beyond = select(func.max(of.id) - HISTORIES[table]).scalar_subquery()
+        some = select(of.id).where(of.id > after, of.id <= beyond).order_by(of.id).limit(MAX_EXAMINED)
+        last = connection.scalar(select(func.max(some.subquery().c.id)))
+        if last is not None:
+            ledger = LedgerPosition.of(about(connection, LEDGER)).identity
+            is_old = _is_old_event(before) if of is EventRow else _is_old_deletion(before, ledger)
+            connection.execute(delete(of).where(of.id > after, of.id <= last, is_old))
+        return last or 0
 
     old_before = reads(old_before)
 

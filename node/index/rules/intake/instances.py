@@ -175,6 +175,8 @@ class InstanceRepository(IndexRepository):
             .returning(ConflictRow.study_instance_uid, ConflictRow.series_instance_uid, ConflictRow.sop_instance_uid)
         ).all()
         judge_holding(connection, [row.sop_instance_uid for row in rows], now)
+        aside = EventRow.kind.in_(("instance-set-aside", "journal-damaged")), EventRow.key == key
+        connection.execute(update(EventRow).where(*aside).values(key=None))
         uids = uids_of(rows[0]) if rows else EventUids()
         record_event(connection, kind, now, detail=key, **uids)
 
