@@ -11,13 +11,18 @@ from typing import Any
 import pytest
 import yaml
 
+from node import __version__
 from node.cli import main
+from node.cli.run.doctor import SQLITE_WITHOUT_WAL_RESET_BUG
 from node.settings.load import load
 from node.settings.model import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
 DEPLOY = ROOT / "deploy"
 UNIT = DEPLOY / "voxelnode.service"
+PUBLIC = __version__.partition("+")[0]
+STATING = {DEPLOY / "Containerfile", *DEPLOY.glob("compose*.yaml"), *DEPLOY.glob("*.service"), *DEPLOY.glob("*.timer")}
+STATING |= {ROOT / "docs" / name for name in ("cluster.md", "conformance.md", "deploy.md")}
 DEFAULTS = Settings()
 WAITS_AT_THE_END = 6
 """Associations, HTTP, routes, conversions, hooks and the disk of a host are each given ``[dicom] drain_seconds``."""
@@ -48,6 +53,20 @@ def service() -> dict[str, Any]:
 def cluster_services() -> dict[str, Any]:
     services: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.cluster.yaml").read_text(encoding="utf-8"))["services"]
     return services
+
+
+def test_every_file_that_states_the_version_states_that_of_the_program() -> None:
+    stated = {
+        path: set(re.findall(r"voxelnode[: ](\d+\.[\w.]*\w)", path.read_text(encoding="utf-8")))
+        for path in (*DEPLOY.glob("*.*"), *(ROOT / "docs").glob("*.md"), *STATING, ROOT / "README.md")
+    }
+    assert {path: versions for path, versions in stated.items() if versions} == {path: {PUBLIC} for path in STATING}
+    chart, citation = (
+        yaml.safe_load(path.read_text(encoding="utf-8"))
+        for path in (DEPLOY / "helm/voxelnode/Chart.yaml", ROOT / "CITATION.cff")
+    )
+    assert (chart["appVersion"], citation["version"]) == (PUBLIC, PUBLIC)
+    assert chart["version"] == PUBLIC.replace(".dev", "-dev."), "SemVer"
 
 
 def test_systemd_finds_no_fault_in_the_unit(tmp_path: Path) -> None:
@@ -133,7 +152,8 @@ def test_images_of_others_are_named_by_their_digests(containerfile: list[str]) -
     compose = [path.read_text(encoding="utf-8") for path in DEPLOY.glob("compose*.yaml")]
     images = re.findall(r"^(?:FROM| *image:) (\S+)", "\n".join([*containerfile, *compose]), flags=re.MULTILINE)
     unpinned = {one for one in images if not re.search(r":[\w.-]+@sha256:[0-9a-f]{64}$", one)}
-    assert unpinned == {"voxelnode", "docker.io/library/haproxy:3.0"}, "built here; no digest that two sources agree on"
+    built, other = f"voxelnode:{PUBLIC}", "docker.io/library/haproxy:3.0"
+    assert unpinned == {built, other}, "built here; no digest that two sources agree on"
     assert len(set(images)) == 5
 
 
@@ -154,6 +174,12 @@ def test_the_container_does_not_run_as_root(containerfile: list[str]) -> None:
     assert [line for line in containerfile if line.startswith("USER")] == ["USER voxelnode"]
 
 
+def test_the_sqlite_of_the_container_is_none_that_doctor_notes(containerfile: list[str]) -> None:
+    [number] = re.findall(r"SQLITE=sqlite-autoconf-(\d{7})$", "\n".join(containerfile), flags=re.MULTILINE)
+    assert (int(number[0]), int(number[1:3]), int(number[3:5])) >= SQLITE_WITHOUT_WAL_RESET_BUG
+    assert "-DSQLITE_SECURE_DELETE" in "".join(containerfile), "what is erased is overwritten"
+
+
 def test_compose_publishes_the_ports_of_the_configuration_to_this_machine_only(service: dict[str, Any]) -> None:
     published = [port.rpartition(":") for port in service["ports"]]
     assert [int(inside) for _, _, inside in published] == [DEFAULTS.dicom.port, DEFAULTS.web.port]
@@ -169,7 +195,7 @@ def test_compose_builds_from_the_containerfile_and_waits_until_the_node_has_drai
 def test_a_host_of_compose_hears_sigterm_from_its_first_moment(service: dict[str, Any]) -> None:
     assert service["init"] is True  # for the first process of a container, the kernel drops signals without a handler
     for name, host in cluster_services().items():
-        assert host.get("init", False) is (host["image"] == "voxelnode"), name
+        assert host.get("init", False) is host["image"].startswith("voxelnode:"), name
 
 
 def test_hosts_wait_for_the_server_that_stays_and_not_for_a_bucket_for_ever() -> None:

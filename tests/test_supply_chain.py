@@ -28,7 +28,13 @@ LOCKS = {
     "requirements.lock": DEPENDENCIES + [text for extra in OF_CONTAINER for text in EXTRAS[extra]],
     "build.lock": PROJECT["build-system"]["requires"],
 }
-CONTAINER = {"python_version": "3.11", "python_full_version": "3.11.0", "sys_platform": "linux", "extra": ""}
+[PYTHON] = set(re.findall(r"FROM .*/python:([\d.]+)-", (ROOT / "deploy/Containerfile").read_text("utf-8")))
+CONTAINER = {
+    "python_version": PYTHON.rpartition(".")[0],
+    "python_full_version": PYTHON,
+    "sys_platform": "linux",
+    "extra": "",
+}
 
 
 def locked(name: str) -> dict[str, list[tuple[Requirement, list[str]]]]:

@@ -80,7 +80,7 @@ def test_hosts_of_the_chart_and_of_compose_get_roles_and_share_index_and_object_
     [file] = [manifest["data"]["voxelnode.toml"] for manifest in manifests if manifest["kind"] == "ConfigMap"]
     of_chart = hosts_of_chart(manifests)
     services = yaml.safe_load((DEPLOY / "compose.cluster.yaml").read_text())["services"]
-    of_compose = {name: one["environment"] for name, one in services.items() if one["image"] == "voxelnode"}
+    of_compose = {name: one["environment"] for name, one in services.items() if one["image"].startswith("voxelnode:")}
     assert list(of_compose) == ["receive-1", "receive-2", "convert-1", "convert-2"]
     for hosts in (of_chart, of_compose):
         given = {name: settings_of(environment, file, tmp_path, monkeypatch) for name, environment in hosts.items()}

@@ -40,7 +40,7 @@ def test_two_receivers_and_two_converters_share_one_object_store(tmp_path: Path)
     with start() as server, object_store() as store, ExitStack() as running:
         store.ask("PUT", "/voxelnode")
         url = server.create("voxelnode")
-        names = [name for name, service in SERVICES.items() if service["image"] == "voxelnode"]
+        names = [name for name, service in SERVICES.items() if service["image"].startswith("voxelnode:")]
         hosts = {name: running.enter_context(OfCompose(tmp_path, name, url, store.url)) for name in names}
         first, second = hosts["receive-1"], hosts["receive-2"]
         balancer = running.enter_context(balancing(tmp_path, first, second))
