@@ -56,10 +56,12 @@ def downgrade(
 
     Stop the node first, and install the older version afterwards. What only the newer schema can hold is lost.
     """
+    from node.control.root import locked_root
     from node.index.rows.place import downgrade as downgrade_database
 
     place = _place(root.settings)
-    before, after = downgrade_database(place, schema)
+    with locked_root(root.existing()):
+        before, after = downgrade_database(place, schema)
     change = "already at" if before == after else f"brought back from schema {before} to"
     return Answer({"path": str(place), "before": before, "after": after}, f"{place}: {change} schema {after}")
 
