@@ -4,8 +4,9 @@
 
 A node with a webhook, a command, a route to DCMTK's `storescp` and retention by number runs in FOLDER, which must not
 exist.  A study of a CT, an MR and a report comes every so many seconds of the node's clock; one of five lacks slices,
-one of seven comes again, one of nine comes again with other bytes.  Meanwhile pages, REST, DICOMweb and C-FIND are
-read, archives are downloaded, studies are labelled, converted again and deleted, and some of these come back.
+one of seven comes again, one of nine comes again with other bytes; other peers abort, break off or send no DICOM.
+Meanwhile pages, REST, DICOMweb and C-FIND are read, archives are downloaded, studies are labelled, converted again and
+deleted, and some of these come back.
 
 In the first half, the node is stopped and started six times, twice by `kill -9`.  The second half is one run: in
 each minute of it the program notes memory, descriptors and threads of the node's processes, the files below the root
@@ -37,16 +38,18 @@ from typing import Any
 
 import httpx2 as httpx
 from pydicom import Dataset
-from pydicom.uid import generate_uid
-from pynetdicom import AE
-from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind
+from pydicom.uid import CTImageStorage, generate_uid
+from pynetdicom import AE, build_context
+from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind, UnifiedProcedureStepPull
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from node.association.client.addresses import Address  # noqa: E402
 from tests import make  # noqa: E402
 from tests.crash.clock import ShiftedClock  # noqa: E402
 from tests.programs import free_port  # noqa: E402
+from tests.protocol.conftest import Raw, associate_rq, c_store_rq, p_data, pdu, pdv  # noqa: E402
 from tests.receivers import Receiver  # noqa: E402
 
 KEPT_STUDIES = 40
@@ -195,6 +198,23 @@ class Day:
         if number % 9 == 1:
             self.store([make.changed(instances[0], ImageComments="another")])
 
+    def disturb(self) -> None:
+        """Abort in an instance, break off in a PDU, send what is no PDU, or ask for a service that is not there."""
+        began = p_data(pdv(1, 3, c_store_rq(generate_uid(), CTImageStorage)), pdv(1, 0, bytes(5000)))
+        with Raw(Address("VOXELNODE", "127.0.0.1", self.port), 20) as peer:
+            match self.random.randrange(4):
+                case 0:
+                    peer.associate().send(began + pdu(0x07, bytes(4)))
+                case 1:
+                    peer.associate().send(began[:-1234])
+                case 2:
+                    peer.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 20)
+                    peer.closed()
+                case _:
+                    peer.send(associate_rq(build_context(UnifiedProcedureStepPull), calling="SCANNER"))
+                    peer.receive()
+        self.counts["disturbed"] += 1
+
     def client(self) -> httpx.Client:
         headers = {"Origin": f"http://127.0.0.1:{self.web}"}
         return httpx.Client(base_url=f"http://127.0.0.1:{self.web}", timeout=60, headers=headers)
@@ -298,7 +318,13 @@ def run(day: Day, seconds: float) -> list[dict[str, float]]:
     """Let the day pass; return what was looked at in its second half."""
     day.start()
     every = day.options.every
-    for interval, do in ((every, day.send), (every, day.read), (every / 2, day.query), (every * 4, day.change)):
+    for interval, do in (
+        (every, day.send),
+        (every, day.read),
+        (every / 2, day.query),
+        (every * 4, day.change),
+        (every, day.disturb),
+    ):
         day.often(interval, do)
     began = time.monotonic()
     for number in range(RESTARTS):
