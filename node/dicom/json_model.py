@@ -44,7 +44,7 @@ PIXEL_TAGS = frozenset((0x7FE00008, 0x7FE00009, 0x7FE00010))
 NAME_GROUPS = ("Alphabetic", "Ideographic", "Phonetic")
 """The component groups of a name (PS3.18 F.2.2), in the order of PS3.5 6.2."""
 
-_BINARY = frozenset(("OB", "OD", "OF", "OL", "OV", "OW", "UN"))
+BINARY = frozenset(("OB", "OD", "OF", "OL", "OV", "OW", "UN"))
 _STRINGS = frozenset(("AE", "AS", "CS", "DA", "DT", "LO", "SH", "TM", "UI"))
 
 MAX_DEPTH = 32
@@ -138,7 +138,7 @@ def _as_unknown(value: bytes, bulk_data_uri: Callable[[str], str | None], path: 
 def _is_long(vr: str | None, value: Any) -> bool:
     if vr == "SQ" or not isinstance(value, bytes | str):  # a sequence is its items (PS3.18 F.2.2)
         return False
-    return len(value) > (INLINE_BYTES if vr in _BINARY else INLINE_TEXT_BYTES)
+    return len(value) > (INLINE_BYTES if vr in BINARY else INLINE_TEXT_BYTES)
 
 
 def _from_bytes(vr: str, value: bytes, little: bool) -> Json | None:
@@ -153,7 +153,7 @@ def _from_bytes(vr: str, value: bytes, little: bool) -> Json | None:
         return _with_values(vr, [finite(word) for word in _words(vr, value, little)])
     if vr in ("DS", "IS"):
         return text_element(vr, value.decode("ascii", "replace"))
-    if vr in _BINARY:
+    if vr in BINARY:
         data = value if little else little_endian(vr, value)
         return {"vr": vr, "InlineBinary": base64.b64encode(data).decode("ascii")}
     return None
@@ -267,11 +267,11 @@ def _written(model: Json, character_set: Json) -> bytes:
         if vr == "SQ":
             items = [_written(item or {}, character_set) for item in values]
             value = b"".join(_item(len(item)) + item for item in items)
-        elif vr in _BINARY:
+        elif vr in BINARY:
             value = base64.b64decode(element.get("InlineBinary", ""))
         else:
             value = _value(vr, values)
-        value += (b"\0" if vr in _BINARY or vr == "UI" else b" ") * (len(value) % 2)
+        value += (b"\0" if vr in BINARY or vr == "UI" else b" ") * (len(value) % 2)
         head = _head_writer(int(tag, 16), vr if len(value) <= max_length(vr) else "UN")  # PS3.5 6.2.2
         chunks += (head(len(value)), value)
     return b"".join(chunks)

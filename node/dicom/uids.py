@@ -37,8 +37,6 @@ STUDY_ROOT_FIND = "1.2.840.10008.5.1.4.1.2.2.1"
 STUDY_ROOT_MOVE = "1.2.840.10008.5.1.4.1.2.2.2"
 STUDY_ROOT_GET = "1.2.840.10008.5.1.4.1.2.2.3"
 STORAGE_COMMITMENT = "1.2.840.10008.1.20.1"
-MODALITY_WORKLIST_FIND = "1.2.840.10008.5.1.4.31"
-PERFORMED_PROCEDURE_STEP = "1.2.840.10008.3.1.2.3.3"
 
 SERVICES: Mapping[str, str] = {
     PATIENT_ROOT_FIND: "Patient Root Query/Retrieve Information Model - FIND",
@@ -60,7 +58,7 @@ STORAGE_COMMITMENT_INSTANCE = "1.2.840.10008.1.20.1.1"
 APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"
 """DICOM Application Context Name, PS3.7 A.2.1; there is no other."""
 
-_STANDARD_ROOT = "1.2.840.10008."
+STANDARD_ROOT = "1.2.840.10008."
 
 _FORBIDDEN_ON_THE_WEB = frozenset((IMPLICIT_LITTLE_ENDIAN, EXPLICIT_BIG_ENDIAN))
 _UNCOMPRESSED = frozenset((IMPLICIT_LITTLE_ENDIAN, EXPLICIT_LITTLE_ENDIAN, EXPLICIT_BIG_ENDIAN))
@@ -136,7 +134,7 @@ def is_accepted_transfer_syntax(transfer_syntax_uid: str) -> bool:
         return False
     known = registered(transfer_syntax_uid)
     if not known.type:
-        return transfer_syntax_uid.startswith(f"{_STANDARD_ROOT}1.2.")
+        return transfer_syntax_uid.startswith(f"{STANDARD_ROOT}1.2.")
     return known.type == "Transfer Syntax"
 
 

@@ -478,4 +478,6 @@ class LogSettings(SettingsSection):
     format: Literal["auto", "console", "json"] = Field(
         "auto", description="Format of the log; auto: console on a terminal, else json"
     )
-    file: Path | None = Field(None, description="File to which `serve` also writes the log, as JSON.")
+    file: Path | None = Field(
+        None, description="File to which `serve` also writes the log, as JSON; beyond 10 MB, the last five are kept."
+    )

@@ -17,8 +17,8 @@ from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRL
 from pynetdicom import AE, build_context
 
 from node.audit.audit_log import Audit
-from node.dicom.uids import MODALITY_WORKLIST_FIND, PERFORMED_PROCEDURE_STEP, VERIFICATION
-from node.extensions.worklist import modality_worklist
+from node.dicom.uids import VERIFICATION
+from node.extensions.worklist import MODALITY_WORKLIST_FIND, PERFORMED_PROCEDURE_STEP, modality_worklist
 from node.extensions.worklist.modality_worklist import checked, model_of, scheduled_step
 from node.extensions.worklist.performed_steps import PerformedStepRepository
 from node.extensions.worklist.scheduled_rows import ScheduledStepRepository

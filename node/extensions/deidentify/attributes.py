@@ -12,9 +12,9 @@ from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag
 
-from node.children.pseudonyms import STANDARD_ROOT, Patient, PseudonymKey
+from node.children.pseudonyms import Patient, PseudonymKey
 from node.dicom.coercion import LENGTH_TO_END
-from node.dicom.uids import registered_name
+from node.dicom.uids import STANDARD_ROOT, registered_name
 from node.dicom.values import CONVERSION_ERRORS, copy_encoding, held_elements
 from node.extensions.deidentify.deidentification import NotDeidentified, RefusalReason
 from node.extensions.deidentify.elements import (

@@ -15,6 +15,7 @@ from pydicom.tag import BaseTag
 
 from node.children.pseudonyms import Patient
 from node.dicom.encoding import NUMBER_CODES
+from node.dicom.json_model import BINARY
 from node.dicom.values import held_elements, text
 from node.extensions.deidentify.profile import AttributeAction, Option, Profile, rows, safe_private
 from node.extensions.deidentify.text import Identities, vocabulary
@@ -26,10 +27,6 @@ Element = DataElement | RawDataElement
 
 
 TEXT_VRS = frozenset(("AE", "CS", "LO", "LT", "SH", "ST", "UC", "UR", "UT"))
-
-
-_BYTES = frozenset(("OB", "OD", "OF", "OL", "OV", "OW", "UN"))
-
 
 TEXT_OF_NUMBERS = frozenset(("DS", "IS"))
 
@@ -222,7 +219,7 @@ def _kind(vr: str) -> str:
     """Return whether values are bytes, numbers, items or texts, to which names, dates and UIDs belong."""
     if vr == "SQ":
         return "items"
-    return "bytes" if vr in _BYTES else "numbers" if vr in NUMBERS else "texts"
+    return "bytes" if vr in BINARY else "numbers" if vr in NUMBERS else "texts"
 
 
 def stored_value(element: Element, vr: str) -> bytes:

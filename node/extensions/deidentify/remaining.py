@@ -16,6 +16,7 @@ from pydicom.multival import MultiValue
 
 from node.children.messages import Garbled
 from node.children.pseudonyms import MADE_UID
+from node.dicom.json_model import BINARY
 from node.dicom.values import CONVERSION_ERRORS, held_elements, text, texts
 from node.errors import ConversionRefused
 from node.extensions.deidentify.profile import Option
@@ -32,7 +33,6 @@ NOT_READABLE = "(not readable)"
 
 MAX_CHARACTERS = 500
 
-_BYTES = frozenset(("OB", "OD", "OF", "OL", "OV", "OW", "UN"))
 _Attribute = tuple[str, str, str]
 
 Line = tuple[str, str, str, str, int]
@@ -70,7 +70,7 @@ class Remaining:
             number = f"{tags}({tag.group:04X},{tag.element:04X})"
             try:
                 element = ds[tag]
-                vr, value = str(element.VR), None if str(element.VR) in _BYTES else element.value
+                vr, value = str(element.VR), None if str(element.VR) in BINARY else element.value
             except CONVERSION_ERRORS:
                 self._count((name, number, ""), NOT_READABLE, 1)
                 continue

@@ -11,11 +11,10 @@ from fastapi import HTTPException, Request
 from pydicom.uid import MPEGTransferSyntaxes
 from python_multipart.multipart import parse_options_header
 
+from node.dicom.encoding import EXPLICIT_BIG_ENDIAN, EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN
 from node.volume.read.transfer_syntaxes import ENCODERS, can_decode
 
-EXPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
-IMPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2"
-UNCOMPRESSED = frozenset((EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN, "1.2.840.10008.1.2.2"))
+UNCOMPRESSED = frozenset((EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN, EXPLICIT_BIG_ENDIAN))
 
 ANY = "*"
 """As a transfer syntax: the one in which the instance is stored."""

@@ -16,7 +16,7 @@ from node.archive.intact import data_set_head, data_set_offset
 from node.children.decoder import NotDecoded
 from node.children.decoding import transcode
 from node.children.forwarding import CopyChange, forward
-from node.dicom.encoding import file_head, is_as_announced
+from node.dicom.encoding import EXPLICIT_LITTLE_ENDIAN, file_head, is_as_announced
 from node.dicom.json_model import Json
 from node.dicom.uids import web_transfer_syntax
 from node.extensions.dicomweb.bulk_data import answer_bulk_data
@@ -25,7 +25,6 @@ from node.extensions.dicomweb.media_types import (
     ANY,
     DICOM,
     DICOM_XML,
-    EXPLICIT_LITTLE_ENDIAN,
     JPEG,
     MULTIPART,
     OCTETS,
