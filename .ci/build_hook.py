@@ -44,7 +44,10 @@ def version() -> str:
 
 def _is_changed() -> bool:
     command = ["git", "--no-optional-locks", "status", "--porcelain", "--", *OF_A_WHEEL]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, check=False).stdout != b""
+    try:
+        return subprocess.run(command, cwd=ROOT, capture_output=True, check=False).stdout != b""
+    except FileNotFoundError:  # a machine without git
+        return False
 
 
 class Readme(MetadataHookInterface):
