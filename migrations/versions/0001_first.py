@@ -2,16 +2,11 @@
 
 Tables are written out rather than made from the models: a migration must make the same tables when the models have
 moved on. Names of keys, constraints and indexes of one column follow the convention in `node.index.rows.models`. The
-views are no part of any migration, see `node.index.rows.views`. What the node gives to this migration may change only
-if a migration that follows makes the same change: a test compares the statements.
+views are no part of any migration, see `node.index.rows.views`. tests/kept/ has the statements, which never change.
 """
 
 import sqlalchemy as sa
 from alembic import op
-
-from node.index.rows.backend import backend_of
-from node.index.rows.sharing import FOLLOWED
-from node.index.rows.sql import NO_ID_TWICE, partial_index
 
 revision = "r0001"
 down_revision = None
@@ -19,10 +14,21 @@ branch_labels = None
 depends_on = None
 
 
+NO_ID_TWICE = {"sqlite_autoincrement": True}
+"""Options of a table in which a row never gets the id of a deleted one. PostgreSQL gives no id twice in any table."""
+
+
+def partial_index(name, columns, condition):
+    """Return an index of the rows that fulfil a condition."""
+    names = (columns,) if isinstance(columns, str) else columns
+    where = sa.text(condition)
+    return sa.Index(name, *names, sqlite_where=where, postgresql_where=where)
+
+
 def upgrade() -> None:
     _index_and_hosts()
     _levels()
-    backend_of(op.get_bind()).make_grams(op.get_bind())
+    _grams()
     _conversions()
     _history()
     _projects()
@@ -30,7 +36,7 @@ def upgrade() -> None:
     _procedure_steps()
     _work()
     _labels()
-    backend_of(op.get_bind()).order_numbers(op.get_bind(), FOLLOWED)
+    _order_numbers()
 
 
 def _index_and_hosts() -> None:
@@ -719,3 +725,83 @@ def _projects() -> None:
         ),
         sa.Column("is_by_rule", sa.Boolean(), primary_key=True),
     )
+
+
+def _grams() -> None:
+    """The grams of `node.index.rows.grams`, and the triggers that keep them."""
+    for statement in _in_sqlite() if op.get_bind().dialect.name == "sqlite" else _in_postgresql():
+        op.get_bind().exec_driver_sql(statement)
+
+
+OF_PATIENT = "patient_name_alphabetic, patient_name_ideographic, patient_name_phonetic, patient_id"
+OF_STUDY = "patient_id, accession_number"
+
+
+def _text_of(patient, study):
+    """Return the SQL of the texts of a study as one; a sign that no word has stands between them."""
+    columns = *(f"{patient}.{name}" for name in OF_PATIENT.split(", ")), f"{study}.accession_number"
+    return " || ' ' || ".join(f"coalesce({name}, '')" for name in columns)
+
+
+def _in_sqlite():
+    """FTS5 stores no texts: to delete a row, it needs the grams of that row again."""
+
+    def noted(patient, study, source, *, deleted=False):
+        columns, kind = ("study_grams, rowid", "'delete', ") if deleted else ("rowid", "")
+        grams = (
+            f"(WITH RECURSIVE rest (t) AS (SELECT lower({_text_of(patient, study)}) UNION ALL SELECT substr(t, 2) FROM "
+            "rest WHERE length(t) > 1) SELECT 'all ' || group_concat(hex(substr(t, 1, 3)), ' ') FROM rest)"
+        )
+        return f"INSERT INTO study_grams ({columns}, grams) SELECT {kind}{study}.id, {grams} FROM {source};"
+
+    def of_study(row, *, deleted=False):
+        return noted("p", row, f"patients p WHERE p.id = {row}.patient_id", deleted=deleted)
+
+    def of_patient(row, *, deleted=False):
+        return noted(row, "s", f"studies s WHERE s.patient_id = {row}.id", deleted=deleted)
+
+    yield (
+        "CREATE VIRTUAL TABLE study_grams USING fts5 "
+        "(grams, content='', detail=none, tokenize='ascii', prefix='2 4')"  # of one and two ASCII letters
+    )
+    for name, change, statements in (
+        ("inserted", "INSERT ON studies", of_study("new")),
+        ("deleted", "DELETE ON studies", of_study("old", deleted=True)),
+        ("changed", f"UPDATE OF {OF_STUDY} ON studies", of_study("old", deleted=True) + of_study("new")),
+        ("renamed", f"UPDATE OF {OF_PATIENT} ON patients", of_patient("old", deleted=True) + of_patient("new")),
+    ):
+        yield f"CREATE TRIGGER study_grams_{name} AFTER {change} BEGIN {statements} END"
+
+
+def _in_postgresql():
+    yield (
+        "CREATE TABLE study_grams "
+        "(rowid BIGINT PRIMARY KEY REFERENCES studies (id) ON DELETE CASCADE, grams TSVECTOR NOT NULL)"
+    )
+    yield "CREATE INDEX ix_study_grams_grams ON study_grams USING gin (grams)"
+    for row, event in (
+        ("s", f"INSERT OR UPDATE OF {OF_STUDY} ON studies"),
+        ("p", f"UPDATE OF {OF_PATIENT} ON patients"),
+    ):
+        yield f"""
+            CREATE OR REPLACE FUNCTION study_grams_of_{row}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                INSERT INTO study_grams SELECT s.id, array_to_tsvector(array_append((
+                    SELECT array_agg(DISTINCT encode(convert_to(substr(t, i, 3), 'UTF8'), 'hex'))
+                    FROM lower(({_text_of("p", "s")}) COLLATE "C") t, generate_series(1, length(t)) i), 'all'))
+                FROM studies s JOIN patients p ON p.id = s.patient_id WHERE {row}.id = NEW.id
+                ON CONFLICT (rowid) DO UPDATE SET grams = excluded.grams;
+                RETURN NULL;
+            END $$
+        """
+        yield f"CREATE TRIGGER study_grams AFTER {event} FOR EACH ROW EXECUTE FUNCTION study_grams_of_{row}()"
+
+
+def _order_numbers() -> None:
+    """Let a row that a cursor reads get its number from a transaction that has its own already.
+
+    One writer of SQLite commits its rows in the order of their numbers.
+    """
+    if op.get_bind().dialect.name == "postgresql":
+        for table in ("events", "images"):
+            number = f"CASE WHEN pg_current_xact_id() IS NOT NULL THEN nextval('{table}_id_seq'::regclass) END"
+            op.execute(f"ALTER TABLE {table} ALTER COLUMN id SET DEFAULT {number}")

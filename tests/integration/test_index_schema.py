@@ -14,7 +14,7 @@ from sqlalchemy.exc import IntegrityError
 
 from node.index.reading import reading
 from node.index.rows.about_keys import REVISION, SCHEMA
-from node.index.rows.backend import Place, ServerPlace, backend_at, backend_of
+from node.index.rows.backend import Place, ServerPlace, backend_at
 from node.index.rows.extension_tables import extension_tables
 from node.index.rows.grams import having_words
 from node.index.rows.models.levels import Base
@@ -165,7 +165,7 @@ def shape(connection: Connection) -> dict[str, Any]:
 
 
 def test_migrations_make_the_tables_of_the_models(database: Place, tmp_path: Path) -> None:
-    """The check knows neither conditions of indexes nor constraints; PostgreSQL numbers rows in a way of its own."""
+    """The check knows neither conditions of indexes nor constraints."""
     other: Place = tmp_path / "models.sqlite"
     if IN_POSTGRESQL:
         other = ServerPlace(shared().create(f"models_{uuid4().hex}"), tmp_path)
@@ -176,12 +176,13 @@ def test_migrations_make_the_tables_of_the_models(database: Place, tmp_path: Pat
             if place is other:
                 for metadata in (Base.metadata, *(own.metadata for own in extension_tables().values())):
                     metadata.create_all(connection)
-                backend_of(connection).make_grams(connection)
-                backend_of(connection).order_numbers(connection, ("events", "images"))
+                for line in kept("0.2", connection):  # PostgreSQL numbers the rows of two tables in a way of its own
+                    if line.startswith("ALTER"):
+                        connection.exec_driver_sql(line)
             shapes.append(shape(connection))
         engine.dispose()
     migrated, made = shapes
-    assert migrated.keys() == made.keys()
+    assert {name for name in migrated if not name.startswith("study_grams")} == made.keys()
     for table in made:
         assert migrated[table] == made[table], table
 
@@ -194,6 +195,12 @@ RELEASED = {"0.2": ("r0001", "labels_0001", "shares_0001", "worklist_0001")}
 """The migrations of each released version. Never change what they do, nor the files of their statements."""
 
 
+def kept(version: str, connection: Connection) -> list[str]:
+    """The statements of its migrations."""
+    name = f"schema.{connection.dialect.name}.sql"
+    return (CHECKOUT / "tests/kept" / version / name).read_text(encoding="utf-8").splitlines()
+
+
 @pytest.mark.parametrize("version", RELEASED)
 def test_a_released_migration_never_changes(version: str, tmp_path: Path) -> None:
     place, script, run = new_place(tmp_path), script_directory(), list[str]()
@@ -201,10 +208,9 @@ def test_a_released_migration_never_changes(version: str, tmp_path: Path) -> Non
         event.listen(connection, "before_cursor_execute", lambda *given: run.append(given[2]))
         for revision in RELEASED[version]:
             run_migrations(connection, script, lambda there, _, to=revision: script._upgrade_revs(to, tuple(there)))
-        name = f"schema.{connection.dialect.name}.sql"
+        expected = kept(version, connection)
     made = sorted(" ".join(one.split()) + ";" for one in run if one.split()[0] in ("CREATE", "ALTER"))
-    kept = (CHECKOUT / "tests/kept" / version / name).read_text(encoding="utf-8").splitlines()
-    assert made == kept, "a released migration has changed: write another one that makes this change"
+    assert made == expected, "a released migration has changed: write another one that makes this change"
 
 
 UP = """op.add_column("patients", sa.Column("colour", sa.String(8)))

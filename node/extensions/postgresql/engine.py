@@ -23,7 +23,7 @@ from psycopg.errors import (
 from sqlalchemy import Connection, Dialect, Engine, text
 from sqlalchemy.exc import DBAPIError
 
-from node.extensions.postgresql.dialect import IndexDialect, as_sqlite, next_number, rows_as_sqlite, to_json
+from node.extensions.postgresql.dialect import IndexDialect, as_sqlite, rows_as_sqlite, to_json
 from node.extensions.postgresql.servers import (
     LOCK,
     LOCK_SECONDS,
@@ -48,7 +48,6 @@ from node.index.rows.backend import (
     column,
     reason_of,
 )
-from node.index.rows.grams import EVERY, NAME, OF_PATIENT, OF_STUDY, SIZE, text_of
 from node.index.rows.place import has_schema
 
 Error = psycopg.Error
@@ -296,12 +295,6 @@ def number_after(connection: Connection, last: Mapping[str, int]) -> None:
             connection.exec_driver_sql(f"SELECT setval('{sequence}', {number})")
 
 
-def order_numbers(connection: Connection, tables: Iterable[str]) -> None:
-    """A row gets its number from a transaction that has its own already: see `several.CommittedNumbers`."""
-    for table in tables:
-        connection.exec_driver_sql(f"ALTER TABLE {table} ALTER COLUMN id SET DEFAULT {next_number(table)}")
-
-
 def sharing(place: ServerPlace, reader: Engine) -> SeveralHosts:
     return SeveralHosts(reader, place.host, shares_store=place.has_roots)
 
@@ -374,34 +367,6 @@ def make_room(place: ServerPlace, name: str | None) -> None:
 
 def read_aside(place: ServerPlace, name: str) -> OldIndex:
     return _OldSchema(open_engine(place, read_only=True), name)
-
-
-_FUNCTION = """
-CREATE OR REPLACE FUNCTION {name}_of_{row}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-    INSERT INTO {name} SELECT s.id, array_to_tsvector(array_append((
-        SELECT array_agg(DISTINCT encode(convert_to(substr(t, i, {size}), 'UTF8'), 'hex'))
-        FROM lower(({text}) COLLATE "C") t, generate_series(1, length(t)) i), '{every}'))
-    FROM studies s JOIN patients p ON p.id = s.patient_id WHERE {row}.id = NEW.id
-    ON CONFLICT (rowid) DO UPDATE SET grams = excluded.grams;
-    RETURN NULL;
-END $$
-"""
-
-
-def make_grams(connection: Connection) -> None:
-    """See `node.index.rows.backend.Backend`."""
-    connection.exec_driver_sql(
-        f"CREATE TABLE {NAME} "
-        "(rowid BIGINT PRIMARY KEY REFERENCES studies (id) ON DELETE CASCADE, grams TSVECTOR NOT NULL)"
-    )
-    connection.exec_driver_sql(f"CREATE INDEX ix_{NAME}_grams ON {NAME} USING gin (grams)")
-    for row, table, changed in (("s", "studies", OF_STUDY), ("p", "patients", OF_PATIENT)):
-        function = _FUNCTION.format(name=NAME, row=row, text=text_of("p", "s"), every=EVERY, size=SIZE)
-        connection.exec_driver_sql(function)
-        event = f"UPDATE OF {', '.join(changed)}" if row == "p" else f"INSERT OR UPDATE OF {', '.join(changed)}"
-        connection.exec_driver_sql(
-            f"CREATE TRIGGER {NAME} AFTER {event} ON {table} FOR EACH ROW EXECUTE FUNCTION {NAME}_of_{row}()"
-        )
 
 
 PAGES = 256

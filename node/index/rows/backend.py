@@ -250,12 +250,6 @@ class Backend(Protocol):
     def number_after(self, connection: Connection, last: Mapping[str, int]) -> None:
         """Give new rows larger ids than these, and than those that are there."""
 
-    def make_grams(self, connection: Connection) -> None:
-        """Make the table and the triggers of `node.index.rows.grams`, in a migration."""
-
-    def order_numbers(self, connection: Connection, tables: Iterable[str]) -> None:
-        """Prepare tables for `Sharing.watermarks`, in a migration."""
-
     def sharing(self, place: Any, reader: Engine) -> Sharing:
         """Return what this process may do among those that write to the index, which reads with an engine."""
 

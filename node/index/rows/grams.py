@@ -33,12 +33,6 @@ _ID = column("rowid", BigInteger)
 _TABLE = table(NAME, _ID)
 
 
-def text_of(patient: str, study: str) -> str:
-    """Return the SQL of the texts of a study as one; a sign that no word has stands between them."""
-    columns = *(f"{patient}.{name}" for name in OF_PATIENT), f"{study}.accession_number"
-    return " || ' ' || ".join(f"coalesce({name}, '')" for name in columns)
-
-
 def having_words(words: Iterable[Sequence[str]]) -> Select[int]:
     """Return a SELECT of the studies that can have some words, each in one of its spellings, all in lower case."""
     wanted = " AND ".join(f"({' OR '.join(map(_has, dict.fromkeys(spellings)))})" for spellings in words)

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.pool import QueuePool
 
 from node.index.rows.backend import Failure, IndexUnusable, OldIndex, Standbys, column
-from node.index.rows.grams import EVERY, NAME, OF_PATIENT, OF_STUDY, SIZE, text_of
+from node.index.rows.grams import NAME
 from node.index.rows.sharing import Sharing
 from node.index.rows.sqlite_file import KEPT_WAL_BYTES, LOCKED, connect, damage, missing
 
@@ -207,47 +207,6 @@ def number_after(connection: Connection, last: Mapping[str, int]) -> None:
         number = max(there.get(name, 0), last.get(name, 0))
         connection.exec_driver_sql("DELETE FROM sqlite_sequence WHERE name = ?", (name,))
         connection.exec_driver_sql("INSERT INTO sqlite_sequence VALUES (?, ?)", (name, number))
-
-
-def order_numbers(connection: Connection, tables: Iterable[str]) -> None:
-    """One writer commits its rows in the order of their numbers."""
-
-
-_GRAMS = (
-    "(WITH RECURSIVE rest (t) AS (SELECT lower({text}) UNION ALL SELECT substr(t, 2) FROM rest WHERE length(t) > 1) "
-    f"SELECT '{EVERY} ' || group_concat(hex(substr(t, 1, {SIZE})), ' ') FROM rest)"
-)
-
-
-def make_grams(connection: Connection) -> None:
-    """FTS5 stores no texts: to delete a row, it needs the grams of that row again."""
-
-    def noted(patient: str, study: str, source: str, *, deleted: bool = False) -> str:
-        columns, kind = (f"{NAME}, rowid", "'delete', ") if deleted else ("rowid", "")
-        grams = _GRAMS.format(text=text_of(patient, study))
-        return f"INSERT INTO {NAME} ({columns}, grams) SELECT {kind}{study}.id, {grams} FROM {source};"
-
-    def of_study(row: str, *, deleted: bool = False) -> str:
-        return noted("p", row, f"patients p WHERE p.id = {row}.patient_id", deleted=deleted)
-
-    def of_patient(row: str, *, deleted: bool = False) -> str:
-        return noted(row, "s", f"studies s WHERE s.patient_id = {row}.id", deleted=deleted)
-
-    triggers = {
-        "inserted": ("INSERT ON studies", of_study("new")),
-        "deleted": ("DELETE ON studies", of_study("old", deleted=True)),
-        "changed": (f"UPDATE OF {', '.join(OF_STUDY)} ON studies", of_study("old", deleted=True) + of_study("new")),
-        "renamed": (
-            f"UPDATE OF {', '.join(OF_PATIENT)} ON patients",
-            of_patient("old", deleted=True) + of_patient("new"),
-        ),
-    }
-    connection.exec_driver_sql(
-        f"CREATE VIRTUAL TABLE {NAME} USING fts5 "
-        "(grams, content='', detail=none, tokenize='ascii', prefix='2 4')"  # of one and two ASCII letters
-    )
-    for name, (change, statements) in triggers.items():
-        connection.exec_driver_sql(f"CREATE TRIGGER {NAME}_{name} AFTER {change} BEGIN {statements} END")
 
 
 def sharing(path: Path, reader: Engine) -> Sharing:
