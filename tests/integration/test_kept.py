@@ -3,13 +3,13 @@
 import json
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import httpx2 as httpx
 import pytest
 
 from node.control.care import check_repository
-from node.extensions.backup.restoring import restore
-from node.index.rows.place import FILE_NAME, IndexUnusable, downgrade, upgrade
+from node.index.rows.place import FILE_NAME, downgrade, upgrade
 from tests.acceptance.served import Served
 from tests.ingest import settings_of
 from tests.newer import NEWER, newer
@@ -65,18 +65,18 @@ def test_a_node_serves_and_converts_it_and_loses_nothing(kept: Kept) -> None:
     assert check_repository(settings_of(kept.root), digests=True, repair=False) == []
 
 
-def test_its_backup_is_restored_with_what_came_later_and_a_newer_version_leads_back(kept: Kept, tmp_path: Path) -> None:
-    restored = settings_of(tmp_path / "restored")
+def test_its_backup_is_restored_with_what_came_later_and_a_newer_version_leads_back(
+    kept: Kept, tmp_path: Path, run: Any
+) -> None:
+    restored, again = tmp_path / "restored", tmp_path / "again"
     with newer(tmp_path / "newer", *COLUMN):
-        done = restore(restored, kept.backup, kept.root)
-        assert (done.missing, done.gaps) == (0, [])
-        assert NEWER in str(read_rows(restored.storage.root, "SELECT version_num FROM alembic_version"))
-    assert instances(restored.storage.root) == kept.instances
-    with pytest.raises(IndexUnusable, match="install the newer one"):
-        restore(settings_of(tmp_path / "again"), restored.storage.root)
-    assert not (tmp_path / "again").exists()
+        run("restore", str(kept.backup), "--root", str(restored), "--ledger", str(kept.root))
+        assert {"version_num": NEWER} in read_rows(restored, "SELECT version_num FROM alembic_version")
+    assert instances(restored) == kept.instances
+    assert "install the newer one" in run("restore", str(restored), "--root", str(again)).err
+    assert not again.exists()
     with newer(tmp_path / "still newer", *COLUMN):
-        assert downgrade(restored.storage.root / FILE_NAME, kept.schema) == (NEWER, kept.schema)
-    upgrade(restored.storage.root / FILE_NAME)
-    assert check_repository(restored, digests=True, repair=False) == []
-    assert instances(restored.storage.root) == kept.instances
+        assert downgrade(restored / FILE_NAME, kept.schema) == (NEWER, kept.schema)
+    upgrade(restored / FILE_NAME)
+    assert check_repository(settings_of(restored), digests=True, repair=False) == []
+    assert instances(restored) == kept.instances
