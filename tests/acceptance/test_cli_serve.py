@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from node import __version__
 from node.cli.look.status import live_of
 from node.control.root import locked_root
 from node.receive.readiness import intake_of, readiness_of, write_counters
@@ -53,7 +54,9 @@ def test_serve_tells_once_that_it_is_ready_answers_and_ends_with_0(tmp_path: Pat
         finally:
             process.kill()
     assert (process.returncode, out) == (0, "")
-    assert [json.loads(line)["event"] for line in err.splitlines()][-1] == "stopped"
+    lines = [json.loads(line) for line in err.splitlines()]
+    assert [line["version"] for line in lines if line["event"] == "ready"] == [__version__]
+    assert lines[-1]["event"] == "stopped"
 
 
 def test_serve_reports_that_a_peer_which_is_a_destination_alone_closes_the_node(tmp_path: Path) -> None:
