@@ -75,7 +75,7 @@ class Machine:
         [packages] = self.bin.parent.glob("lib/python*/site-packages")
         (packages / "those_of_the_tests.pth").write_text(sysconfig.get_path("purelib"))
         pip = f"{sys.executable} -m pip --python {self.bin}/python"
-        self._program(self.bin / "pip", f'{pip} "$@" --no-deps --no-index --no-compile')
+        self._program(self.bin / "pip", f'{pip} "$@" --no-deps --no-index')
         self._program(folder / "shims/sudo", 'shift 2; "$@"')
         (folder / "etc/voxelnode/voxelnode.toml").write_text(
             f'[storage]\nroot = "{folder}/var/lib/voxelnode"\n[dicom]\nport = {self.dicom}\n[web]\nport = {self.web}\n'
@@ -128,7 +128,7 @@ class Machine:
             self.node = subprocess.Popen(
                 [self.bin / "voxelnode", "serve", *options, "--config", configuration], stderr=log, stdout=log
             )
-        until(self.is_ready, 60, "a node that is ready")
+        until(self.is_ready, 180, "a node that is ready")
 
     def is_ready(self) -> bool:
         try:

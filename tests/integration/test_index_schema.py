@@ -248,6 +248,7 @@ def test_each_migration_leads_forward_and_back_with_the_rows(database: Place, tm
             with pytest.raises(IndexUnusable, match=f"{wrong} is none that came before it"):
                 downgrade(database, wrong)
     assert upgrade(database) == (REVISION, REVISION)  # makes the views again
+    assert downgrade(database, REVISION) == (REVISION, REVISION)
     assert check(database) == []
     assert "patient_name" in run(database, "SELECT * FROM v_patients WHERE patient_id = 'a'")
 

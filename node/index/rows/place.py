@@ -131,8 +131,10 @@ def downgrade(place: Place, revision: str) -> tuple[str, str]:
         older = [one.revision for one in script.iterate_revisions(before, "base")] if before in migrations() else []
         if revision not in older:
             raise IndexUnusable(f"{place}: schema is {before or 'empty'}, and {revision} is none that came before it")
-        drop_views(connection)
-        run_migrations(connection, script, lambda there, _: script._downgrade_revs(revision, cast(str, tuple(there))))
+        if before != revision:
+            drop_views(connection)
+            steps = partial(script._downgrade_revs, revision)
+            run_migrations(connection, script, lambda there, _: steps(cast(str, tuple(there))))
         return before, revision
 
 
