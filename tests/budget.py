@@ -91,7 +91,8 @@ def figures() -> dict[str, int]:
     loose, extensions = _lines(node, "*.py"), _lines(node / "extensions")
     core = sum(by_room.values()) + loose
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    operations = (ROOT / "tests" / "web" / "operations.txt").read_text(encoding="utf-8")
+    _, _, access = (ROOT / "docs" / "access.md").read_text(encoding="utf-8").partition("<!-- requests: begin -->")
+    rest = re.findall(r"^- ([A-Z, ]+): (.*(?:\n  .*)*)", access, re.MULTILINE)
     return {
         **{f"lines of `node/{room}/`": lines for room, lines in by_room.items()},
         "lines of modules beside the rooms": loose,
@@ -103,7 +104,7 @@ def figures() -> dict[str, int]:
         "settings": _settings(Settings, set()) + sum(len(own) for name in KIND_TABLES for _, _, own in kinds(name)),
         "tables of the index": len(every_table()),
         "commands": _commands(),
-        "operations of REST": len(operations.splitlines()),
+        "operations of REST": sum(len(methods.split()) * paths.count("`/api/v1/") for methods, paths in rest),
         "dependencies": len(project["dependencies"]),
         "words of `docs/` without the conformance statement": _words({*(ROOT / "docs").rglob("*.md")} - {STATEMENT}),
         "words of the conformance statement": _words([STATEMENT]),

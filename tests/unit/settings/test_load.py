@@ -34,14 +34,6 @@ def test_without_file_environment_and_flags_everything_is_default() -> None:
     assert {origin for _, _, origin in values_of(settings)} == {"default"}
 
 
-def test_the_documented_defaults_hold() -> None:
-    settings = Settings()
-    assert (settings.dicom.ae_title, settings.dicom.port, settings.bind_host) == ("VOXELNODE", 11112, "127.0.0.1")
-    assert settings.series.quiet_seconds == 60
-    assert settings.convert.formats == ("nifti", "mhd")
-    assert settings.convert.thumbnails
-
-
 def test_the_node_listens_on_every_address_only_when_peers_are_configured_or_it_is_asked() -> None:
     written('[peers.CT1]\nae_title = "CT1"\n')
     assert load().bind_host == "0.0.0.0"
