@@ -41,7 +41,7 @@ PROGRAMS = (
         "pip",
         "pip-audit",
     ),
-    *("python", "rsync", "sudo", "umask", "uv", "voxelnode"),
+    *("export", "python", "rsync", "sudo", "umask", "uv", "voxelnode"),
 )
 """Commands of the shell, and programs that a machine which runs tests may lack."""
 

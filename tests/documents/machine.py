@@ -229,7 +229,7 @@ class Machine:
             for command in block.commands:
                 self.typed.add(command.text)
                 text = OPTIONAL.sub("", command.text)
-                for word, value in values.items():
+                for word, value in values.items() if text.startswith(("voxelnode", "curl")) else ():
                     text = re.sub(rf"\b{word}\b", value, text)
                 step = next((steps[key] for key in steps or () if text.startswith(key)), self._plainly)
                 step(replace(command, text=text))
@@ -242,6 +242,7 @@ class Machine:
     def start(self, command: str, ready: int = 1) -> list[str]:
         """Run a command in the background, such as a node; return its first lines, which say that it is ready."""
         output = self / "/run/served"
+        output.unlink(missing_ok=True)
         done = self.run(f"{command.partition(' # ')[0]} >/run/served 2>>/run/log </dev/null & echo $!")
         self._background[command] = int(done.stdout)
         until(
