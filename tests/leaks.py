@@ -11,7 +11,7 @@ from pydicom import Dataset
 from pydicom.multival import MultiValue
 from pydicom.tag import BaseTag
 
-from node.children.pseudonyms import STANDARD_ROOT
+from node.dicom.uids import STANDARD_ROOT
 from node.dicom.values import CONVERSION_ERRORS
 from node.extensions.deidentify.elements import DUMMIES, TEXT_VRS, private_creators, safe_private_vr
 from node.extensions.deidentify.profile import AttributeAction, Option, Profile

@@ -23,6 +23,7 @@ from pynetdicom import build_context
 from node.api import Role
 from node.control.repository import Repository
 from node.dicom import uids
+from node.extensions.worklist import PERFORMED_PROCEDURE_STEP
 from node.runtime.logs import KINDS_OF_MINUTE
 from node.web.credentials import digest, new_token
 from tests import make
@@ -276,8 +277,8 @@ WITHIN: dict[str, Callable[[Any, int], object]] = {
         peer.send_c_get(identifier("STUDY", StudyInstanceUID="1.2"), uids.STUDY_ROOT_GET)
     ),
     "c_store_refused": lambda peer, _: peer.send_c_store(NAMELESS),
-    "performed_step_refused": lambda peer, n: peer.send_n_create(NO_STEP, uids.PERFORMED_PROCEDURE_STEP, f"1.2.{n}"),
-    "step": lambda peer, n: peer.send_n_set(NO_STEP, uids.PERFORMED_PROCEDURE_STEP, f"1.2.{n}"),
+    "performed_step_refused": lambda peer, n: peer.send_n_create(NO_STEP, PERFORMED_PROCEDURE_STEP, f"1.2.{n}"),
+    "step": lambda peer, n: peer.send_n_set(NO_STEP, PERFORMED_PROCEDURE_STEP, f"1.2.{n}"),
     "commitment_refused": lambda peer, _: peer.send_n_action(
         NO_STEP, 1, uids.STORAGE_COMMITMENT, uids.STORAGE_COMMITMENT_INSTANCE
     ),
@@ -366,7 +367,7 @@ def test_each_refusal_that_the_code_can_give_is_told_and_200_of_it_are_counted(n
         assert max(grown) < ADDED_BYTES, (name, grown)
 
     contexts = (*(getattr(uids, f"STUDY_ROOT_{way}") for way in ("FIND", "MOVE", "GET")), uids.STORAGE_COMMITMENT)
-    contexts += (uids.PERFORMED_PROCEDURE_STEP, CT_IMAGE_STORAGE)
+    contexts += (PERFORMED_PROCEDURE_STEP, CT_IMAGE_STORAGE)
     for name, cause in WITHIN.items():
         proposed = map(build_context, contexts)
         peer = associate(node.served.address, *proposed, title="ANYWHERE", bind_address=(ASKING, 0))

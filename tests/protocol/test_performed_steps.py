@@ -17,8 +17,7 @@ from node.association.framing import encoded, message_pdus
 from node.audit.audit_log import Audit
 from node.completeness import MPPS
 from node.dicom.command import decode_command
-from node.dicom.uids import PERFORMED_PROCEDURE_STEP
-from node.extensions.worklist import PERFORMED_PROCEDURE_STEP_RETRIEVE
+from node.extensions.worklist import PERFORMED_PROCEDURE_STEP, PERFORMED_PROCEDURE_STEP_RETRIEVE
 from node.extensions.worklist.listed import StepViews
 from node.extensions.worklist.performed_steps import PerformedStepRepository, created
 from tests import make
