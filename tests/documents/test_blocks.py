@@ -4,7 +4,7 @@ import importlib
 
 from tests.documents.blocks import DOCUMENTS, PROGRAMS, blocks, typed
 
-SCENARIOS = ("tests.documents.test_service",)
+SCENARIOS = ("tests.documents.test_node", "tests.documents.test_service")
 
 ELSEWHERE = {
     "docs/tutorial.md": "tests/documents/test_tutorial.py",
@@ -31,9 +31,8 @@ NOT_RUN = {
 """The marks, and the documents that have them. The list may only become shorter."""
 
 UNREACHED = """
-README access alerts backup bids cluster configuration conversion convert custody data deidentify deploy dicomweb
-from-orthanc hooks journal lifecycle media on-call open pynetdicom query reliability results retrieve routes select
-sidecar web worklist
+access alerts backup bids cluster configuration custody deploy hooks journal lifecycle media on-call pynetdicom
+reliability results retrieve web worklist
 """
 """Documents with blocks that tests/acceptance/test_documented_commands.py runs by the line, with the reasons why not
 all: no reader types them in order yet. The list may only become shorter."""
