@@ -161,7 +161,7 @@ class Day:
                 self._is_up.wait()
                 try:
                     do()
-                except (httpx.HTTPError, OSError, RuntimeError) as error:  # it was ended meanwhile
+                except (httpx.HTTPError, OSError, RuntimeError, AssertionError) as error:  # it was ended meanwhile
                     self.counts[f"{do.__name__}: {type(error).__name__}"] += 1
 
         thread = threading.Thread(target=run, daemon=True)
@@ -229,7 +229,7 @@ class Day:
 
     def some(self, client: httpx.Client) -> str | None:
         """Return a study that is there."""
-        items = client.get("/api/v1/studies?limit=40").json()["items"]
+        items = client.get("/api/v1/studies?limit=40").raise_for_status().json()["items"]
         return self.random.choice(items)["study_instance_uid"] if items else None
 
     def read(self) -> None:
@@ -268,7 +268,7 @@ class Day:
             label = {"labels": [f"day {self.random.randrange(5)}"]}
             self.answered("labels", client.put(f"/api/v1/studies/{uid}/labels", json=label))
             self.answered("convert again", client.post(f"/api/v1/studies/{uid}/reconvert"))
-            items = client.get("/api/v1/studies?limit=500").json()["items"]
+            items = client.get("/api/v1/studies?limit=500").raise_for_status().json()["items"]
             for one in items[KEPT_STUDIES:]:
                 self.answered("delete", client.delete(f"/api/v1/studies/{one['study_instance_uid']}"))
             if trash := client.get("/api/v1/trash").json():
