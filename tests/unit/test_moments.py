@@ -74,6 +74,7 @@ REASONS = {
         """,
     KEEPS: """
         look/studies:_stored look/studies:_stored_study look/studies:by_age rules/custody/leaving:receipts
+        rules/custody/leaving:_is_old_deletion rules/custody/leaving:_is_old_event
         rules/custody/problems:_counted rules/series/conversions:superseded_before rules/work/ledger:add_download
         lifecycle/expired:expired_studies lifecycle/fsck:_unknown_losers extensions/shares/rows:make
         extensions/worklist/performed_steps:remove_old
