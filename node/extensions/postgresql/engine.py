@@ -24,6 +24,7 @@ from sqlalchemy import Connection, Dialect, Engine, text
 from sqlalchemy.exc import DBAPIError
 
 from node.extensions.postgresql.dialect import IndexDialect, as_sqlite, rows_as_sqlite, to_json
+from node.extensions.postgresql.dialect import next_number as next_number  # of the backend, as the functions below
 from node.extensions.postgresql.servers import (
     LOCK,
     LOCK_SECONDS,
