@@ -5,6 +5,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 import node
 from node.extensions.worklist.performed_steps import PerformedStepRow
 from node.index.rows.models.levels import Utc
@@ -95,6 +97,7 @@ REASONS = {
 }
 
 
+@pytest.mark.slow
 def test_moments_are_compared_only_for_a_reason() -> None:
     folder = Path(node.__file__).parent
     found = {
