@@ -178,7 +178,8 @@ def configure(
     Call it once in each process, child processes included.
     """
     stream = stream or sys.stderr
-    refusals._counts.clear()
+    for lines in (refusals, _LinesOfLibraries._lines):
+        lines._counts.clear()
     last = structlog.stdlib.ProcessorFormatter.wrap_for_formatter
     structlog.configure(
         processors=[structlog.stdlib.filter_by_level, *_ours(), within_bounds, last],

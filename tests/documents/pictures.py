@@ -126,7 +126,7 @@ def words_of(path: Path) -> list[str]:
     """Return the lines that a picture shows, without what differs from one taking to the next."""
     with Image.open(path) as picture:
         words = picture.info.get("Description") or picture.info.get("xmp", b"").decode()
-    return re.sub(r"\b\d[\d.:]*", "#", words).splitlines()
+    return re.sub(r"\b\d[\d.:]*(dev\d+\+\w+)?", "#", words).splitlines()
 
 
 def take_study(browser: Browser, url: str, path: Path) -> None:

@@ -98,7 +98,7 @@ def _start(name: str) -> None:
                 if b"READY=1" in told.recv(4096):
                     return
             if process.poll() is not None:
-                sys.exit(f'Job for {name} failed. See "journalctl -u {name}" for details.')
+                sys.exit(f"Job for {name} failed: {(RUN / f'{name}.log').read_text()[-2000:]}")
 
 
 def journalctl(*arguments: str) -> None:

@@ -180,6 +180,7 @@ def test_a_resampled_copy_never_mixes_what_is_no_number_or_padding_with_real_num
     assert np.count_nonzero(copy.voxels[:, :, 4:15] == 100) == 5 * (11 * 12 - 6)
 
 
+@pytest.mark.slow
 @settings(max_examples=80, deadline=None)
 @given(
     gaps=st.lists(st.sampled_from([0.5, 1.0, 1.0, 1.0, 1.4, 1.5, 1.6, 1.9, 3.5]), min_size=2, max_size=9),
