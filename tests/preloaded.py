@@ -44,8 +44,6 @@ FIRST_WAIT = "TESTS_FIRST_WAIT_SECONDS"
 """Variable of a node that tries again sooner, after these seconds: series, messages, and services that failed."""
 LOOKS = "TESTS_LOOKS_SECONDS"
 """Interval at which retention looks at the clock, and whether somebody has confirmed it."""
-STAYS = "TESTS_STAYS_SECONDS"
-"""For how long the copy of an object stays after it was used."""
 ORDERS = "TESTS_ORDERS"
 """Descriptor by which a worker has nodes and children forked, by the process of which it is a fork itself."""
 other_python = child.other_python
@@ -328,15 +326,12 @@ def _serve(order: dict[str, Any], orders: int) -> None:
     """Do what a node does, or a program that is run in its place."""
     import node.__main__
     from node.cli import main as voxelnode
-    from node.extensions.object_store import remote
     from node.lifecycle import retention
     from node.runtime import background
     from tests.crash import held, mutants, small_journal
 
     faulthandler.enable()  # SIGABRT writes the stack of each thread to the log
     fork_children(orders)
-    if (stays := os.environ.get(STAYS)) is not None:
-        remote.STAYS_SECONDS = float(stays)
     if (wait := os.environ.get(FIRST_WAIT)) is not None:
         background.FIRST_WAIT_SECONDS = background.PAUSE_SECONDS = background.MAX_PAUSE_SECONDS = float(wait)
     if (looks := os.environ.get(LOOKS)) is not None:

@@ -18,7 +18,6 @@ from node.index.rows.place import upgrade
 from node.receive.dicom_files import MediaFile
 from tests.acceptance.test_cluster import Host, store_of
 from tests.acceptance.test_corpus_through_the_node import as_file, require_right, sent
-from tests.crash.cluster import ROLES, rows
 from tests.object_store import ObjectStore, object_store
 from tests.postgresql import start
 from tests.waiting import until
@@ -28,6 +27,9 @@ __all__ = ["sent"]
 pytest.importorskip("psycopg", reason="psycopg is not installed")
 
 pytestmark = [pytest.mark.corpus, pytest.mark.long, pytest.mark.timeout(900)]
+
+
+ROLES = {"r1": '["receive"]', "r2": '["receive"]', "c1": '["convert"]', "c2": '["convert"]'}
 
 
 @dataclass
@@ -40,8 +42,8 @@ class Cluster:
 
     def volumes(self) -> list[dict[str, Any]]:
         """The rows of current volumes, whose paths lead to copies of the objects."""
-        found = rows(self.receiver, "SELECT * FROM v_volumes WHERE NOT superseded")
-        for row in rows(self.receiver, "SELECT key FROM revision_files"):
+        found = self.receiver.rows("SELECT * FROM v_volumes WHERE NOT superseded")
+        for row in self.receiver.rows("SELECT key FROM revision_files"):
             copy = self.folder / row["key"]
             copy.parent.mkdir(parents=True, exist_ok=True)
             copy.write_bytes(self.content(row["key"]))
@@ -70,7 +72,7 @@ def converted(
             part = files[number::2]
             assert send_files(part, receiver.address, "SENDER") == len(part)
         until(lambda: is_settled(receivers[0], len(sent)), 600, "every instance indexed, every series converted")
-        until(lambda: not rows(receivers[0], NOT_MOVED), 120, "every file in the store")
+        until(lambda: not receivers[0].rows(NOT_MOVED), 120, "every file in the store")
         yield Cluster(receivers[0], folder / "copies", store)
 
 
@@ -91,24 +93,24 @@ def in_bucket(store: ObjectStore, folder: Path) -> dict[str, str]:
 
 def is_settled(host: Host, instances: int) -> bool:
     open_series = "SELECT 1 FROM v_series WHERE state IN ('receiving', 'converting')"
-    indexed = rows(host, "SELECT count(*) AS n FROM v_images")[0]["n"]
-    return indexed == instances and not rows(host, open_series)
+    indexed = host.rows("SELECT count(*) AS n FROM v_images")[0]["n"]
+    return indexed == instances and not host.rows(open_series)
 
 
 def test_every_case_is_right_and_every_series_accounted_for(converted: Cluster, corpus: Path, tmp_path: Path) -> None:
-    refusals = rows(converted.receiver, "SELECT series_instance_uid, reason, detail FROM v_failures")
+    refusals = converted.receiver.rows("SELECT series_instance_uid, reason, detail FROM v_failures")
     require_right(corpus, tmp_path, converted.volumes(), refusals)
 
 
 def test_instances_in_are_slices_out_and_explained_exclusions(converted: Cluster, sent: dict[str, MediaFile]) -> None:
-    explained = rows(
-        converted.receiver,
+    explained = converted.receiver.rows(
         "SELECT sop_instance_uid FROM v_sources UNION SELECT sop_instance_uid FROM v_exclusions UNION "
-        "SELECT i.sop_instance_uid FROM v_images i JOIN v_failures f USING (series_instance_uid) WHERE f.stack IS NULL",
+        "SELECT i.sop_instance_uid FROM v_images i JOIN v_failures f USING (series_instance_uid) "
+        "WHERE f.stack IS NULL"
     )
     assert sent.keys() <= {row["sop_instance_uid"] for row in explained}
 
 
 def test_every_series_has_one_current_revision(converted: Cluster) -> None:
     query = "SELECT series_id FROM conversions WHERE NOT superseded GROUP BY series_id HAVING count(*) > 1"
-    assert rows(converted.receiver, query) == []
+    assert converted.receiver.rows(query) == []

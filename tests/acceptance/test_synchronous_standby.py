@@ -1,4 +1,4 @@
-"""A promise that needs two servers of PostgreSQL: one takes the place of the other, or is away for a while."""
+"""A promise that needs two servers of PostgreSQL: each server, and each host, is away for a while or for ever."""
 
 import random
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.crash.failover import Site, run
+from tests.crash.failover import FAULTS, Site, run
 from tests.replication import Replicated, replicated
 
 pytest.importorskip("psycopg", reason="psycopg is not installed")
@@ -23,6 +23,6 @@ def servers() -> Iterator[Replicated]:
 def test_a_standby_takes_over_and_nothing_that_was_acknowledged_is_lost(servers: Replicated, tmp_path: Path) -> None:
     site = Site(tmp_path, servers)
     with site.hosts["r1"], site.hosts["r2"], site.hosts["c1"]:
-        seen = run(site, ["lost", "back", "hangs", "away"], random.Random(0), 2, 0)
+        seen = run(site, FAULTS, random.Random(0), 2, 0)
     assert seen["mistakes"] == []
     assert seen["answers"]["0x0000"] == seen["instances"] > 0

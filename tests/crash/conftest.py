@@ -13,7 +13,7 @@ from tests.made_once import IN_POSTGRESQL
 
 @pytest.fixture(autouse=IN_POSTGRESQL)
 def _about_the_file() -> None:
-    pytest.skip("about SQLite, or has databases of its own; cluster.py and failover.py kill nodes with a server")
+    pytest.skip("about SQLite, or has databases of its own; failover.py kills nodes with a server")
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Servers that fail, with a synchronous standby: ``python -m tests.crash.failover --cycles 20``.
+"""Servers and hosts that fail, with a synchronous standby: ``python -m tests.crash.failover --cycles 20``.
 
 Two hosts receive and one converts, with an index in PostgreSQL whose commits wait for a standby; ``[index] url`` names
 both servers. Four senders send series to either receiver, the rest again to either one when an association breaks.
@@ -8,42 +8,53 @@ Meanwhile, in each cycle,
 - ``back``: the same, but the killed primary comes back as a second one, which waits for a standby or for none, and most
   often the one that was promoted is then away for a while,
 - ``hangs``: the primary answers nothing any more (SIGSTOP), and the standby is promoted; then it goes on for a while,
-- ``away``: the standby is killed, and comes back.
+- ``away``: the standby is killed, and comes back,
+- ``host``: one of the hosts is killed, and comes back before or after its lease has ended.
 
 A former primary is ended (fenced) some seconds later than it should be. The server that was promoted takes no commit
-before a new standby follows it. In the end, everything that was
-acknowledged must be in the index, with its file as it was sent, and each series must be converted from all of its
-instances, once. Leases last 4 s, series are quiet after 1 s, and instances are answered within 5 s.
+before a new standby follows it. In the end, everything that was acknowledged must be in the index, with its file as it
+was sent, and each series must be converted from all of its instances, once. Leases last 4 s, series are quiet after
+1 s, and instances are answered within 5 s.
 """
 
+import hashlib
 import json
 import random
 import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from pydicom import FileDataset
+
+from node.conversion.naming import folder_name
 from node.index.reading import reading
 from node.index.rows.backend import ServerPlace
 from node.index.rows.place import IndexUnusable, upgrade
+from tests import make
+from tests.acceptance.served import sent as send_all
 from tests.acceptance.test_cluster import Host, store_of
-from tests.crash.cluster import IDLE_SECONDS, SENDERS, Sent, mistakes, sending
 from tests.crash.harness import arguments
+from tests.protocol.conftest import data_set_bytes
 from tests.replication import WAITS, Replicated, replicated
 
 ROLES = {"r1": '["receive"]', "r2": '["receive"]', "c1": '["convert"]'}
-FAULTS = ("lost", "back", "hangs", "away")
+FAULTS = ("lost", "back", "hangs", "away", "host")
+SENDERS = 4
+IDLE_SECONDS = 600.0
 ALONE = "synchronous_standby_names="
 GOES_ON_SECONDS = 180.0
 
 
 class Site:
-    """The hosts and their servers, as `tests.crash.cluster.mistakes` looks at them."""
+    """The hosts and their servers."""
 
     def __init__(self, folder: Path, servers: Replicated) -> None:
         self.folder, self.servers = folder, servers
@@ -60,10 +71,18 @@ class Site:
 
     def is_as_sent(self, image: dict[str, Any], digest: str) -> bool:
         places = [store_of(self.folder), *(host.root for host in self.hosts.values())]
-        return image["sha256"] == digest and any((place / image["key"]).is_file() for place in places)
+        files = [place / image["key"] for place in places if (place / image["key"]).is_file()]
+        start = image["data_set_offset"]
+        return any(hashlib.sha256(file.read_bytes()[start:]).hexdigest() == digest for file in files)
 
     def harm(self, fault: str, chance: random.Random) -> None:
-        """Do harm; in the end, a primary and a standby run."""
+        """Do harm; in the end, a primary, a standby and all hosts run."""
+        if fault == "host":
+            host = chance.choice([*self.hosts.values()])
+            host.kill()
+            time.sleep(chance.choice([0.0, 1.0, 6.0]))  # shorter and longer than a lease
+            host.start()
+            return
         servers = self.servers
         primary = servers.primary
         if fault == "away":
@@ -106,6 +125,87 @@ class Site:
             time.sleep(0.5)
 
 
+class Sent:
+    """What a sender has sent: its series, and the digests of the instances that were acknowledged."""
+
+    def __init__(self) -> None:
+        self.series: dict[str, set[str]] = {}
+        self.digests: dict[str, str] = {}
+        self.statuses: Counter[int] = Counter()
+
+
+def send_until(stop: threading.Event, receivers: list[Host], sent: Sent, seed: int) -> None:
+    """Send one series after the other, each until all of it is acknowledged."""
+    chance = random.Random(seed)
+    while not stop.is_set():
+        series: list[FileDataset] = make.ct_series(chance.randint(3, 12))
+        digests = {str(ds.SOPInstanceUID): hashlib.sha256(data_set_bytes(ds)).hexdigest() for ds in series}
+        sent.series[str(series[0].SeriesInstanceUID)] = set(digests)
+        left = {str(ds.SOPInstanceUID): ds for ds in series}
+        while left:
+            answers = send_all(chance.choice(receivers).port, list(left.values()), seconds=10)
+            sent.statuses.update(answers.statuses)
+            for uid in answers.acknowledged:
+                sent.digests[uid] = digests[uid]
+                del left[uid]
+            if left:
+                stop.wait(0.2)
+        stop.wait(chance.uniform(0.0, 1.0))
+
+
+@contextmanager
+def sending(receivers: list[Host], senders: int, seed: int) -> Iterator[list[Sent]]:
+    """Have senders send until the end of the block, with seeds of their own."""
+    stop, sent = threading.Event(), [Sent() for _ in range(senders)]
+    threads = [
+        threading.Thread(target=send_until, args=(stop, receivers, one, seed * senders + number), daemon=True)
+        for number, one in enumerate(sent)
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        yield sent
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+def mistakes(site: Site, sent: list[Sent]) -> list[str]:
+    """Return what is lost, altered, not converted, or left over."""
+    found = []
+    digests = {uid: digest for one in sent for uid, digest in one.digests.items()}
+    query = "SELECT sop_instance_uid, key, data_set_offset FROM images"
+    images = {row["sop_instance_uid"]: row for row in site.rows(query)}
+    for uid, digest in digests.items():
+        if uid not in images:
+            found.append(f"instance {uid} was acknowledged and is lost")
+        elif not site.is_as_sent(images[uid], digest):
+            found.append(f"instance {uid} is not as it was sent")
+    series = {uid: uids for one in sent for uid, uids in one.series.items()}
+    current: dict[str, list[dict[str, Any]]] = {}
+    query = (
+        "SELECT se.series_instance_uid, c.revision, c.instances FROM conversions c "
+        "JOIN series se ON se.id = c.series_id WHERE NOT c.superseded"
+    )
+    for row in site.rows(query):
+        current.setdefault(row["series_instance_uid"], []).append(row)
+    for uid, uids in series.items():
+        its = current.get(uid, [])
+        if [row["instances"] for row in its] != [len(uids)]:
+            found.append(f"series {uid} of {len(uids)} instances has the current revisions {its}")
+    named = {str(Path(row["path"]).parent) for row in site.rows("SELECT path FROM volumes")}
+    archives = [store_of(site.folder), *(host.root for host in site.hosts.values())]
+    for uid in series:
+        found += [
+            f"no row names {folder}"
+            for archive in archives
+            for folder in archive.glob(f"volumes/*/{folder_name(uid)}/*")
+            if str(folder.relative_to(archive)) not in named
+        ]
+    return found
+
+
 def acknowledged(sent: list[Sent]) -> int:
     return sum(len(one.digests) for one in sent)
 
@@ -119,7 +219,7 @@ def seconds_until_more(sent: list[Sent]) -> float:
     return time.monotonic() - began
 
 
-def run(site: Site, faults: list[str], chance: random.Random, senders: int, seed: int) -> dict[str, Any]:
+def run(site: Site, faults: Sequence[str], chance: random.Random, senders: int, seed: int) -> dict[str, Any]:
     """Send while servers fail; return what was seen, with ``mistakes``."""
     waits: dict[str, list[float]] = {}
     with sending(site.receivers, senders, seed) as sent:

@@ -60,12 +60,6 @@ class Node:
         self._environment, self._log = ENVIRONMENT | environment, log
         self._process: Process | None = None
 
-    def set_environment(self, name: str, value: str | None) -> None:
-        """Set a variable of the next start."""
-        self._environment.pop(name, None)
-        if value is not None:
-            self._environment[name] = value
-
     def start(self) -> None:
         """Start it, again if its disk is too full for a start."""
         deadline = time.monotonic() + 60
