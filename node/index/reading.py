@@ -50,22 +50,6 @@ def reading(root: Path, url: str | None = None, scope: Scope | None = None) -> I
         readers.dispose()
 
 
-def other_host_of(root: Path, url: str | None, host: str) -> Callable[[str], str | None]:
-    """Return what asks which host other than `host` alone has the file with a key, by what is committed then.
-
-    `host`: the name of this host, if several share the object store; empty: there is no other.
-    """
-
-    def asked(key: str) -> str | None:
-        if not host:
-            return None
-        with reading(root, url) as index:
-            found = index.hosts.only_host_of(key)
-        return found if found != host else None
-
-    return asked
-
-
 def checked(check: Callable[[ReadIndex], None]) -> Terms:
     """Return terms that read rows as pages and commands do."""
     return lambda connection: check(ReadIndex(queries_of(connection)))

@@ -15,7 +15,7 @@ from sqlalchemy.exc import OperationalError
 from node.errors import OutOfResources, UsageError
 from node.extensions.peers.asking import QuestionRepository
 from node.index.looking import looking, the_named
-from node.index.reading import other_host_of, reading
+from node.index.reading import reading
 from node.index.rows.place import IndexUnusable
 from node.index.rows.records import Level
 from node.index.rows.repositories import set_about
@@ -141,10 +141,6 @@ def test_a_reader_of_an_index_with_another_schema_says_what_to_do(root: Root) ->
     for opened in (looking(place), reading(*of)):
         with pytest.raises(IndexUnusable, match=r"schema is r9999, .* install the newer one"), opened:
             pytest.fail("a newer index was opened")
-
-
-def test_without_a_name_of_its_own_a_host_asks_no_index_for_others(tmp_path: Path) -> None:
-    assert other_host_of(tmp_path / "no root", None, "")("objects/00000000/one.dcm") is None
 
 
 @pytest.mark.slow

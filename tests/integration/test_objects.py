@@ -25,7 +25,7 @@ from node.conversion.scheduler import Worker
 from node.conversion.series import is_unchanged
 from node.conversion.volume_files import Housekeeping
 from node.extensions.object_store.bucket import configured_store
-from node.extensions.object_store.kind import Copied, copy_archive
+from node.extensions.object_store.kind import Copied, copy_archive, other_host_of
 from node.extensions.object_store.settings import StoreSettings
 from node.extensions.object_store.stores import try_store
 from node.extensions.object_store.uploads import ObjectUploads
@@ -203,6 +203,10 @@ def test_a_start_knows_its_copies_and_keeps_their_bound(serve: Serve) -> None:
     assert len(node.local()) == 4
     node.forget()
     assert len(node.local()) == 2
+
+
+def test_without_a_name_of_its_own_a_host_asks_no_index_for_others() -> None:
+    assert other_host_of(Settings())("objects/00000000/one.dcm") is None
 
 
 def test_a_store_that_is_away_delays_and_loses_nothing(serve: Serve, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from node.control.care import check_repository
 from node.control.repository import Repository
 from node.conversion.scheduler import Worker
 from node.extensions.object_store.kind import copy_archive
+from node.extensions.object_store.listed import PlaceViews
 from node.extensions.object_store.settings import StoreSettings
 from node.extensions.object_store.uploads import ObjectUploads
 from node.extensions.postgresql.hosts import HostRepository, JoiningHost
@@ -97,7 +98,7 @@ class Host:
     def spooled(self) -> dict[str, int]:
         """How many instances each host alone has."""
         with self.index.reading() as index:
-            return index.instances.count_by_holder()
+            return index.views(PlaceViews).count_by_holder()
 
     def claim(self) -> str | None:
         """The series that this host would convert, after the quiet time."""

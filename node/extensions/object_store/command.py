@@ -8,6 +8,7 @@ import typer
 from node.cli.options import ChangedRoot, Commands, Root
 from node.cli.output import Answer, Listing, described, print_fields
 from node.errors import counted, sized
+from node.extensions.object_store.listed import PlaceViews
 
 app = Commands(help="Move instances and volumes to the object store, or back.", no_args_is_help=True)
 
@@ -20,10 +21,10 @@ def status(root: Root) -> Listing:
     """
     with root.looking() as index:
         checksums = index.store_checksums
-        counts = index.instances.count_by_place()
+        places = index.views(PlaceViews)
+        counts, files = places.count_instances(), places.count_files()
         identity, has_used_store = index.archive_in_store, index.has_used_store
-        by_host = index.instances.count_by_holder()
-        files = index.volumes.count_by_place()
+        by_host = places.count_by_holder()
     store, problem = None, None
     if root.settings.storage.url is not None:
         from node.archive.base import StoreAway
@@ -36,17 +37,16 @@ def status(root: Root) -> Listing:
             problem = owner_problem(store, identity, has_used_store)
         except StoreAway as error:
             problem = str(error.strerror)
-    numbers = {place: asdict(count) for place, count in counts.items()}
-    volumes = {place: {"files": count, "bytes": size} for place, (count, size) in files.items()}
+    numbers = {place: {"instances": count.files, "bytes": count.bytes} for place, count in counts.items()}
+    volumes = {place: asdict(count) for place, count in files.items()}
     where = {"object_store": None if store is None else store.place, "problem": problem, "checksums": checksums}
     fields: dict[str, Any] = {"object store": "none" if store is None else f"{store.place}, {problem or 'it answers'}"}
     if checksums is not None:
         fields["checksums"] = checksums
     for name, place in (("folder", "folder"), ("to be moved", "spool"), ("in the object store", "store")):
-        fields[name] = f"{counted(counts[place].instances, 'instance')}, {sized(counts[place].bytes)}"
-        number, size = files[place]
-        if number or place != "folder":
-            fields[name] += f"; {counted(number, 'file')} of volumes, {sized(size)}"
+        fields[name] = f"{counted(counts[place].files, 'instance')}, {sized(counts[place].bytes)}"
+        if files[place].files or place != "folder":
+            fields[name] += f"; {counted(files[place].files, 'file')} of volumes, {sized(files[place].bytes)}"
     fields |= {f"  on {host}": counted(instances, "instance") for host, instances in by_host.items()}
     data = {**where, **numbers, "volumes": volumes, "hosts": by_host}
     return described(data, lambda: print_fields(fields), failed=problem is not None)

@@ -25,7 +25,8 @@ from node.control.repository import Repository
 from node.conversion.volume_files import LostSources
 from node.errors import UsageError, VoxelnodeError
 from node.extensions.object_store.bucket import configured_store
-from node.extensions.object_store.places import HostOf, Hosts, PlaceRepository
+from node.extensions.object_store.listed import PlaceViews
+from node.extensions.object_store.places import HostOf, Hosts, PlaceRepository, unknown_volumes
 from node.extensions.object_store.remote import LOST, CachedStore, no_other
 from node.extensions.object_store.settings import StoreSettings
 from node.extensions.object_store.stores import (
@@ -40,9 +41,9 @@ from node.extensions.object_store.stores import (
 from node.extensions.object_store.uploads import BATCH, ObjectUploads
 from node.index.database import Index
 from node.index.look.views import ReadIndex
-from node.index.reading import other_host_of, reading
+from node.index.reading import reading
 from node.index.rows.about_keys import STORE as STORE_KEY
-from node.index.rows.models.levels import SPOOL, STORE
+from node.index.rows.models.levels import STORE
 from node.index.rows.place import IndexUnusable
 from node.index.rows.records import InstanceFile, RevisionFile
 from node.lifecycle.fsck import RECEIVING_SECONDS, Finding, revision_of, to_convert_again
@@ -68,8 +69,18 @@ def uploads(settings: Settings, archive: Archive, index: Index, metrics: Metrics
 def files(settings: Settings) -> AbstractContextManager[LocalFile]:
     """Yield what gives the files of the archive to a process that does not hold its lock."""
     root = settings.storage.root.absolute()
-    others = other_host_of(root, settings.index.url, settings.holder)
-    return fetching(root, configured_store(settings.table(StoreSettings)), others)
+    return fetching(root, configured_store(settings.table(StoreSettings)), other_host_of(settings))
+
+
+def other_host_of(settings: Settings) -> HostOf:
+    """Return what asks which other host alone has the file with a key, by what is committed then."""
+
+    def asked(key: str) -> str | None:
+        with reading(settings.storage.root, settings.index.url) as index:
+            found = index.views(PlaceViews).only_host_of(key)
+        return found if found != settings.holder else None
+
+    return asked if settings.holder else no_other
 
 
 def findings(
@@ -133,7 +144,7 @@ def _without_rows(store: ObjectStore, index: ReadIndex, known: Callable[[StoredO
     lost = LostSources(index.lost.by_series())
     strays = (found.key for found in store.objects(VOLUMES) if not known(found))
     while batch := list(islice(strays, MAX_FILES_PER_FOLDER)):
-        for key in index.files.unknown_volumes(batch):
+        for key in unknown_volumes(index.connection, batch):
             yield Finding("volume-kept" if lost.may_be_in(key) else "object-unknown", key)
 
 
@@ -273,7 +284,7 @@ def _to_store(uploads: ObjectUploads, places: PlaceRepository) -> Copied:
         while uploads.move_batch() == 0.0:
             pass
         instances, files = (now - then for now, then in zip(uploads.moved, before, strict=True))
-        return Copied(instances, places.count(SPOOL).instances, files, places.count_spooled_files())
+        return Copied(instances, places.count_spooled(), files, places.count_spooled_files())
     except StoreAway as error:
         raise NotCopied(f"{error.strerror}; run the command again to go on") from error
 

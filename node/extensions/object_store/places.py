@@ -6,7 +6,7 @@ move what is on their own disks. What is to be moved is, here, always what this 
 
 import datetime as dt
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import islice
@@ -16,15 +16,15 @@ from sqlalchemy import ColumnElement, Connection, delete, exists, func, select, 
 
 from node.archive.base import StoreAway
 from node.errors import OutOfResources
-from node.index.look.hosts import HostViews
+from node.extensions.object_store.listed import PlaceViews
 from node.index.rows.about_keys import STORE as STORE_IDENTITY
 from node.index.rows.about_keys import STORE_CHECKSUMS, STORE_SPOOLED
 from node.index.rows.converted import SeriesKey
 from node.index.rows.files import FILES, REVISION_FILES, aside_of_order
-from node.index.rows.models.history import ConflictRow, ConversionRow, RevisionFileRow, VolumeRow
+from node.index.rows.models.history import ConflictRow, ConversionRow, RevisionFileRow, TrashRow, VolumeRow
 from node.index.rows.models.levels import MARKED_IMAGES, SPOOL, STORE, ImageRow
 from node.index.rows.models.work import HostRemovalRow, ObjectRemovalRow
-from node.index.rows.records import InstanceFile, PlaceCount, RevisionFile
+from node.index.rows.records import InstanceFile, RevisionFile
 from node.index.rows.repositories import on_reader, on_writer, queries_of, reads, set_about
 from node.index.rows.sql import in_partial_index, insert
 from node.index.rules.custody.hosts import (
@@ -66,6 +66,11 @@ class PlaceRepository(ObjectRepository):
         images = images if missing else images.where(ImageRow.file_missing.is_(False))
         of_revisions = SPOOLED_FILES, _IS_WRITTEN, self._is_here(RevisionFileRow), RevisionFileRow.key > after
         return instances_first(connection, images, REVISION_FILES.where(*of_revisions), limit)
+
+    @on_reader
+    def of_keys(self, connection: Connection, keys: Collection[str]) -> list[InstanceFile]:
+        """Return the instances with these keys, as far as there are any."""
+        return instance_files(connection, FILES.where(ImageRow.key.in_(keys)))
 
     @on_reader
     def unnoted(self, connection: Connection, after: int, limit: int) -> list[UnnotedRevision]:
@@ -129,7 +134,7 @@ class PlaceRepository(ObjectRepository):
     @on_reader
     def host_of(self, connection: Connection, key: str) -> str | None:
         """Return which other host alone has a file; None if it is in the store, here, or lost."""
-        host = HostViews(queries_of(connection)).only_host_of(key)
+        host = PlaceViews(queries_of(connection)).only_host_of(key)
         return host if host != self._sharing.holder else None
 
     @on_reader
@@ -216,12 +221,10 @@ class PlaceRepository(ObjectRepository):
         connection.execute(delete(ObjectRemovalRow).where(ObjectRemovalRow.key.in_(keys)))
 
     @on_reader
-    def count(self, connection: Connection, place: str) -> PlaceCount:
-        """Return how many instances are in one place; those in the store are counted one by one."""
-        conditions = (SPOOLED, self._is_here(ImageRow)) if place == SPOOL else (ImageRow.place == place,)
-        query = select(func.count(), func.coalesce(func.sum(ImageRow.bytes), 0)).where(*conditions)
-        instances, size = connection.execute(query).one()
-        return PlaceCount(int(instances), int(size))
+    def count_spooled(self, connection: Connection) -> int:
+        """Return how many instances are to be moved to the store."""
+        query = select(func.count()).select_from(ImageRow).where(SPOOLED, self._is_here(ImageRow))
+        return int(connection.execute(query).scalar_one())
 
     def _is_here(self, table: type[ImageRow | RevisionFileRow]) -> ColumnElement[bool]:
         return table.spool_host.is_(None) if self._sharing.holder is None else table.spool_host == self._sharing.holder
@@ -234,6 +237,13 @@ class PlaceRepository(ObjectRepository):
         return int(connection.execute(query).scalar_one())
 
     named = reads(named_objects)
+
+
+def unknown_volumes(connection: Connection, keys: Sequence[str]) -> list[str]:
+    """Return those of `keys` that neither a revision, nor the trash, nor an order to remove objects names."""
+    rows = (RevisionFileRow, ObjectRemovalRow, TrashRow)
+    named = {key for row in rows for key in connection.scalars(select(row.key).where(row.key.in_(keys)))}
+    return [key for key in keys if key not in named]
 
 
 STOPPING = "the node is stopping"

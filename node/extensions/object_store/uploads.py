@@ -29,7 +29,7 @@ from node.extensions.object_store.remote import IN_FLIGHT, CachedStore
 from node.extensions.object_store.stores import MAX_WHOLE_BYTES, ObjectNotTaken
 from node.index.database import Index
 from node.index.rows.about_keys import STORE_CHECKSUMS, STORE_SPOOLED
-from node.index.rows.models.levels import SPOOL, STORE
+from node.index.rows.models.levels import STORE
 from node.index.rows.records import InstanceFile, RevisionFile
 from node.lifecycle.deletion import unlink
 from node.receive.stored_files import report_damage
@@ -114,7 +114,7 @@ class ObjectUploads(UploadService):
 
     def step(self) -> float | None:
         """Move one batch, and remove what is to be removed."""
-        self._spooled.set(self._places.count(SPOOL).instances)
+        self._spooled.set(self._places.count_spooled())
         self._spooled_files.set(self._places.count_spooled_files())
         self.remove_local()
         try:
@@ -200,7 +200,7 @@ class ObjectUploads(UploadService):
         """Wait until all is in the store, for `seconds` at most; return how many files are not."""
         deadline = monotonic() + seconds
         while True:
-            left = self._places.count(SPOOL).instances + self._places.count_spooled_files()
+            left = self._places.count_spooled() + self._places.count_spooled_files()
             if not left or self.away is not None or monotonic() >= deadline:
                 return left
             self.wake()

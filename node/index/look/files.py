@@ -1,13 +1,11 @@
 """Which files rows name: of instances, of versions that lost, and of volumes, in one view of the index."""
 
-from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 from sqlalchemy import Connection, select
 
 from node.index.rows import files
-from node.index.rows.models.history import RevisionFileRow, TrashRow
-from node.index.rows.models.work import ObjectRemovalRow
+from node.index.rows.models.history import RevisionFileRow
 from node.index.rows.records import RevisionFile
 from node.index.rows.repositories import reads
 from node.index.rows.view_rows import ViewRows
@@ -49,10 +47,3 @@ class ReadFiles(ViewRows):
         return files.revision_files(
             self._queries.connection, files.REVISION_FILES.where(*inside).order_by(RevisionFileRow.key)
         )
-
-    def unknown_volumes(self, keys: Sequence[str]) -> list[str]:
-        """Return those of `keys` that neither a revision, nor the trash, nor an order to remove objects names."""
-        named = set(self._queries.connection.scalars(select(RevisionFileRow.key).where(RevisionFileRow.key.in_(keys))))
-        for row in (ObjectRemovalRow, TrashRow):
-            named.update(self._queries.connection.scalars(select(row.key).where(row.key.in_(keys))))
-        return [key for key in keys if key not in named]

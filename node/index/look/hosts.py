@@ -51,7 +51,7 @@ _SHOWN = (
     "name", "roles", "version", "started_at", "seen_at", "is_behind", "not_ready", "left_behind", "clock_ahead_seconds",
     "problems",
 )  # fmt: skip
-_IS_ONLY_AT_HOST = "spool_host IS NOT NULL AND NOT file_missing"
+IS_ONLY_AT_HOST = "spool_host IS NOT NULL AND NOT file_missing"
 
 
 class HostViews(ViewRows):
@@ -66,7 +66,7 @@ class HostViews(ViewRows):
         stopped, None if it was not counted; ``problems`` what of it was not as the others have it, when it was seen, by
         ``clock_differs`` and ``configuration_differs``.
         """
-        counts = self._counts(f"SELECT spool_host, count(*) FROM images WHERE {_IS_ONLY_AT_HOST} GROUP BY spool_host")
+        counts = self._counts(f"SELECT spool_host, count(*) FROM images WHERE {IS_ONLY_AT_HOST} GROUP BY spool_host")
         leases: dict[str, list[str]] = {}
         for row in self._rows("SELECT * FROM leases ORDER BY name"):
             leases.setdefault(row["host"], []).append(row["name"])
@@ -102,16 +102,9 @@ class HostViews(ViewRows):
 
     def spooling(self) -> list[str]:
         """Return the hosts that alone have files, because these are not in the object store yet."""
-        images = f"SELECT spool_host FROM images WHERE {_IS_ONLY_AT_HOST}"
+        images = f"SELECT spool_host FROM images WHERE {IS_ONLY_AT_HOST}"
         rows = self._rows(f"{images} UNION SELECT spool_host FROM revision_files WHERE spool_host IS NOT NULL")
         return sorted(row["spool_host"] for row in rows)
-
-    def only_host_of(self, key: str) -> str | None:
-        """Return which host alone has a file, of several that share an object store."""
-        images = f'SELECT spool_host FROM images WHERE "key" = :key AND {_IS_ONLY_AT_HOST}'
-        files = 'SELECT spool_host FROM revision_files WHERE "key" = :key AND spool_host IS NOT NULL'
-        row = self._row(f"{images} UNION ALL {files}", key=key)
-        return None if row is None else row["spool_host"]
 
     def now(self) -> dt.datetime:
         """Return the time by the clock of the index."""

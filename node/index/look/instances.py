@@ -2,30 +2,19 @@
 
 import datetime as dt
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from node.index.rows.records import InstanceFile, PlaceCount
+from node.index.rows.records import InstanceFile
 from node.index.rows.view_rows import DISTINCT, LISTS, Kinds, PagedViews, Row, known, moment
 
 MAX_NEWEST_SERIES = 1000
 """Newest series by which it is known when a sender stored something."""
 
-
-PLACES = ("folder", "spool", "store")
-"""Where a file is: in the folder, there and owed to the object store, or in it."""
-
 _OF_REVISION = "AND revision = :revision LIMIT :limit"
 
 _ABOVE_IMAGE = "JOIN series se ON se.id = i.series_id JOIN studies st ON st.id = se.study_id"
 _OF_STUDY = "FROM v_images WHERE study_instance_uid = :study GROUP BY series_instance_uid"
-
-
-def _by_place(rows_of: Callable[[str], list[Row]], table: str) -> dict[str, tuple[int, int]]:
-    """Return the number of rows of a table of files in each place, and their bytes."""
-    place = "coalesce(place, 'folder')"
-    rows = rows_of(f"SELECT {place} AS place, count(*) AS files, sum(bytes) AS bytes FROM {table} GROUP BY {place}")
-    return dict.fromkeys(PLACES, (0, 0)) | {row["place"]: (int(row["files"]), int(row["bytes"])) for row in rows}
 
 
 class InstanceViews(PagedViews):
@@ -77,15 +66,6 @@ class InstanceViews(PagedViews):
     def totals(self) -> Row:
         """Return the total numbers of ``instances`` and ``bytes``."""
         return self._rows("SELECT count(*) AS instances, coalesce(sum(bytes), 0) AS bytes FROM images")[0]
-
-    def count_by_place(self) -> dict[str, PlaceCount]:
-        """Return the instances in each place: ``folder``, ``spool``, ``store``. Reads all rows."""
-        return {place: PlaceCount(*of_place) for place, of_place in _by_place(self._rows, "images").items()}
-
-    def count_by_holder(self) -> dict[str, int]:
-        """Return how many instances are still to be moved to the store from the disk of each host."""
-        held = "SELECT spool_host, count(*) AS count FROM images WHERE spool_host IS NOT NULL"
-        return self._counts(f"{held} GROUP BY spool_host ORDER BY spool_host")
 
     def count_damaged(self) -> int:
         """Count the instances that `damaged` returns, without a look at each."""
@@ -217,13 +197,6 @@ class VolumeViews(PagedViews):
     def current_revisions(self, study_instance_uid: str) -> list[tuple[str, int]]:
         """Return (Series Instance UID, revision) of the current conversions of a study that have volumes."""
         return sorted({(row["series_instance_uid"], row["revision"]) for row in self.current(study_instance_uid)})
-
-    def count_by_place(self) -> dict[str, tuple[int, int]]:
-        """Return the number of files of revisions and their bytes by places: ``folder``, ``spool``, ``store``.
-
-        Without an object store, there are none.
-        """
-        return _by_place(self._rows, "revision_files")
 
     def count_current(self) -> int:
         """Count the files of kind ``volume`` that are not superseded."""

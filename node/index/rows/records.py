@@ -342,14 +342,6 @@ class NotInTrash(UsageError):
 
 
 @dataclass(frozen=True, slots=True)
-class PlaceCount:
-    """The instances in one place, and the bytes of their data sets."""
-
-    instances: int
-    bytes: int
-
-
-@dataclass(frozen=True, slots=True)
 class StoredStudy:
     """A study as retention sees it; `is_finished`: each series is converted or contains no images.
 

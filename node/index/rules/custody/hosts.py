@@ -33,11 +33,6 @@ SPOOLED_FILES = text(f"revision_files.place = '{SPOOL}'")
 class ObjectRepository(IndexRepository):
     """The places of files, and the objects that nothing needs any more."""
 
-    @on_reader
-    def of_keys(self, connection: Connection, keys: Collection[str]) -> list[InstanceFile]:
-        """Return the instances with these keys, as far as there are any."""
-        return instance_files(connection, FILES.where(ImageRow.key.in_(keys)))
-
     @on_writer
     def record_stored(
         self, connection: Connection, keys: Sequence[str], now: dt.datetime, digests: Sequence[str] | None = None
