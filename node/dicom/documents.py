@@ -318,20 +318,6 @@ def _element(vr: str, content: Any) -> Json:
     return text_element(vr, content)
 
 
-def with_numbers(model: Json) -> Json:
-    """Return a model of documents, in which DS and IS are text as it was sent, with numbers in their place."""
-    return {tag: _with_numbers(element) for tag, element in model.items()}
-
-
-def _with_numbers(element: Json) -> Json:
-    vr, values = element["vr"], element.get("Value")
-    if not values or vr not in ("DS", "IS", "SQ"):
-        return element
-    if vr == "SQ":
-        return {"vr": vr, "Value": [with_numbers(item) for item in values]}
-    return text_element(vr, "\\".join(part or "" for part in values))
-
-
 def _number(vr: str, text: str) -> Any:
     try:
         number = float(text)

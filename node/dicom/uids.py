@@ -38,17 +38,6 @@ STUDY_ROOT_MOVE = "1.2.840.10008.5.1.4.1.2.2.2"
 STUDY_ROOT_GET = "1.2.840.10008.5.1.4.1.2.2.3"
 STORAGE_COMMITMENT = "1.2.840.10008.1.20.1"
 
-SERVICES: Mapping[str, str] = {
-    PATIENT_ROOT_FIND: "Patient Root Query/Retrieve Information Model - FIND",
-    PATIENT_ROOT_MOVE: "Patient Root Query/Retrieve Information Model - MOVE",
-    PATIENT_ROOT_GET: "Patient Root Query/Retrieve Information Model - GET",
-    STUDY_ROOT_FIND: "Study Root Query/Retrieve Information Model - FIND",
-    STUDY_ROOT_MOVE: "Study Root Query/Retrieve Information Model - MOVE",
-    STUDY_ROOT_GET: "Study Root Query/Retrieve Information Model - GET",
-    STORAGE_COMMITMENT: "Storage Commitment Push Model",
-}
-"""Names of the SOP classes that the node serves or asks for beyond Verification and storage, by UID (PS3.6 Annex A)."""
-
 _NEWER = {"1.2.840.10008.5.1.4.1.1.66.7": "Label Map Segmentation Storage"}
 """Names of UIDs that pydicom does not know yet (PS3.6 Annex A)."""
 
@@ -60,7 +49,6 @@ APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"
 
 STANDARD_ROOT = "1.2.840.10008."
 
-_FORBIDDEN_ON_THE_WEB = frozenset((IMPLICIT_LITTLE_ENDIAN, EXPLICIT_BIG_ENDIAN))
 _UNCOMPRESSED = frozenset((IMPLICIT_LITTLE_ENDIAN, EXPLICIT_LITTLE_ENDIAN, EXPLICIT_BIG_ENDIAN))
 """Encodings of data sets without pixels."""
 
@@ -152,14 +140,6 @@ def choose_transfer_syntax(sop_class_uid: str, offered: Iterable[str]) -> str | 
         return next((uid for uid in offered if uid in _UNCOMPRESSED), None)
     accepted = [uid for uid in offered if is_accepted_transfer_syntax(uid)]
     return min(accepted, key=lambda uid: uid == DEFLATED_LITTLE_ENDIAN, default=None)
-
-
-def web_transfer_syntax(transfer_syntax_uid: str) -> str:
-    """Return the transfer syntax in which DICOMweb gives out an instance if it converts nothing else.
-
-    PS3.18 8.7.3 forbids Implicit VR Little Endian and Explicit VR Big Endian; Explicit VR Little Endian replaces them.
-    """
-    return EXPLICIT_LITTLE_ENDIAN if transfer_syntax_uid in _FORBIDDEN_ON_THE_WEB else transfer_syntax_uid
 
 
 def registered_name(uid: str) -> str | None:

@@ -1,9 +1,9 @@
 """The tables that people set on pages and by commands: [peers.NAME], [routes.NAME], [hooks.NAME] and [retention].
 
 Each key of the settings model is a field of the form and a key of the command, also those of extensions. A change names
-the keys that it sets and those that it removes; every other key stays as it stands in the file. A field that was not
-sent, or that has the text of the form, changes nothing. Nothing vanishes by being empty: a key that stands in the file
-is removed by its name alone (``unset``), for without a restriction a table is for everything.
+the keys that it sets and those that it removes; every other key stays as it stands in the file. Nothing vanishes by
+being empty: a key that stands in the file is removed by its name alone (``unset``), for without a restriction a table
+is for everything.
 
 A command or a plugin would give whoever has an account of the pages, or has stolen one, a program on the machine: those
 are written in another file, always. Nor does a form name files of the machine, and hooks and peers at addresses of the
@@ -11,12 +11,10 @@ machine itself are refused (`Reach`). The secret of a hook is given once and nev
 address does.
 """
 
-import json
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -37,12 +35,6 @@ _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 LIMITS = {"peers": 1000, "routes": 100, "hooks": 100}
 """Most tables of a section; each hook, and each destination of a route, has a thread."""
 
-STARTS: Mapping[str, Mapping[str, Any]] = {"peers": {"may": ["echo", "store"]}}
-"""What the form of a new table begins with, where that is less than the default."""
-
-CONTROLS = frozenset({"name", "seen", "drops", "is_new", "unset"})
-"""Fields of a form beside the keys of its table; no key has such a name."""
-
 _REFUSED = {
     **dict.fromkeys(("command", "plugin"), "the node runs it, and an account of the pages is none of the machine"),
     **dict.fromkeys(("results", "job_seconds"), "its receiver writes into the archive"),
@@ -53,24 +45,6 @@ _REFUSED = {
 """Keys that nobody sets here, and why; beside all that name a file, or have tables in them."""
 
 Shape = Literal["flag", "choice", "choices", "list", "pairs", "secret", "text"]
-
-
-@dataclass(frozen=True, slots=True)
-class Key:
-    """A key of a table as its form shows it.
-
-    `texts`: its value: of the shape `choices` one text for each, else one. `is_set`: it stands in a file.
-    `refusal`: why it is not set here; empty: it is. `default`: what it has without a value, in TOML; empty: nothing.
-    """
-
-    name: str
-    field: FieldInfo
-    shape: Shape
-    choices: tuple[str, ...]
-    texts: tuple[str, ...]
-    is_set: bool
-    refusal: str
-    default: str
 
 
 def fields_of(section: str) -> Mapping[str, FieldInfo]:
@@ -86,49 +60,21 @@ def _model_of(section: str) -> type[SettingsSection]:
 def described(section: str) -> list[tuple[str, str]]:
     """Return the keys that commands set, each with what it means, its choices and its default."""
     return [
-        (name, meaning(field) + (f" [default: {default}]" if (default := _default_text(field)) else ""))
+        (name, meaning(field) + (f" [default: {default}]" if (default := default_text(field)) else ""))
         for name, field in fields_of(section).items()
         if not (name == "kind" or field.exclude or refusal(name, field))
     ]
 
 
-def _default(field: FieldInfo) -> Any:
+def default_of(field: FieldInfo) -> Any:
+    """Return what a key has without a value; None: nothing."""
     return None if field.is_required() else field.get_default(call_default_factory=True)
 
 
-def _default_text(field: FieldInfo) -> str:
-    default = _default(field)
+def default_text(field: FieldInfo) -> str:
+    """Return what a key has without a value, in TOML; empty: nothing."""
+    default = default_of(field)
     return as_toml(default) if default or default in (False, 0) else ""
-
-
-def keys_of(settings: Settings, table: str) -> list[Key]:
-    """Return the keys of the form of a table such as ``peers.CT1``; of a new one if there is none of its name.
-
-    A hook that is no webhook has no form.
-    """
-    section, _, name = table.partition(".")
-    there = getattr(settings, section)
-    values = there.get(name) if section in LIMITS else there
-    if isinstance(values, HookSettings) and values.kind != "webhook":
-        return []
-    given = {key[len(table) + 1 :].partition(".")[0] for key in settings.loaded_from.keys_of(table)}
-    others = [one for one in settings.routes if one != name]
-    offered = {"to": [*settings.destinations, *settings.called_peers], "otherwise": others}
-    return [
-        _key(key, field, getattr(values, key, start), key in given, offered.get(key) if section == "routes" else None)
-        for key, field in fields_of(section).items()
-        if key != "kind"
-        for start in (STARTS.get(section, {}).get(key, _default(field)),)
-    ]
-
-
-def _key(name: str, field: FieldInfo, value: Any, is_set: bool, offered: Sequence[str] | None) -> Key:
-    shape, choices = _shape(field) if offered is None else ("choices", tuple(offered))
-    texts: tuple[str, ...] = ("" if shape == "secret" else _text(shape, value),)
-    if shape == "choices":
-        texts = tuple(map(str, value or ()))
-        choices = tuple(dict.fromkeys((*choices, *texts)))
-    return Key(name, field, shape, choices, texts, is_set, refusal(name, field), _default_text(field))
 
 
 def _types(annotation: Any) -> list[Any]:
@@ -137,7 +83,7 @@ def _types(annotation: Any) -> list[Any]:
     return [get_origin(annotation) or annotation, *(one for part in inner for one in _types(part))]
 
 
-def _shape(field: FieldInfo) -> tuple[Shape, tuple[str, ...]]:
+def shape_of(field: FieldInfo) -> tuple[Shape, tuple[str, ...]]:
     """Return the shape of a key in a form, and what it is chosen from."""
     types, choices = _types(field.annotation), choices_of(field.annotation)
     if field.exclude:
@@ -160,69 +106,13 @@ def refusal(name: str, field: FieldInfo | None = None) -> str:
     return f"write the table into voxelnode.toml: {reason}" if reason else ""
 
 
-def _text(shape: Shape, value: Any) -> str:
-    """Return a value as a field has it."""
-    if shape == "list":
-        items = [str(one) for one in value or ()]
-        is_plain = all(one == one.strip() and one[:1] not in '["' and "," not in one for one in items)
-        return ", ".join(items) if is_plain else as_toml(items)
-    if shape == "pairs":
-        return "\n".join(f"{json.dumps(name)} = {as_toml(one)}" for name, one in (value or {}).items())
-    return value if isinstance(value, str) else "" if value is None else as_toml(value)
-
-
-def posted(settings: Settings, table: str, form: Mapping[str, Sequence[str]]) -> tuple[dict[str, Any], list[str]]:
-    """Return the keys that a form sets, and those that it removes.
-
-    `form`: the texts of each field that was sent. Raises UsageError if a field was emptied whose key stands in the
-    file: that does not remove it.
-    """
-    section = table.partition(".")[0]
-    known = {key.name: key for key in keys_of(settings, table)}
-    unset = [name for name in form.get("unset", ()) if name]
-    keys: dict[str, Any] = {}
-    emptied = []
-    for name in (name for name in form if name not in CONTROLS and name not in unset):
-        key = known.get(name)
-        texts = _sent(form[name], key)
-        if key is not None and set(texts) == set(map(_as_sent, key.texts)):
-            continue
-        if key is not None and key.shape == "choices" and (texts or key.field.is_required() or key.default):
-            keys[name] = texts
-        elif key is None or any(texts) or key.field.is_required():
-            keys[name] = parsed(section, name, texts[-1])
-        elif key.is_set:
-            had = ", ".join(key.texts).replace("\n", ", ")
-            emptied.append(f"{name}: is {had}, and an empty field does not remove it: choose Remove {name}")
-    if emptied:
-        raise UsageError("\n".join(emptied))
-    is_new = settings.loaded_from.file_of(table) is None
-    return {
-        **keys,
-        **{key: value for key, value in STARTS.get(section, {}).items() if is_new and key not in keys},
-    }, unset
-
-
-def _sent(texts: Sequence[str], key: Key | None) -> list[str]:
-    """Return what was sent of a field as `Key.texts` has it; of choices, those that were there keep their order."""
-    if key is not None and key.shape == "choices":
-        chosen = [text for text in texts if text]
-        return sorted(chosen, key=lambda text: key.texts.index(text) if text in key.texts else len(key.texts))
-    return [_as_sent(texts[-1])]
-
-
-def _as_sent(text: str) -> str:
-    """Return a text with the ends of lines of all browsers alike, and none around it."""
-    return re.sub("\r\n?", "\n", text).strip()
-
-
 def parsed(section: str, name: str, text: str) -> Any:
     """Return the value of a key that a text says, for the model to check; the text itself for an unknown key.
 
     A list is written with commas, and a table with a line for each name; or both as in the configuration.
     """
     field = fields_of(section).get(name)
-    shape, types = ("text", [str]) if field is None else (_shape(field)[0], _types(field.annotation))
+    shape, types = ("text", [str]) if field is None else (shape_of(field)[0], _types(field.annotation))
     is_list = tuple in types
     if (is_list and text.startswith(("[", '"'))) or (dict in types and text.startswith("{")):
         try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-import numpy as np
 from pydicom import Dataset
 
 from node.dicom.values import items, number, stated_numbers, value, whole
@@ -14,7 +13,7 @@ from node.volume.model import Array, Display, Geometry, Volume
 from node.volume.planes import Window
 from node.volume.read.functional_groups import dataset_of_frame
 from node.volume.read.lookup_tables import PARAMETRIC_MAP, plain_entries, real_world_mapping
-from node.volume.read.pixels import FrameReader, decompressed_frames
+from node.volume.read.pixels import FrameReader
 from node.volume.read.planes import pixel_spacing, rescale
 from node.volume.rendering import Picture, Shades
 from node.volume.widths import read_as_bytes
@@ -91,22 +90,6 @@ def _pixel_aspect(ds: Dataset) -> float:
     if ratio is None or len(ratio) != 2 or not all(math.isfinite(part) and part > 0 for part in ratio):
         return 1.0
     return ratio[0] / ratio[1]
-
-
-def decompressed_frame(ds: Dataset) -> bytes:
-    """Return the samples of an instance with one compressed frame, as Explicit VR Little Endian holds them.
-
-    Colours are by pixel, in the colour space that the decoder returns (see `decompressed_frames`).
-
-    Raises ConversionRefused: the pixel data do not match the header, or cannot be decoded.
-
-    PS3.5 8.1.1 and A.2.
-    """
-    decompressed = decompressed_frames(ds)
-    samples = next(decompressed.frames)
-    if decompressed.layout.bits_allocated == 1:
-        return np.packbits(samples.ravel(), bitorder="little").tobytes()
-    return np.ascontiguousarray(samples, samples.dtype.newbyteorder("<")).tobytes()
 
 
 def rendered_frame(

@@ -1,4 +1,4 @@
-"""Passwords (Argon2id, RFC 9106), random tokens, and the names of accounts.
+"""Passwords (Argon2id, RFC 9106), random tokens, and the codes of authenticator apps.
 
 A password is hashed in the process where it is typed, so it never appears in a file or the index. A token is a random
 number of 256 bits; since it cannot be guessed, a plain SHA-256 of it is enough.
@@ -10,7 +10,6 @@ import base64
 import datetime as dt
 import hashlib
 import hmac
-import re
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,18 +29,6 @@ MIN_PASSWORD_LENGTH, MAX_PASSWORD_LENGTH = 12, 256
 
 TOKEN_PREFIX = "vxn_"
 """Lets people and secret scanners recognise a token."""
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
-
-
-def require_name(name: str) -> str:
-    """Return `name` if it is a valid account name, else raise UsageError."""
-    if not _NAME.fullmatch(name):
-        raise UsageError(
-            f"{name!r} is not a valid account name: use 1 to 64 letters, digits and . _ @ -, "
-            "and begin with a letter or digit"
-        )
-    return name
 
 
 def hash_password(password: str) -> str:
@@ -93,7 +80,7 @@ SIGN_IN_SECONDS = 600
 """Time limit of a sign-in at the provider."""
 
 PREFIX = "oidc:"
-"""Prefix of account names from the provider. Our own names have no colon (`credentials.require_name`)."""
+"""Prefix of account names from the provider. The names that administrators give have no colon."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,24 +105,6 @@ def no_role(identity: FederatedIdentity) -> Forbidden:
 
 GROUPS = {"dicomweb": ("/dicom-web", "/wado"), "rest": ("/api/v1",), "metrics": ("/metrics",)}
 """Groups of routes, with the paths of each."""
-
-MAX_ROUTES, MAX_CHARACTERS = 20, 1000
-"""Of one token; `tokens.routes` holds them in one column."""
-
-_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+")
-
-
-def require_routes(routes: Sequence[str]) -> tuple[str, ...]:
-    """Return groups and paths without repetition, or raise UsageError if one of them is neither."""
-    known = tuple(dict.fromkeys(routes))
-    for route in known:
-        if route not in GROUPS and not _PATH.fullmatch(route):
-            raise UsageError(
-                f"{route!r} is neither a group of routes ({', '.join(GROUPS)}) nor a path such as /api/v1/studies"
-            )
-    if len(known) > MAX_ROUTES or sum(map(len, known)) + len(known) > MAX_CHARACTERS:
-        raise UsageError(f"a token is for {MAX_ROUTES} routes at most, with {MAX_CHARACTERS} characters in all")
-    return known
 
 
 def covers(routes: Sequence[str], path: str) -> bool:

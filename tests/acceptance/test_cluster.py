@@ -15,7 +15,6 @@ import pytest
 from pydicom import FileDataset
 from pynetdicom import AE
 
-from node.extensions.object_store.listed import PlaceViews
 from node.index.look.views import ReadIndex
 from node.index.reading import reading
 from node.receive.readiness import read_counters
@@ -103,7 +102,8 @@ class Host(Served):
     def spooled(self) -> dict[str, int]:
         """How many instances each host alone has."""
         with reading(self.root, self.url) as index:
-            return index.views(PlaceViews).count_by_holder()
+            rows = index.hosts.all(index.hosts.now())
+        return {row["name"]: row["spooled_instances"] for row in rows if row["spooled_instances"]}
 
 
 def events_until(client: httpx2.Client, kind: str, after: int) -> tuple[int, list[str]]:

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from node.extensions.object_store.listed import PlaceViews
 from node.index.reading import reading
 from tests import make
 from tests.acceptance.served import Served, send, until
@@ -60,7 +59,7 @@ def test_two_receivers_and_two_converters_share_one_object_store(tmp_path: Path)
 
         def is_moved() -> bool:
             with reading(second.root, url) as index:
-                return index.views(PlaceViews).count_instances()["spool"].files == 0
+                return not any(row["spooled_instances"] for row in index.hosts.all(index.hosts.now()))
 
         until(are_converted, 300, "every series converted")
         until(is_moved, 60, "every instance in the store")

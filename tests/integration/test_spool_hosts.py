@@ -18,7 +18,6 @@ from node.control.care import check_repository
 from node.control.repository import Repository
 from node.conversion.scheduler import Worker
 from node.extensions.object_store.kind import copy_archive
-from node.extensions.object_store.listed import PlaceViews
 from node.extensions.object_store.settings import StoreSettings
 from node.extensions.object_store.uploads import ObjectUploads
 from node.extensions.postgresql.hosts import HostRepository, JoiningHost
@@ -98,7 +97,8 @@ class Host:
     def spooled(self) -> dict[str, int]:
         """How many instances each host alone has."""
         with self.index.reading() as index:
-            return index.views(PlaceViews).count_by_holder()
+            rows = index.hosts.all(index.hosts.now())
+        return {row["name"]: row["spooled_instances"] for row in rows if row["spooled_instances"]}
 
     def claim(self) -> str | None:
         """The series that this host would convert, after the quiet time."""

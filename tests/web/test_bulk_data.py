@@ -20,7 +20,7 @@ from pydicom.uid import (
 )
 
 from node.children.decoder import NotDecoded
-from node.volume.read.transfer_syntaxes import ENCODERS
+from node.extensions.dicomweb.decoding import ENCODERS
 from tests import make
 from tests.web.conftest import Site, open_site
 from tests.web.mixed import sample

@@ -7,10 +7,10 @@ import httpx2
 import pytest
 
 from node.extensions.conformance.statement import statement_for_programs
+from node.extensions.dicomweb.decoding import ENCODERS
 from node.extensions.dicomweb.media_types import FRAME_TYPES, MULTIPART
 from node.extensions.dicomweb.transactions import CapabilityResource, offered
 from node.settings.model import Settings
-from node.volume.read.transfer_syntaxes import ENCODERS
 from tests import make
 from tests.web.conftest import Site, every_route, open_site
 

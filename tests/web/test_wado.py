@@ -19,8 +19,8 @@ from pydicom.uid import UID, MRSpectroscopyStorage, RLELossless
 
 from node.api import import_instances
 from node.dicom.encoding import file_meta
-from node.dicom.uids import web_transfer_syntax
 from node.extensions.dicomweb import bulk_data
+from node.extensions.dicomweb.decoding import web_transfer_syntax
 from node.receive.ingest import Announced, Origin
 from node.web.files import CHUNK_BYTES
 from tests import make

@@ -8,21 +8,13 @@ from fastapi.responses import RedirectResponse
 from pydantic import BaseModel, Field, StringConstraints
 
 from node.errors import UsageError
+from node.extensions.administration.names import MAX_ROUTES, require_name
 from node.index.rows.scope import within
 from node.index.rules.people.accounts import KnownAccount, ListedAccount, Role
 from node.web.access import ADMINS, MEMBERS, READERS, Access, Call, CurrentCall
 from node.web.api.models import MAX_ID, Resource
 from node.web.api.routing import api_router
-from node.web.credentials import (
-    GROUPS,
-    MAX_PASSWORD_LENGTH,
-    MAX_ROUTES,
-    PREFIX,
-    digest,
-    hash_password,
-    new_token,
-    require_name,
-)
+from node.web.credentials import GROUPS, MAX_PASSWORD_LENGTH, PREFIX, digest, hash_password, new_token
 from node.web.errors import Forbidden, NotAuthenticated
 from node.web.pages.rendering import (
     SEE_OTHER,

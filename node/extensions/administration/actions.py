@@ -8,12 +8,12 @@ from typing import Any
 from node.association.added import OpenedRoot
 from node.audit.audit_log import Audit, AuditAction, AuditEvent, AuditMessage, EventType, Result
 from node.errors import UsageError
+from node.extensions.administration.names import require_name, require_routes
 from node.hookspecs import Action
 from node.index.rules.people.accounts import AccountRepository, Role
 from node.notify.channel import NotDelivered, delivered_test
 from node.notify.message import message_of_first
 from node.notify.notifier import export_line
-from node.web.credentials import require_name, require_routes
 
 
 def actions(root: OpenedRoot) -> Mapping[str, Action]:
@@ -82,7 +82,7 @@ class AccountAdministration:
         """Add a token to an account.
 
         `expires_at` is an ISO 8601 time, or None for a token that never expires; `role` is at most that of the account,
-        and None for that; `routes` are those of `node.web.credentials`, none for all; `project` is the only one whose
+        and None for that; `routes` are those of `require_routes`, none for all; `project` is the only one whose
         series it shows, None for those that the account sees.
         """
         if not label.isprintable() or not 1 <= len(label) <= MAX_LABEL_CHARACTERS:

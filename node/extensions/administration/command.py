@@ -57,7 +57,8 @@ def add(
     The password is prompted for on a terminal, and otherwise read from standard input. On a root without an index, this
     creates one, so that a node that requires accounts can start.
     """
-    from node.web.credentials import hash_password, require_name
+    from node.extensions.administration.names import require_name
+    from node.web.credentials import hash_password
 
     require_name(name)
     password_hash = None if no_password else hash_password(_password())

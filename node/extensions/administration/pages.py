@@ -19,12 +19,13 @@ from node.audit.audit_files import audit_files
 from node.audit.audit_log import AuditAction, AuditEvent, EventType
 from node.control import checks
 from node.errors import VoxelnodeError
+from node.extensions.administration.forms import keys_of, posted
 from node.index.look.views import ReadIndex, outstanding
 from node.lifecycle.expired import SPARED, due_now
 from node.runtime import logs
 from node.settings.example import as_toml
 from node.settings.load import values_of
-from node.settings.tables import LIMITS, keys_of, posted
+from node.settings.tables import LIMITS
 from node.web import actions
 from node.web.access import ADMINS, Call, CurrentCall
 from node.web.api.models import Moment, Resource

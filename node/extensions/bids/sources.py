@@ -17,6 +17,7 @@ from node.extensions.bids.planned import SeriesVolume, SubjectSeries
 from node.extensions.bids.rules import VOLUME_FIELDS, Rules
 from node.extensions.bids.subjects import SubjectPatient
 from node.index.look.views import ReadIndex
+from node.index.rows.view_rows import Row, ViewRows
 from node.index.rules.people.identifiers import identity_of, same_person
 from node.selector import Facts, Selector
 from node.selector.fields import FIELDS, grid_fields
@@ -47,6 +48,57 @@ class PatientSource(Protocol):
         """Return study and series UID of all series; None if others may exist elsewhere."""
 
 
+class ExportViews(ViewRows):
+    """The patients, series and volumes of an index, by their ``id``."""
+
+    def patients(self, patient: int | None = None) -> list[Row]:
+        """Return ``id``, ``identity`` and ``patient_id`` of each patient with a series, by ``id``.
+
+        `patient`: only this one and all of the same identity, as people with one issuer and Patient ID are.
+        """
+        query = (
+            "SELECT p.id, p.identity, p.patient_id FROM patients p WHERE EXISTS "
+            "(SELECT 1 FROM studies st JOIN series se ON se.study_id = st.id WHERE st.patient_id = p.id)"
+        )
+        if patient is None:
+            return self._rows(f"{query} ORDER BY p.id")
+        alike = "p.identity = (SELECT identity FROM patients WHERE id = :patient)"
+        return self._rows(f"{query} AND {alike} ORDER BY p.id", patient=patient)
+
+    def patient_of(self, study_instance_uid: str) -> int | None:
+        """Return the ``id`` of the patient of a study, or None if there is no such study."""
+        row = self._row("SELECT patient_id FROM studies WHERE study_instance_uid = :uid", uid=study_instance_uid)
+        return None if row is None else int(row["patient_id"])
+
+    def series_of(self, patients: Sequence[int]) -> list[Row]:
+        """Return the series of patients, by their ``id``, with dates and times, state, verdict and failures."""
+        return self._of_ids(
+            "SELECT se.id, st.patient_id AS patient, st.study_instance_uid, se.series_instance_uid, st.study_date, "
+            "st.study_time, se.series_date, se.series_time, se.state, se.verdict, se.verdict_reason, se.error, "
+            "(SELECT f.detail FROM failures f WHERE f.series_id = se.id AND f.revision = se.revision LIMIT 1) "
+            "AS failure FROM series se JOIN studies st ON st.id = se.study_id",
+            "st.patient_id",
+            patients,
+            "ORDER BY se.id",
+        )
+
+    def nifti_of(self, series: Sequence[int]) -> list[Row]:
+        """Return the current NIfTI volumes, spectra and recordings of series, by their ``id``.
+
+        Paths are relative to the root.
+        """
+        return self._of_ids(
+            "SELECT c.series_id, v.stack, v.suffix, v.path, v.sha256, v.shape, v.spacing_mm, v.geometry, "
+            "v.orientation, v.warnings, v.weighting, v.contrast_agent "
+            "FROM conversions c JOIN volumes v ON v.conversion_id = c.id",
+            "c.series_id",
+            series,
+            "AND NOT c.superseded AND c.files_removed_at IS NULL "
+            "AND (v.kind IN ('volume', 'spectra') AND v.format = 'nifti' OR v.kind = 'physio') "
+            "ORDER BY v.stack, v.path",
+        )
+
+
 class IndexSource:
     """The index of a root, and the volumes in it.
 
@@ -56,29 +108,29 @@ class IndexSource:
     not_selected = 0
 
     def __init__(self, index: ReadIndex, local: LocalFile) -> None:
-        self._index, self._root = index, Path(index.root)
+        self._index, self._views, self._root = index, index.views(ExportViews), Path(index.root)
         self._by_path = by_path(self._root, index, local)
 
     def _local(self, file: Path) -> Path:
         return self._by_path(str(file.relative_to(self._root)))
 
     def patients(self, number: int | None = None) -> Mapping[int, SubjectPatient]:
-        rows = self._index.studies.patients(number)
+        rows = self._views.patients(number)
         return {row["id"]: SubjectPatient(row["identity"], row["patient_id"]) for row in rows}
 
     def patient_of(self, study_instance_uid: str) -> int | None:
-        return self._index.studies.patient_of(study_instance_uid)
+        return self._views.patient_of(study_instance_uid)
 
     def series_keys(self) -> Collection[tuple[str, str]]:
         return self._index.studies.series_keys()
 
     def series_of(self, patients: Sequence[int]) -> Iterator[SubjectSeries]:
-        listed = self._index.studies.series_of(patients)
+        listed = self._views.series_of(patients)
         facts = self._index.facts.of_rows(FIELDS, [row["id"] for row in listed])
         rows = [row for row in listed if row["id"] in facts]  # copies are of a data set of their project
         ids = [row["id"] for row in rows]
         volumes: dict[int, list[SeriesVolume]] = defaultdict(list)
-        for row in self._index.studies.nifti_of(ids):
+        for row in self._views.nifti_of(ids):
             volumes[row["series_id"]].append(self._volume_file(row))
         for row in rows:
             yield SubjectSeries(

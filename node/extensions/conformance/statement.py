@@ -24,7 +24,6 @@ from node.dicom.seen import seen_as
 from node.dicom.status import StatementTable, merged, parameters, status_table, table
 from node.dicom.uids import (
     APPLICATION_CONTEXT,
-    SERVICES,
     STORAGE_COMMITMENT,
     STUDY_ROOT_GET,
     USUAL_COMPRESSED,
@@ -63,7 +62,7 @@ UNCOMPRESSED = tuple(f"1.2.840.10008.1.2{end}" for end in ("", ".1", ".2", ".1.9
 
 def name_of(uid: str) -> str:
     """Return the name of a UID in PS3.6, without the mark of retired ones."""
-    return SERVICES.get(uid) or registered(uid).name
+    return "Storage Commitment Push Model" if uid == STORAGE_COMMITMENT else registered(uid).name
 
 
 def is_read(transfer_syntax_uid: str) -> bool:

@@ -19,7 +19,9 @@ from node.dicom.seen import DOCUMENT_TYPES
 from node.errors import counted
 from node.extensions.dicomweb.bursts import BurstRoute, begin_burst, decoded, kept_bytes
 from node.extensions.dicomweb.decoding import (
+    ENCODERS,
     compressed_frame,
+    encoder_of,
     frame,
     pixel_location,
     stored_frame,
@@ -56,7 +58,6 @@ from node.extensions.dicomweb.resources import (
     skipped,
 )
 from node.index.rows.files import StoredInstance
-from node.volume.read.transfer_syntaxes import ENCODERS, encoder_of
 from node.web.access import MEMBERS, CurrentCall
 from node.web.files import Damaged, Unavailable, decoded_file, leaving_file, whole_file
 

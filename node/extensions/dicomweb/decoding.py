@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
+from importlib.machinery import PathFinder
+from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
@@ -17,14 +19,18 @@ from urllib.parse import quote
 from pydicom import Dataset
 from pydicom.dataelem import DataElement
 from pydicom.tag import BaseTag
-from pydicom.uid import HTJ2KLossless
+from pydicom.uid import HTJ2KLossless, JPEGLSLossless
 
 from node.children.decoding import NoSuchValue
 from node.children.forwarding import CopyChange, transformed
 from node.dicom.coercion import Identity
-from node.dicom.encoding import DEFLATED_LITTLE_ENDIAN, EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN
+from node.dicom.encoding import (
+    DEFLATED_LITTLE_ENDIAN,
+    EXPLICIT_BIG_ENDIAN,
+    EXPLICIT_LITTLE_ENDIAN,
+    IMPLICIT_LITTLE_ENDIAN,
+)
 from node.dicom.json_model import MAX_DEPTH, has_fragments, json_model
-from node.dicom.uids import web_transfer_syntax
 from node.dicom.values import CONVERSION_ERRORS, held_elements, little_endian, text, whole
 from node.errors import counted, is_out_of_memory
 from node.extensions.dicomweb.pixel_element import (
@@ -38,12 +44,27 @@ from node.extensions.dicomweb.pixel_element import (
 from node.extensions.dicomweb.xml_model import encoded_model
 from node.files.reading import read_instance
 from node.volume.planes import Window
-from node.volume.read.transfer_syntaxes import ENCODERS, NotTranscodable
+from node.volume.read.transfer_syntaxes import HAS_PYJPEGLS, NotTranscodable, with_version
 
 if TYPE_CHECKING:
     from node.volume.model import Array
     from node.volume.read.pixel_layout import PixelLayout
     from node.volume.rendering import Picture
+
+
+def _has_module(package: str, module: str) -> bool:
+    """Return whether an installed package has a module, without importing either."""
+    spec = find_spec(package)
+    return spec is not None and PathFinder.find_spec(module, spec.submodule_search_locations) is not None
+
+
+_FORBIDDEN_ON_THE_WEB = frozenset((IMPLICIT_LITTLE_ENDIAN, EXPLICIT_BIG_ENDIAN))
+
+ENCODERS: dict[str, str] = {
+    **({JPEGLSLossless: "pyjpegls"} if HAS_PYJPEGLS else {}),
+    **({HTJ2KLossless: "imagecodecs"} if _has_module("imagecodecs", "_htj2k") else {}),
+}
+"""The package that encodes frames in each transfer syntax, which is one without loss."""
 
 LIBRARIES = ("node.volume.read.encoders", *(["imagecodecs._htj2k"] if HTJ2KLossless in ENCODERS else []))
 """See `node.children.decoding.LIBRARIES`."""
@@ -78,16 +99,28 @@ class PictureOrder:
 
 
 def frame(path: Path, frame_number: int, into: Path | None = None) -> bytes:
-    """Return the samples of one compressed frame (from 1); see `node.volume.display.decompressed_frame`.
+    """Return the samples of one compressed frame (from 1), as Explicit VR Little Endian holds them.
+
+    Colours are by pixel, in the colour space that the decoder returns (see `node.volume.read.pixels`).
 
     `into`: the file into which they are written instead, and so below.
+
+    Raises ConversionRefused: the pixel data do not match the header, or cannot be decoded.
+
+    PS3.5 8.1.1 and A.2.
     """
-    from node.volume.display import decompressed_frame
+    import numpy as np
+
+    from node.volume.read.pixels import decompressed_frames
 
     header, element = _opened(path)
     if element is None:
         raise FrameNotFound("the data set has no pixel data")
-    return _given(decompressed_frame(single_frame(header, element, frame_number)), into)
+    decompressed = decompressed_frames(single_frame(header, element, frame_number))
+    samples = next(decompressed.frames)
+    if decompressed.layout.bits_allocated == 1:
+        samples = np.packbits(samples.ravel(), bitorder="little")
+    return _given(np.ascontiguousarray(samples, samples.dtype.newbyteorder("<")).tobytes(), into)
 
 
 def _given(data: bytes, into: Path | None) -> bytes:
@@ -158,7 +191,7 @@ def _draw(header: Dataset, order: PictureOrder, ds: Dataset, index: int, into: I
 
 
 def compressed_frame(path: Path, frame_number: int, transfer_syntax_uid: str, into: Path | None = None) -> bytes:
-    """Return one frame (from 1) compressed without loss, in one of `node.volume.read.transfer_syntaxes.ENCODERS`.
+    """Return one frame (from 1) compressed without loss, in one of `ENCODERS`.
 
     What is written holds the samples that are sent uncompressed.
 
@@ -335,3 +368,18 @@ def _bytes_of(ds: Dataset, tag: BaseTag) -> Any:
     if vr != "SQ" and not isinstance(data, bytes):  # several texts, or numbers
         data = stored
     return little_endian(vr, data) if isinstance(data, bytes) and ds.original_encoding[1] is False else data
+
+
+@cache
+def encoder_of(transfer_syntax_uid: str) -> str:
+    """Return the package that encodes a transfer syntax, with its version: others may write other bytes; else empty."""
+    package = ENCODERS.get(transfer_syntax_uid)
+    return with_version(package) if package else ""
+
+
+def web_transfer_syntax(transfer_syntax_uid: str) -> str:
+    """Return the transfer syntax in which DICOMweb gives out an instance if it converts nothing else.
+
+    PS3.18 8.7.3 forbids Implicit VR Little Endian and Explicit VR Big Endian; Explicit VR Little Endian replaces them.
+    """
+    return EXPLICIT_LITTLE_ENDIAN if transfer_syntax_uid in _FORBIDDEN_ON_THE_WEB else transfer_syntax_uid

@@ -12,7 +12,8 @@ from pydicom.uid import MPEGTransferSyntaxes
 from python_multipart.multipart import parse_options_header
 
 from node.dicom.encoding import EXPLICIT_BIG_ENDIAN, EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN
-from node.volume.read.transfer_syntaxes import ENCODERS, can_decode
+from node.extensions.dicomweb.decoding import ENCODERS
+from node.volume.read.transfer_syntaxes import can_decode
 
 UNCOMPRESSED = frozenset((EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN, EXPLICIT_BIG_ENDIAN))
 

@@ -12,10 +12,10 @@ from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag
 
 from node.dicom.answers import Found, answer_model
-from node.dicom.documents import with_numbers
+from node.dicom.json_model import Json, text_element
 from node.dicom.keys import DEFAULTS, SUPPORTED, InvalidQuery, Level
 from node.dicom.matching import Options, read_query
-from node.dicom.uids import web_transfer_syntax
+from node.extensions.dicomweb.decoding import web_transfer_syntax
 from node.extensions.dicomweb.media_types import DICOM_XML, DocumentForm, accepted, document_form
 from node.extensions.dicomweb.resources import (
     READ,
@@ -113,7 +113,7 @@ def _encoded(found: Found, level: Level, base: str, form: DocumentForm) -> bytes
     added = {"RetrieveURL": resource_url(base, *(str(found[keyword]) for keyword in keywords))}
     if syntax := str(found.get("AvailableTransferSyntaxUID", "")):
         added["AvailableTransferSyntaxUID"] = web_transfer_syntax(syntax)
-    model = {**with_numbers(found.others), **answer_model({**found, **added})}
+    model = {**_numbered(found.others), **answer_model({**found, **added})}
     return encoded_model(model, as_xml=form.media_type == DICOM_XML)
 
 
@@ -262,3 +262,17 @@ def _several(value: object) -> list[str]:
     if value in (None, ""):
         return []
     return [str(value)] if isinstance(value, str) or not isinstance(value, Iterable) else [str(item) for item in value]
+
+
+def _numbered(model: Json) -> Json:
+    """Return a model of documents, in which DS and IS are text as it was sent, with numbers in their place."""
+    return {tag: _numbered_element(element) for tag, element in model.items()}
+
+
+def _numbered_element(element: Json) -> Json:
+    vr, values = element["vr"], element.get("Value")
+    if not values or vr not in ("DS", "IS", "SQ"):
+        return element
+    if vr == "SQ":
+        return {"vr": vr, "Value": [_numbered(item) for item in values]}
+    return text_element(vr, "\\".join(part or "" for part in values))

@@ -18,9 +18,8 @@ from node.children.decoding import transcode
 from node.children.forwarding import CopyChange, forward
 from node.dicom.encoding import EXPLICIT_LITTLE_ENDIAN, file_head, is_as_announced
 from node.dicom.json_model import Json
-from node.dicom.uids import web_transfer_syntax
 from node.extensions.dicomweb.bulk_data import answer_bulk_data
-from node.extensions.dicomweb.decoding import PictureOrder, metadata_of_each, split_metadata
+from node.extensions.dicomweb.decoding import PictureOrder, metadata_of_each, split_metadata, web_transfer_syntax
 from node.extensions.dicomweb.media_types import (
     ANY,
     DICOM,

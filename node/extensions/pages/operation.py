@@ -26,7 +26,7 @@ from node.web import actions
 from node.web.access import MEMBERS, READERS, WRITERS, Call, CurrentCall, background_request
 from node.web.api.models import MAX_ID
 from node.web.errors import ResourceNotFound
-from node.web.pages.filters import WORK_CHIPS, about, counted, grouped, sized
+from node.web.pages.filters import StatusChip, about, counted, grouped, sized
 from node.web.pages.rendering import (
     NO_INTAKE,
     OK,
@@ -346,6 +346,20 @@ def work_rows(call: CurrentCall, number: PageNumber = 1, kind: Kind = None) -> R
     if rows.status_code == OK:  # not 204, when nothing new is shown
         call.audit.queried(f"work, page {number}", len(shown["rows"]))
     return rows
+
+
+WORK_CHIPS: Mapping[str, StatusChip] = {
+    "waiting": StatusChip("plain", "waiting"),
+    "running": StatusChip("busy", "running"),
+    "succeeded": StatusChip("good", "succeeded"),
+    "incomplete": StatusChip("warning", "incomplete"),
+    "failed": StatusChip("bad", "failed"),
+    "cancelled": StatusChip("plain", "cancelled"),
+    "expired": StatusChip("bad", "expired"),
+    "dropped": StatusChip("plain", "dropped"),
+    "skipped": StatusChip("warning", "skipped"),
+}
+"""Of the states and outcomes of work."""
 
 
 def _work(call: Call, number: int, kind: WorkKind | None) -> dict[str, Any]:

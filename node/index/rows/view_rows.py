@@ -17,7 +17,7 @@ import json
 import re
 import sqlite3
 import string
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -269,6 +269,11 @@ class ViewRows:
         of_series = "" if series_instance_uid is None else " AND series_instance_uid = :series"
         values |= {"study": study_instance_uid, "series": series_instance_uid}
         return self._rows(f"{source} WHERE study_instance_uid = :study{of_series} {rest}", **values)
+
+    def _of_ids(self, query: str, column: str, ids: Sequence[int], rest: str = "") -> list[Row]:
+        """Return the rows of a query whose column, which has an index, is one of some numbers."""
+        looked_up = self._queries.say.looked_up(column, ":ids")
+        return self._rows(f"{query} WHERE {looked_up} {rest}", ids=json.dumps(list(ids)))
 
 
 def matching_rows(source: str, **filters: Any) -> tuple[str, dict[str, Any]]:

@@ -12,8 +12,6 @@ import importlib.metadata
 import zlib
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib.machinery import PathFinder
 from importlib.util import find_spec
 
 from pydicom import uid
@@ -66,19 +64,6 @@ _SOS, _APP0, _APP14 = 0xDA, 0xE0, 0xEE
 _SIZ, _COD, _SOT = 0xFF51, 0xFF52, 0xFF90
 
 
-def _has_module(package: str, module: str) -> bool:
-    """Return whether an installed package has a module, without importing either."""
-    spec = find_spec(package)
-    return spec is not None and PathFinder.find_spec(module, spec.submodule_search_locations) is not None
-
-
-ENCODERS: dict[str, str] = {
-    **({uid.JPEGLSLossless: "pyjpegls"} if HAS_PYJPEGLS else {}),
-    **({uid.HTJ2KLossless: "imagecodecs"} if _has_module("imagecodecs", "_htj2k") else {}),
-}
-"""The package that encodes frames in each transfer syntax, which is one without loss."""
-
-
 class NotTranscodable(VoxelnodeError):
     """An instance cannot be sent in any transfer syntax that its receiver accepts; the message gives the reason."""
 
@@ -104,17 +89,11 @@ def choose_target(
 
 def decoders_by_transfer_syntax() -> dict[str, tuple[str, ...]]:
     """Return the packages that decode each transfer syntax UID, with their versions."""
-    return {syntax: tuple(map(_with_version, packages)) for syntax, packages in PACKAGES.items()}
+    return {syntax: tuple(map(with_version, packages)) for syntax, packages in PACKAGES.items()}
 
 
-@cache
-def encoder_of(transfer_syntax_uid: str) -> str:
-    """Return the package that encodes a transfer syntax, with its version: others may write other bytes; else empty."""
-    package = ENCODERS.get(transfer_syntax_uid)
-    return _with_version(package) if package else ""
-
-
-def _with_version(package: str) -> str:
+def with_version(package: str) -> str:
+    """Return the name of an installed package with its version."""
     version = zlib.ZLIB_RUNTIME_VERSION if package == "zlib" else importlib.metadata.version(package)
     return f"{package} {version}"
 

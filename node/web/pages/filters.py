@@ -421,18 +421,3 @@ CONFLICT_REMEDIES: Mapping[str, str] = {
     "shared-patient-id": "Find out whether both are the same person: compare them, then merge them or keep them apart.",
 }
 """Remedies by kind of conflict (docs/custody.md)."""
-
-
-WORK_CHIPS: Mapping[str, StatusChip] = {
-    "waiting": StatusChip("plain", "waiting"),
-    "running": StatusChip("busy", "running"),
-    "succeeded": StatusChip("good", "succeeded"),
-    "incomplete": StatusChip("warning", "incomplete"),
-    "failed": StatusChip("bad", "failed"),
-    "cancelled": StatusChip("plain", "cancelled"),
-    "expired": StatusChip("bad", "expired"),
-    "dropped": StatusChip("plain", "dropped"),
-    "skipped": StatusChip("warning", "skipped"),
-}
-
-"""Of the states and outcomes of work."""

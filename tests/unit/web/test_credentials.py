@@ -3,7 +3,8 @@
 import pytest
 
 from node.errors import UsageError
-from node.web.credentials import MAX_PASSWORD_LENGTH, digest, hash_password, is_password, new_token, require_name
+from node.extensions.administration.names import require_name
+from node.web.credentials import MAX_PASSWORD_LENGTH, digest, hash_password, is_password, new_token
 
 
 @pytest.mark.slow
