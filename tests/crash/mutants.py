@@ -252,11 +252,6 @@ def ledger_is_one_checkpoint_late() -> None:
     Checkpoint._list = list_late  # type: ignore[method-assign]
 
 
-def rebuilds_forget() -> None:
-    """A new index is not compared with what was acknowledged."""
-    repository.account_for = lambda *_, **__: None
-
-
 MUTANTS = OPERATORS_MUTANTS | mutants_of(vars())
 
 VARIABLE = "VOXELNODE_MUTANT"

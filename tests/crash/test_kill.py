@@ -76,6 +76,8 @@ def test_what_was_sent_before_a_release_is_converted_whole_however_soon_the_node
         ("published-stay", ("volumes-published",), 1, "volumes without rows"),
         ("parts-stay", ("part-written",), 8, "half received"),
         ("strays-stay", ("rows-committed",), 8, "has no row"),
+        ("ledger-is-not-written", ("journal-freed",), 8, "neither in the ledger nor in the journal"),
+        ("ledger-is-one-checkpoint-late", ("journal-freed",), 8, "neither in the ledger nor in the journal"),
     ],
 )
 def test_a_node_without_one_of_its_defences_is_found_out(
