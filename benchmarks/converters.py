@@ -48,9 +48,8 @@ from node.receive.ingest import Announced  # noqa: E402
 from node.settings.model import Settings  # noqa: E402
 from tests import make  # noqa: E402
 from tests.acceptance.test_cluster import Host, in_folder, store_of  # noqa: E402
-from tests.acceptance.test_corpus_through_a_cluster import in_bucket  # noqa: E402
 from tests.integration.conftest import data_set_bytes  # noqa: E402
-from tests.object_store import object_store  # noqa: E402
+from tests.object_store import ObjectStore, object_store  # noqa: E402
 from tests.postgresql import Server, start  # noqa: E402
 
 SIDE = 128
@@ -105,6 +104,15 @@ def data_sets(series: int, slices: int) -> Iterator[tuple[Announced, bytes]]:
             uid = str(ds.SOPInstanceUID).replace("100000000", str(number))
             syntax = str(ds.file_meta.TransferSyntaxUID)
             yield Announced(str(ds.SOPClassUID), uid, syntax), data.replace(b"100000000", str(number).encode())
+
+
+def in_bucket(store: ObjectStore, folder: Path) -> dict[str, str]:
+    """Make a bucket; return the settings of hosts that share it, with copies of few files only."""
+    store.ask("PUT", "/archive")
+    keys = folder / "keys"
+    keys.write_text("[default]\naws_access_key_id = a\naws_secret_access_key = b\n")
+    place = {"URL": "s3://archive/one", "ENDPOINT": store.url, "REGION": "us-east-1"}
+    return place | {"CREDENTIALS_FILE": str(keys), "CACHE_BYTES": "1000000"}
 
 
 def fill(folder: Path, url: str, storage: Mapping[str, str], series: int, slices: int) -> None:

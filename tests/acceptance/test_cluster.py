@@ -80,10 +80,6 @@ class Host(Served):
         self.environment |= environment
         self.start()
 
-    def rows(self, query: str) -> list[dict[str, Any]]:
-        with reading(self.root, self.url) as index:
-            return index.series._rows(query)
-
     def hosts(self) -> dict[str, Any]:
         """The hosts of the index by name."""
         with reading(self.root, self.url) as index:

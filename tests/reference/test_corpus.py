@@ -5,6 +5,7 @@ import json
 from argparse import Namespace
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -14,10 +15,62 @@ from node.writers.options import WriteOptions
 from node.writers.write import write_volume
 from tests.conftest import corpus_folder
 from tests.reference.cases import corpus_cases, read_series
-from tests.reference.test_sidecar import is_of_bids
 from tests.unit.writers.test_documented import named_in
 
 pytestmark = pytest.mark.corpus
+
+ABOVE_ZERO = frozenset(
+    {
+        *("EchoTime", "EchoTime1", "EchoTime2", "RepetitionTime", "InversionTime", "FlipAngle", "SliceThickness"),
+        *("AcquisitionDuration", "EffectiveEchoSpacing", "RepetitionTimeExcitation", "RepetitionTimePreparation"),
+    }
+)
+NUMBERS = frozenset(
+    {
+        *("MagneticFieldStrength", "TotalReadoutTime", "DwellTime", "DelayTime", "PartialFourier"),
+        *("ParallelReductionFactorInPlane", "ParallelReductionFactorOutOfPlane", "MultibandAccelerationFactor"),
+        *("LabelingDuration", "PostLabelingDelay", "InjectedRadioactivity", "InjectedVolume", "DoseCalibrationFactor"),
+        *("ScanStart", "InjectionStart", "ImageDecayCorrectionTime"),
+    }
+)
+TEXTS = frozenset(
+    {
+        *("Manufacturer", "ManufacturersModelName", "SoftwareVersions", "BodyPart", "ReceiveCoilName"),
+        *("ReceiveCoilActiveElements", "ParallelAcquisitionTechnique", "PartialFourierDirection", "Units"),
+        *("TracerRadionuclide", "TracerName", "ReconMethodName", "AttenuationCorrection", "InjectedRadioactivityUnits"),
+    }
+)
+LISTS_OF_TEXTS = frozenset({"ScanningSequence", "SequenceVariant", "ScanOptions"})
+LISTS_OF_NUMBERS = frozenset({"SliceTiming", "DecayCorrectionFactor", "ScatterFraction"})
+FLAGS = frozenset(
+    {
+        *("SpoilingState", "MTState", "NonlinearGradientCorrection", "ImageDecayCorrected", "BackgroundSuppression"),
+        *("VascularCrushing", "BolusCutOffFlag"),
+    }
+)
+ONE_OF = {
+    "MRAcquisitionType": {"1D", "2D", "3D"},
+    "SpoilingType": {"RF", "GRADIENT", "COMBINED"},
+    "PhaseEncodingDirection": {"i", "i-", "j", "j-", "k", "k-"},
+    "ArterialSpinLabelingType": {"CASL", "PCASL", "PASL"},
+}
+
+
+def is_of_bids(name: str, fact: Any) -> bool:
+    """Whether a fact has the type and the range that the schema of BIDS 1.10 gives its name, if it knows it."""
+    number = isinstance(fact, (int, float)) and not isinstance(fact, bool)
+    several = fact if isinstance(fact, list) else []
+    found = {
+        name in ABOVE_ZERO: number and fact > 0,
+        name in NUMBERS: number,
+        name in TEXTS: isinstance(fact, str) and fact != "",
+        name in LISTS_OF_TEXTS: bool(several) and all(isinstance(each, str) for each in several),
+        name in LISTS_OF_NUMBERS: bool(several)
+        and all(isinstance(each, (int, float)) and each >= 0 for each in several),
+        name in FLAGS: isinstance(fact, bool),
+        name in ONE_OF: fact in ONE_OF.get(name, ()) if isinstance(fact, str) else False,
+    }
+    return found.get(True, True)
 
 
 @pytest.fixture(scope="module")

@@ -146,3 +146,14 @@ def test_phase_encoding_and_readout_of_ge_are_those_of_dcm2niix(
     [(pair, volume, image)] = pairs(list(map(dcmread, make.saved(datasets, tmp_path / "written"))), tmp_path)
     assert {"PhaseEncodingDirection", "EffectiveEchoSpacing", "TotalReadoutTime"} <= pair.theirs.keys()
     assert list(unexplained(pair, volume, image, set())) == []
+
+
+@pytest.mark.slow
+@pytest.mark.corpus
+def test_a_timer_of_ge_that_omits_the_first_volume_changes_no_slice_timing(corpus: Path, tmp_path: Path) -> None:
+    folders = sorted((corpus.parent / "more" / "ge-slice-timing").glob("*epiRT*"))
+    if not folders:
+        pytest.skip("no further real series beside the corpus")
+    for folder in folders:
+        [(pair, _, _)] = pairs([dcmread(path) for path in sorted(folder.iterdir())], tmp_path / folder.name)
+        assert pair.ours["SliceTiming"] == pytest.approx(pair.theirs["SliceTiming"], abs=2e-3), folder.name
