@@ -363,3 +363,14 @@ def test_the_rules_for_storage_classes_are_for_the_keys_of_objects_and_for_class
 def test_a_storage_class_that_needs_a_restore_is_refused(cold: str) -> None:
     with pytest.raises(ValidationError, match="needs a restore before each read"):
         StoreSettings(url="s3://bucket", storage_class=cold)
+
+
+def test_no_document_recommends_storescu_for_a_folder() -> None:
+    """Pynetdicom has a `storescu` without ``+sd``, which comes first in an active virtual environment.
+
+    ``python -m pynetdicom storescu``, which the tutorial has, is that one wherever it is run.
+    """
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "node").rglob("*.py")]
+    recommended = re.compile(r"(?<!python -m pynetdicom )storescu .*-aec")
+    found = [page.name for page in [*pages, *(ROOT / "node").rglob("*.html")] if recommended.search(page.read_text())]
+    assert found == []

@@ -97,6 +97,12 @@ def typed(name: str, section: str = "") -> list[Block]:
     return [block for block in found if block.language == "shell" and not block.reason]
 
 
+def inline(name: str) -> list[str]:
+    """The commands of the node within the text of a document, and requests to it, each once."""
+    text = (PROJECT / name).read_text(encoding="utf-8")
+    return list(dict.fromkeys(re.findall(r"`((?:voxelnode|curl) [^`]+)`", text)))
+
+
 def language(text: str) -> str:
     """Return what a block without a language is: what can be read as data or as a program is no command.
 

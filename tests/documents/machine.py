@@ -41,7 +41,7 @@ CLONE = "/root/voxelnode"
 NAMES = "pacs db db1 db2 s3 research pipeline cloud"
 SECONDS = 120.0
 
-CURL = "silent\nshow-error\nfail-with-body\n"
+CURL = "silent\nshow-error\nfail\n"
 """What each `curl` is told beside: no progress, which it writes to standard error, and exit 22 if it is refused."""
 
 VARYING = re.compile(
@@ -67,7 +67,6 @@ umount -l /old
 "$python" -c 'import fcntl, socket, struct; fcntl.ioctl(socket.socket(), 0x8914, struct.pack("16sh", b"lo", 65))'
 hash -r
 cd
-umask 022
 set +eu
 if [ -n "$preloaded" ]; then
     (cd "$clone" && exec env LD_PRELOAD= "$python" -m tests.preloaded "$FORKER" </dev/null >/dev/null) &
@@ -87,6 +86,13 @@ Step = Callable[[Command], object]
 def comparable(lines: Iterable[str]) -> list[str]:
     """Lines in the order of the alphabet, without what differs: UIDs, times, seconds, spaces."""
     return sorted(" ".join(VARYING.sub("_", line).split()) for line in lines)
+
+
+def with_values(text: str, values: Mapping[str, str]) -> str:
+    """A command with what stands for its words in capitals, the longer ones first in `values`."""
+    for word, value in values.items() if text.startswith(("voxelnode", "curl")) else ():
+        text = re.sub(rf"\b{word}\b", value, text)
+    return text
 
 
 class Machine:
@@ -115,7 +121,9 @@ class Machine:
         return self.folder / path.lstrip("/")
 
     def __enter__(self) -> Self:
+        before = os.umask(0o022)  # a node within this process may have taken away what others may read
         self._furnish()
+        os.umask(before)
         python = Path(sys.prefix) / "bin" / "python"
         [libraries] = Path(sys.prefix).glob("lib/python*/site-packages")
         preloaded = "preloaded" if self._preloaded else ""
@@ -130,7 +138,7 @@ class Machine:
                 *(self.folder, python, preloaded, PROJECT, libraries, *dict.fromkeys(shared)),
             ],
             env={**self._environment, **{name: str(number) for name, number in passed.items()}},
-            stdin=subprocess.PIPE, pass_fds=list(passed.values()),
+            stdin=subprocess.PIPE, pass_fds=list(passed.values()), umask=0o022,
         )  # fmt: skip
         os.close(its_reports)
         its_orders.close()
@@ -228,9 +236,7 @@ class Machine:
         for block in typed(name, section):
             for command in block.commands:
                 self.typed.add(command.text)
-                text = OPTIONAL.sub("", command.text)
-                for word, value in values.items() if text.startswith(("voxelnode", "curl")) else ():
-                    text = re.sub(rf"\b{word}\b", value, text)
+                text = with_values(OPTIONAL.sub("", command.text), values)
                 step = next((steps[key] for key in steps or () if text.startswith(key)), self._plainly)
                 step(replace(command, text=text))
 

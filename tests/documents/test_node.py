@@ -1,14 +1,18 @@
 """Documents about a node: their commands are typed on a machine with a node, a peer, and the files that they name."""
 
+import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests import make
-from tests.documents.blocks import PROJECT, Command
-from tests.documents.machine import Machine, Step
-from tests.rows import view_rows
+from tests.acceptance.test_results import thorax
+from tests.documents.blocks import PROJECT, Command, blocks, inline
+from tests.documents.machine import Machine, Step, with_values
+from tests.rows import read_rows, view_rows
 from tests.waiting import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.peer, pytest.mark.timeout(560)]
@@ -40,22 +44,27 @@ command = ["/bin/cat"]
 [hooks.lungs]
 kind = "command"
 on = ["volume-written"]
-command = ["/root/site/lungs", "{{path}}", "{{out}}"]
+command = ["python3", "/root/voxelnode/docs/examples/lung/lung.py", "{{path}}", "{{out}}"]
 results = true
+[hooks.remote]
+kind = "webhook"
+on = ["volume-written"]
+url = "http://127.0.0.1:9000/"
+results = true
+[web]
+hook_networks = ["127.0.0.1"]
 [index]
 path = ""
 """
 MAY = 'networks = ["127.0.0.1/32"]\nmay = ["echo", "store", "query", "retrieve", "worklist"]\n'
-LUNGS = """#!/bin/bash
-cp "$1" "$2/lungs.nii.gz"
-"""
 
 
 def furnish(machine: Machine) -> Path:
     """A folder with what documents name, and a peer at port 104 that has the same study."""
     site = machine / "/root/site"
     instances = make.ct_series(3, study_uid="1.2.3", PatientName="Doe^Jane", PatientID="4711")
-    for number, ds in enumerate(instances):
+    for number, (ds, plane) in enumerate(zip(instances, thorax()[4:], strict=False)):
+        make.set_pixels(ds, plane)
         ds.SeriesInstanceUID = "1.2.3.1"
         ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = f"1.2.3.1.{number}"
     for name in ("scans", "folder-with-dicom", "OrthancStorage", "/data/scans"):
@@ -66,11 +75,9 @@ def furnish(machine: Machine) -> Path:
     (site / "voxelnode.toml").write_text("".join([CONFIGURATION.partition("[index]")[0], *titles]))
     (machine / "/etc/voxelnode").mkdir()
     (site / "pipeline.secret").write_text(f"whsec_{'c2VjcmV0' * 4}\n")
-    shutil.copy(PROJECT / "examples/pynetdicom_program.py", site)
-    (site / "lungs").write_text(LUNGS)
-    (site / "lungs").chmod(0o755)
     machine.run("cd /root/site && voxelnode pseudonyms new /etc/voxelnode/trial.key --name trial")
-    make.saved(make.ct_series(2, PatientName="Roe^Richard", PatientID="P2"), machine / "/srv/second")
+    trial = make.ct_series(2, study_uid="1.2.840.1.2.3", PatientName="Roe^Richard", PatientID="TRIAL-1")
+    make.saved(trial, machine / "/srv/second")
     machine.run("voxelnode import --root /srv/peer scans && voxelnode import /srv/second")
     machine.start("VOXELNODE_CONFIG=/dev/null voxelnode serve --root /srv/peer --port 104 --web-port 8081")
     return site
@@ -117,3 +124,229 @@ def test_a_node_does_what_documents_say(machine: Machine) -> None:
     for name in NODE:
         machine.follow(name, steps=steps)
         wait_until_idle(root)
+
+    cells = json.loads((PROJECT / "docs/explore.ipynb").read_text(encoding="utf-8"))["cells"]
+    notebook = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    (site / "notebook.py").write_text("\n".join([*notebook, "picture.save('middle.png')"]))
+    printed = machine.type("python3 -W error notebook.py")
+    assert "3 instances, the first one 1.2.3.1." in printed
+    assert "coronal (" in printed
+    with Image.open(site / "middle.png") as picture:
+        assert picture.getextrema() == (0, 255)
+
+    [program] = [block.text for block in blocks(PROJECT / "docs/dicomweb.md") if block.language == "python"]
+    for shown, here in ((', headers={"Authorization": "Bearer ..."}', ""), ("20260101-", "20240101-")):
+        assert program.count(shown) == 1  # there are no accounts here
+        program = program.replace(shown, here)
+    (site / "program.py").write_text(f"{program}\nprint(study['0020000D']['Value'][0], len(instances))")
+    uid, count = machine.type("python3 program.py").split()
+    assert len(view_rows(root, "SELECT 1 FROM v_images WHERE study_instance_uid = :uid", uid=uid)) == int(count) > 2
+
+
+RECEIVER = """
+import ssl, sys, threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+class Receiver(BaseHTTPRequestHandler):
+    def do_POST(self):
+        message = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.server.server_port == 9000:
+            Path("message.json").write_bytes(message)
+        self.send_response(202)
+        self.end_headers()
+
+plain, secure = HTTPServer(("127.0.0.1", 9000), Receiver), HTTPServer(("127.0.0.1", 443), Receiver)
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain("pipeline.pem", "pipeline.key")
+secure.socket = context.wrap_socket(secure.socket, server_side=True)
+threading.Thread(target=plain.serve_forever).start()
+print("receives", flush=True)
+secure.serve_forever()
+"""
+CERTIFICATE = (
+    "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout pipeline.key -out pipeline.pem "
+    "-days 2 -subj /CN=pipeline.example.org -addext subjectAltName=DNS:pipeline.example.org"
+)
+PASSWORD = "correct horse battery"
+
+
+def served(machine: Machine) -> Path:
+    """The folder of a node that runs there, with what it sends to; a volume of the first study is written."""
+    site = furnish(machine)
+    (site / "receiver.py").write_text(RECEIVER)
+    machine.run(CERTIFICATE)
+    machine.run("export SSL_CERT_FILE=/root/site/pipeline.pem")
+    machine.start("python3 receiver.py")
+    machine.start("voxelnode serve", 2)
+    machine.type("voxelnode import scans /srv/second")
+    wait_until_idle(site / "voxelnode-data")
+    return site
+
+
+@pytest.mark.runs(
+    "docs/configuration.md", "docs/hooks.md", "docs/alerts.md", "docs/results.md", "docs/access.md", "docs/web.md",
+    "docs/worklist.md", "docs/retrieve.md", "docs/media.md", "docs/bids.md", "docs/lifecycle.md",
+    "docs/deploy.md: Monitoring", "docs/cluster.md: Convert a whole archive again", "docs/on-call.md",
+)  # fmt: skip
+def test_a_node_is_looked_after(machine: Machine) -> None:
+    site = served(machine)
+    follow, root = machine.follow, site / "voxelnode-data"
+
+    follow("docs/configuration.md")
+    follow("docs/hooks.md", "Webhooks")
+    follow("docs/hooks.md", "Hooks that the pages set")
+    follow("docs/alerts.md")
+    follow_results(machine, site)
+    machine.type("rm volume.nii.gz")
+
+    def with_password(command: Command) -> None:
+        typed = command.text.replace("voxelnode", "python3 -m node")
+        machine.type(f"{typed} <<< '{PASSWORD}'")
+
+    follow("docs/access.md", steps={"voxelnode account add anna": with_password})
+
+    [volume, *_] = read_rows(root, "SELECT id FROM volumes ORDER BY id")
+    made = "not made yet"
+
+    def request(command: Command) -> None:
+        nonlocal made
+        text = command.text.replace("/volumes/17/", f"/volumes/{volume['id']}/")
+        answer = machine.type(text.replace("/ID", f"/{made}"))
+        if "downloads" in command.text:
+            made = json.loads(answer)["id"]
+            until(lambda: "succeeded" in machine.run(f"curl {HERE}/work/{made}").stdout, 60, "a download")
+
+    without_end: Step = lambda command: machine.type(f"timeout 1 {command.text}", statuses=(124,))  # noqa: E731
+    follow("docs/web.md", steps={"curl -N": without_end, "curl": request})
+    found = partial(machine.type, errors="^I:|^$")
+    for name in ("worklist", "retrieve", "media", "bids", "lifecycle", "on-call"):
+        follow(f"docs/{name}.md", steps={"findscu": lambda command: found(command.text)})
+    follow("docs/deploy.md", "Monitoring")
+    follow("docs/cluster.md", "Convert a whole archive again")
+
+    machine.run("voxelnode backup /backup")
+    for text in inline("docs/on-call.md"):
+        name = NAMED.get(text.partition(" NAME")[0], "pacs")
+        if text not in NO_REMEDY:
+            command = Command(with_values(text, {**VALUES, "NAME": name}))
+            if "account add" in text:
+                with_password(command)
+            else:
+                machine.type(command.text, errors="all_compared")
+
+
+NO_REMEDY = ("voxelnode info", "voxelnode routes replay")
+"""What names a command that says more with its arguments."""
+VALUES = {
+    "WHAT": "1.2.3", "STUDY-UID": "1.2.3", "UID": "1.2.3", "OLD": "4711", "ID": "4711", "NEW": "4712", "AET": "CT9",
+    "ADDRESS": "10.1.2.3", "ROUTE": "research", "FOLDER": "/backup",
+}  # fmt: skip
+NAMED = {"voxelnode hooks retry": "lungs", "voxelnode peers set": "CT9", "voxelnode account add": "bert"}
+
+HERE = "http://127.0.0.1:8080/api/v1"
+
+
+def follow_results(machine: Machine, site: Path) -> None:
+    """Be who wrote the models: of a command, and of a webhook, whose message has arrived."""
+    machine.run("voxelnode account add reader --role read --no-password")
+    machine.run("READER=$(voxelnode account token reader --label results)")
+    until((site / "message.json").exists, 60, "a message")
+
+    def put(command: Command) -> None:
+        machine.run("python3 /root/voxelnode/docs/examples/lung/lung.py volume.nii.gz .")
+        machine.type(command.text)
+
+    def cancel(command: Command) -> None:
+        jobs = [line.split() for line in machine.run("voxelnode hooks jobs").stdout.splitlines()]
+        running = next(words[-1] for words in jobs if {"remote", "running"} <= {*words})
+        machine.type(command.text.replace(reported, running))
+
+    reported = str(json.loads((site / "message.json").read_bytes())["job"]["id"])
+    steps = {"curl -X PUT": put, "voxelnode hooks jobs cancel": cancel}
+    machine.follow("docs/results.md", steps=steps, UID="1.2.3.1", ID=reported)
+
+
+@pytest.mark.runs(
+    "docs/custody.md", "docs/reliability.md", "docs/journal.md",
+    "docs/backup.md: Make a backup", "docs/backup.md: Prove a backup", "docs/backup.md: When something is damaged",
+    "docs/backup.md: A new index",
+)  # fmt: skip
+def test_a_person_decides_and_deletes(machine: Machine) -> None:
+    site = served(machine)
+    root = site / "voxelnode-data"
+
+    changed = make.ct_series(3, study_uid="1.2.3", PatientName="Doe^Jane", PatientID="4711")
+    for number, ds in enumerate(changed):
+        ds.SeriesInstanceUID = "1.2.3.1"
+        ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = f"1.2.3.1.{number}"
+    make.saved(changed, machine / "/srv/changed")
+    machine.run("voxelnode import /srv/changed")  # exits with 1: other bytes
+    aside: list[str] = []
+    conflicts = iter(view_rows(root, "SELECT id FROM v_conflicts ORDER BY id"))
+
+    def decide(command: Command) -> None:
+        machine.type(command.text.replace("ID", str(next(conflicts)["id"])))
+
+    def confirm(command: Command) -> None:
+        machine.type(f"{command.text.partition('  #')[0].replace(aside[0], aside[1])} --yes")
+
+    steps: dict[str, Step] = {
+        "voxelnode conflicts": decide,
+        "voxelnode delete": confirm,
+        "voxelnode trash empty": lambda command: machine.type("voxelnode trash empty 2 --yes"),
+        "voxelnode lost write-off": confirm,
+        "voxelnode quarantine purge": confirm,
+        "voxelnode quarantine release": lambda command: machine.type(f"{command.text} --replace"),
+    }
+    machine.follow("docs/custody.md", "Decisions", steps)
+    named = {"FROM": "TRIAL-1", "INTO": "4711", "OLD": "4711", "NEW": "4712", "NAME": "Doe^Janet", "PATIENT": "4712"}
+    machine.follow("docs/custody.md", "Who is who", steps, **named)
+    aside += sorted(path.name for path in (root / "quarantine").glob("*.dcm"))
+    machine.follow("docs/custody.md", "Quarantine", steps, NAME=aside[0])
+    machine.follow("docs/custody.md", "Deletion", steps, UID="1.2.3", ID="4711")
+    machine.follow("docs/custody.md", "Trash", steps, NUMBER="1")
+    machine.follow("docs/custody.md", "Rules that the pages set", steps)
+
+    proving = partial(machine.type, errors="all_compared")
+    elsewhere: Step = lambda command: None  # noqa: E731 - tests/documents/test_service.py
+    steps = {"voxelnode backup": lambda command: proving(command.text), "install": elsewhere, "systemctl": elsewhere}
+    machine.follow("docs/backup.md", "Make a backup", steps)
+    machine.follow("docs/backup.md", "Prove a backup", steps)
+
+    def stopped(command: Command) -> None:
+        machine.stop()
+        machine.type(command.text)
+
+    [program] = [block.text for block in blocks(PROJECT / "docs/journal.md") if block.language == "python"]
+    (site / "rescue.py").write_text(program)
+    machine.follow("docs/journal.md", steps={"voxelnode journal drain": stopped})
+    machine.start("voxelnode serve", 2)
+    machine.follow("docs/backup.md", "When something is damaged", {"voxelnode fsck --repair": stopped})
+    machine.follow("docs/backup.md", "A new index", {"voxelnode db rebuild": partial(rebuild, machine)})
+
+    [lost, *_] = view_rows(root, "SELECT sop_instance_uid, path FROM v_images")
+    (root / lost["path"]).unlink()
+    assert machine.run("voxelnode db rebuild").returncode == 1
+    listed: Step = lambda command: machine.type(command.text, statuses=(1,))  # noqa: E731
+    steps = {"voxelnode lost list": listed, "voxelnode lost write-off": confirm}
+    machine.follow("docs/reliability.md", steps=steps, UID=lost["sop_instance_uid"], TEXT="gone")
+
+
+def rebuild(machine: Machine, command: Command) -> None:
+    machine.type(command.text, errors="attributes-differ")
+
+
+@pytest.mark.runs("docs/pynetdicom.md")
+def test_a_program_of_pynetdicom_gets_volumes(machine: Machine) -> None:
+    folder = machine / "/root/program"
+    make.saved(make.ct_series(3), folder / "scans")
+    shutil.copy(PROJECT / "examples/pynetdicom_program.py", folder)
+    machine.type("cd /root/program")
+
+    def run(command: Command) -> None:
+        machine.start(command.text, 0)
+        until(lambda: machine.run("echo > /dev/tcp/127.0.0.1/11112").returncode == 0, 60, "its port")
+
+    machine.follow("docs/pynetdicom.md", steps={"python pynetdicom_program.py": run})
+    until(lambda: "volume" in (machine / "/run/served").read_text(), 60, "a volume")

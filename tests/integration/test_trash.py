@@ -118,6 +118,7 @@ def fill(root: Root, series: FileDataset) -> None:
 @pytest.mark.parametrize("level", ["study", "series", "instance", "only instance"])
 def test_an_undo_leaves_every_row_of_every_table_and_every_file_as_before(root: Root, audit: Audit, level: str) -> None:
     series = make.ct_series(1 if level == "only instance" else 4)
+    series[0].SeriesDescription, series[-1].SeriesDescription = "one", "another"  # a conflict without a file
     take(root, [*series, make.corrected(series[0]), *make.ct_series(2)])
     root.index.deliveries.begin("hook", {Lane("hook", "one"): ("instance-stored", "volume-written")})
     take(root, [make.structured_report(StudyInstanceUID=series[0].StudyInstanceUID)])
@@ -138,10 +139,10 @@ def test_an_undo_leaves_every_row_of_every_table_and_every_file_as_before(root: 
     assert entry["patient_id"] == series[0].PatientID
     assert bring_back(root, audit, number).lost == 0
     after = every_row(root)
-    # A series that stayed has other documents meanwhile, and is searched in its files.
-    others = {"series_documents", "image_documents"} if level == "instance" else set()
+    # A series that stayed has other documents meanwhile, and is searched in its files; its instances differ again.
+    others = {"series_documents", "image_documents", "conflicts"} if level == "instance" else set()
     assert {name for name, rows in after.items() if rows != before[name]} == others
-    assert (everything(root), in_trash(root)) == (there, [])
+    assert (everything(root), in_trash(root), root.index.trash.restoring()) == (there, [], [])
     assert root.index.series.claim_due(root.clock()) is None, "nothing is converted again"
     with pytest.raises(UsageError):
         bring_back(root, audit, number)

@@ -21,6 +21,7 @@ from tests.acceptance.served import Served
 from tests.make import as_file
 from tests.waiting import until
 from tests.web.conftest import DEADLINE_SECONDS, Site, StartSite
+from tests.web.test_jobs import bearer, begin, mask_of
 from tests.web.test_stow import body_of, post
 
 API = "/api/v1/series"
@@ -108,6 +109,20 @@ def test_what_is_stored_and_changed_goes_the_way_of_the_node(beside: tuple[Site,
     assert client.delete(study, headers={"If-Match": etag}).status_code == 200
     assert client.get(study).status_code == 404
     until(lambda: len(site.audited("DICOM Study Deleted")) == 2)
+
+
+def test_a_result_with_its_labels_goes_the_way_of_the_node(beside: tuple[Site, httpx2.Client], tmp_path: Path) -> None:
+    site, client = beside
+    instances = make.ct_series(5)
+    site.take(*instances)
+    site.convert()
+    path, token = begin(site, (instances[0].StudyInstanceUID, instances[0].SeriesInstanceUID))
+    client.headers.update(bearer(token))
+    assert client.put(f"{path}/files/lungs.nii.gz", content=mask_of(site, tmp_path)).status_code == 200
+    said = [{"file": "lungs.nii.gz", "labels": {"1": "Lungs", "2": {"name": "Left"}}}]
+    outcome = {"state": "succeeded", "results": said, "algorithm": {"name": "threshold"}}
+    answer = client.post(f"{path}/outcome", json=outcome)
+    assert (answer.status_code, [one["modality"] for one in answer.json()["results"]]) == (200, ["SEG"])
 
 
 def test_it_writes_nowhere_but_where_it_has_to(beside: tuple[Site, httpx2.Client]) -> None:

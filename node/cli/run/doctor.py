@@ -318,8 +318,9 @@ def _index(site: Site) -> Iterator[Said]:
 
 @check(
     "archive",
-    broken="have what `voxelnode lost list` names sent again, or `voxelnode lost write-off` it; or restore files from "
-    "a backup, and run `voxelnode fsck --repair`",
+    broken="have what `voxelnode lost list` names sent again; or give up what is not here by `voxelnode lost "
+    "write-off`, what is damaged by `voxelnode delete`; or restore files from a backup, and run `voxelnode fsck "
+    "--repair`",
 )
 def _missing_files(site: Site) -> Iterator[Said]:
     yield from _refused(partial(require_folders, site.root))

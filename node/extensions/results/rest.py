@@ -17,7 +17,7 @@ from starlette.requests import ClientDisconnect
 from node.audit.audit_log import AuditAction, AuditEvent
 from node.errors import ResultRefused, counted
 from node.extensions.results.listed import JobViews
-from node.extensions.results.manifest import FILE_NAME, Algorithm, Manifest, ManifestResult
+from node.extensions.results.manifest import FILE_NAME, Algorithm, ManifestResult
 from node.extensions.results.rows import ResultRepository
 from node.index.look.views import ReadIndex
 from node.index.rows.models.work import JobState
@@ -196,10 +196,9 @@ def report_outcome(call: CurrentCall, change: Change, job: JobId, outcome: JobOu
         if outcome.state == "failed":
             call.node.results.end(job, "failed", outcome.detail)
         else:
-            results = outcome.results
-            manifest = Manifest(results=results, algorithm=outcome.algorithm) if results is not None else None
+            manifest = outcome.model_dump(include={"results", "algorithm"})
             try:
-                call.node.results.finish(job, manifest, outcome.detail)
+                call.node.results.finish(job, manifest if outcome.results is not None else None, outcome.detail)
             except ResultRefused as error:
                 _note_refusal(call.node, job, error)
                 raise

@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, and_, delete, func, or_, select, update
+from sqlalchemy import Connection, and_, delete, func, not_, or_, select, update
 
 from node.dicom.attributes import PATIENT
 from node.index.rows.backend import backend_of
@@ -37,6 +37,8 @@ from node.index.rules.work.events import NEWEST_EVENT, owe_host_removals, owe_tr
 from node.index.rules.work.ledger import begin_again
 
 _IN_TRASH = TombstoneRow.content.is_not(None)
+_HAS_FILE = and_(TrashRow.kind.in_(FILES), TrashRow.key.is_not(None))
+"""Not of a conflict without one, such as of attributes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +90,7 @@ class TrashRepository(IndexRepository):
             raise NotInTrash  # somebody was quicker
         study = content["study_instance_uid"]
         _Undo(connection, number, study, stays=bool(content.get("stays")), now=now).run()
-        connection.execute(delete(TrashRow).where(TrashRow.deletion == number, TrashRow.kind.not_in(FILES)))
+        connection.execute(delete(TrashRow).where(TrashRow.deletion == number, not_(_HAS_FILE)))
         record_event(connection, "restored", now, study_instance_uid=study, detail=f"{level}, from the trash")
 
     @on_reader
@@ -109,7 +111,7 @@ class TrashRepository(IndexRepository):
         self, connection: Connection, number: int, after: int = 0, limit: int | None = None
     ) -> list[tuple[int, TrashedFile]]:
         """Return files of instances of a deletion, behind a number in their order, with these numbers."""
-        its = TrashRow.deletion == number, TrashRow.kind.in_(FILES), TrashRow.key.is_not(None), TrashRow.id > after
+        its = TrashRow.deletion == number, _HAS_FILE, TrashRow.id > after
         return [
             (row.id, TrashedFile(row.kind, row.key, row.holder, _decoded(row.kind, row.content)))
             for row in connection.execute(select(TrashRow).where(*its).order_by(TrashRow.id).limit(limit))
