@@ -13,6 +13,7 @@ from fastapi.responses import RedirectResponse
 
 from node.archive.proof import last_proof
 from node.errors import VoxelnodeError
+from node.extensions.pages.chips import fragment, page
 from node.extensions.pages.studies import HEADINGS
 from node.index.look.views import ReadIndex, unseen
 from node.index.rows.states import Kind as WorkKind
@@ -33,9 +34,7 @@ from node.web.pages.rendering import (
     SEE_OTHER,
     PageNumber,
     badge_counts,
-    fragment,
     intake_of,
-    page,
     part_of_page,
     rows_of_page,
     serves_studies,

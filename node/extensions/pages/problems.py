@@ -10,6 +10,7 @@ from fastapi.responses import RedirectResponse
 from pydantic import BaseModel, Field, StringConstraints
 
 from node.dicom.attributes import MAX_TEXT_BYTES
+from node.extensions.pages.chips import page
 from node.extensions.pages.studies import thumbnails
 from node.index.look.views import ReadIndex
 from node.index.rows.records import SeriesProblem
@@ -25,7 +26,6 @@ from node.web.errors import ProblemsChanged, ResourceNotFound
 from node.web.pages.rendering import (
     SEE_OTHER,
     PageNumber,
-    page,
     part_of_page,
     problem_counts,
     remember_seen,

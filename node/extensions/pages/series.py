@@ -12,6 +12,7 @@ from node.children.decoding import elements_of
 from node.conversion.volume_files import LocalPath, by_path, sidecar_beside, stem_of
 from node.dicom.seen import Seen, seen_as
 from node.errors import interpolated
+from node.extensions.pages.chips import fragment, page
 from node.extensions.pages.studies import namesake, strangers_seen
 from node.index.look.views import ReadIndex
 from node.index.rows.converted import SeriesKey
@@ -22,7 +23,7 @@ from node.web.access import MEMBERS, CurrentCall, background_request
 from node.web.errors import ResourceNotFound
 from node.web.files import Unavailable, files_of, local_file
 from node.web.pages.filters import listed
-from node.web.pages.rendering import fragment, page, series_url, study_links
+from node.web.pages.rendering import series_url, study_links
 from node.web.pages.selected import seen_study, series_row
 from node.web.services import Services
 
@@ -76,7 +77,7 @@ def series(call: CurrentCall, key: RequestedSeries) -> Response:
         return page(
             call,
             "series.html",
-            {"Content-Security-Policy": VIEWER_POLICY},
+            headers={"Content-Security-Policy": VIEWER_POLICY},
             target=key,
             study=of_study,
             namesake=namesake(index, of_study),

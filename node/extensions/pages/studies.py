@@ -10,6 +10,7 @@ from fastapi import APIRouter, Form, Query, Response
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from node.dicom.attributes import MAX_TEXT_BYTES
+from node.extensions.pages.chips import fragment, page, series_chip, study_chip
 from node.index.look.studies import ListedStudy
 from node.index.look.study_search import StudyCondition, StudyCursor, StudyFilter, StudyOrder
 from node.index.look.views import ReadIndex
@@ -20,8 +21,8 @@ from node.web.access import MEMBERS, Call, CurrentCall, background_request
 from node.web.audit_trail import of_study
 from node.web.errors import ResourceNotFound
 from node.web.files import Streamed
-from node.web.pages.filters import csv_line, series_chip, study_chip
-from node.web.pages.rendering import fragment, page, series_url, study_links
+from node.web.pages.filters import csv_line
+from node.web.pages.rendering import series_url, study_links
 from node.web.pages.selected import seen_study
 from node.web.problems import learnt, trashed
 

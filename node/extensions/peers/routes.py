@@ -19,6 +19,7 @@ from node.web.api.routing import OF_CHANGES, Change, Page, api_router, problems
 from node.web.api.work import WorkResource, work_resource
 from node.web.audit_trail import of_study
 from node.web.errors import ResourceNotFound
+from node.web.pages.filters import StatusChip
 from node.web.pages.rendering import SEE_OTHER, fragment, page
 from node.web.problem_types import INVALID_REQUEST, NOT_FOUND, PEER_FAILED
 from node.web.services import Services
@@ -278,7 +279,7 @@ def found(call: CurrentCall, form: Annotated[SearchForm, Form()]) -> Response:
     """The answers of a peer: only these for htmx, else the whole page."""
     answers = {**_answers(call, form), "peer": form.peer}
     if "hx-request" in call.request.headers:
-        return fragment(call, "peer_answers.html", **answers)
+        return fragment(call, "peer_answers.html", here_chip=here_chip, **answers)
     return _page(call, form, **answers)
 
 
@@ -294,7 +295,7 @@ def series(
         raise
     except VoxelnodeError as error:
         shown["problem"] = str(error)
-    return fragment(call, "peer_series.html", **shown)
+    return fragment(call, "peer_series.html", here_chip=here_chip, **shown)
 
 
 @pages_router.post("/peers/retrieve")
@@ -306,9 +307,21 @@ def retrieve_selected(call: CurrentCall, form: Annotated[WantedForm, Form()]) ->
     return RedirectResponse("/work?kind=retrieval", SEE_OTHER)
 
 
+def here_chip(item: Mapping[str, Any]) -> StatusChip:
+    """Return the chip that says how much of a study or a series at a peer is here."""
+    here, there = item["stored"], item["instances"]
+    if not here:
+        return StatusChip("plain", "not here")
+    if there is None:
+        return StatusChip("good", f"{here} here", "The peer does not say how many instances there are.")
+    if here < there:
+        return StatusChip("warning", f"{here} of {there} here")
+    return StatusChip("good", f"all {there} here" if here == there else f"{here} here", f"The peer has {there}.")
+
+
 def _page(call: Call, form: SearchForm | None, **answers: Any) -> Response:
     names = call.node.settings.called_peers
-    return page(call, "peers.html", names=names, search=form or PeerSearch(), **answers)
+    return page(call, "peers.html", names=names, search=form or PeerSearch(), here_chip=here_chip, **answers)
 
 
 def _answers(call: Call, form: SearchForm) -> dict[str, Any]:

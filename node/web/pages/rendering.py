@@ -25,24 +25,11 @@ from node.registry import deidentifications_of, enabled, installed, part_of, res
 from node.settings.model import Settings
 from node.settings.peers import Peer
 from node.version import __version__
-from node.volume.reasons import REMEDIES
 from node.web.access import Call
 from node.web.credentials import picture_of
 from node.web.errors import Forbidden
 from node.web.headers import accepts_gzip, path_of
-from node.web.pages.filters import (
-    CAUSES,
-    CONFLICT_REMEDIES,
-    FILTERS,
-    event_chip,
-    here_chip,
-    series_chip,
-    shortfall,
-    static_url,
-    study_chip,
-    verdict_remedy,
-    warning_chips,
-)
+from node.web.pages.filters import FILTERS, static_url
 from node.web.principal import address_of, cookie_name
 from node.web.services import Services
 
@@ -91,23 +78,8 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters.update(FILTERS)
-    functions = (
-        in_path,
-        study_url,
-        series_url,
-        static_url,
-        series_chip,
-        shortfall,
-        verdict_remedy,
-        study_chip,
-        event_chip,
-        here_chip,
-        warning_chips,
-    )
-    environment.globals.update({function.__name__: function for function in functions})
-    environment.globals.update(
-        version=__version__, remedies=REMEDIES, causes_in_words=CAUSES, conflict_remedies=CONFLICT_REMEDIES
-    )
+    functions = (in_path, study_url, series_url, static_url)
+    environment.globals.update({function.__name__: function for function in functions}, version=__version__)
     return environment
 
 
