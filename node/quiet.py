@@ -7,8 +7,6 @@ neither the wait for a slow one nor the grace of another sender.
 Beside these waits, a series is not quiet while an open association brings it (`node.index.rules.series.waits`).
 """
 
-from __future__ import annotations
-
 import datetime as dt
 from collections.abc import Collection, Mapping
 from typing import NamedTuple

@@ -6,8 +6,6 @@
 deletes those of the process before. They are never synced: a request makes a lost file again.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import threading

@@ -3,8 +3,6 @@
 An error while reading says nothing about the bytes of a file: it is raised, and never taken for damage.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import struct

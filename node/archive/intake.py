@@ -9,8 +9,6 @@ folder of files without content, whose space and inodes are given back to the di
 A large instance is a part file, or a link to a file outside the archive, until its record is applied.
 """
 
-from __future__ import annotations
-
 import errno
 import os
 import shutil

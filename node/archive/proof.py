@@ -1,7 +1,5 @@
 """The last proof of a backup, as a file in the root: what status, pages and metrics know of it."""
 
-from __future__ import annotations
-
 import datetime as dt
 import json
 from contextlib import suppress

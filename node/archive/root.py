@@ -12,8 +12,6 @@ A process that has the root keeps its folders open and writes through them (`Hel
 mounted meanwhile, nothing that it writes lies elsewhere.
 """
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import os

@@ -1,7 +1,5 @@
 """Accept or reject associations by peer, address and count, and name the rule that decided (PS3.8 9.3.4)."""
 
-from __future__ import annotations
-
 import re
 import shlex
 from collections.abc import Callable, Collection, Mapping

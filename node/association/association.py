@@ -5,8 +5,6 @@ become pynetdicom's primitives and come from them: those of the negotiation (PS3
 messages (PS3.7 6.3).
 """
 
-from __future__ import annotations
-
 import struct
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping

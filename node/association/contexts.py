@@ -3,8 +3,6 @@
 At the end are the PDUs by which the acceptor answers (PS3.8 7.1, 9.3); `association.request` decodes the request.
 """
 
-from __future__ import annotations
-
 import struct
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ Bytes go in; pieces of messages and other PDUs come out. Outgoing data sets are 
 uses sockets, and decoding no pynetdicom.
 """
 
-from __future__ import annotations
-
 import mmap
 import struct
 from collections.abc import Iterable, Iterator

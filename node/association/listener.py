@@ -3,8 +3,6 @@
 The thread owns the connection from accept to close (`association.acceptor`).
 """
 
-from __future__ import annotations
-
 import errno
 import socket
 import ssl

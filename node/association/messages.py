@@ -1,7 +1,5 @@
 """Assemble the DIMSE messages of one association; C-STORE is served here, while it arrives (PS3.7 6.3, PS3.8 E)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Protocol
 

@@ -4,8 +4,6 @@ Everything here runs on the thread of the association; `association.acceptor` sa
 connection while it serves.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from io import BytesIO
 from typing import Any, TypeVar

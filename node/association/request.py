@@ -5,8 +5,6 @@ node skips items of unknown type (PS3.8 9.3.1) and items that decide nothing, su
 titles of real devices are padded with NUL and have characters beyond PS3.5: the node takes both.
 """
 
-from __future__ import annotations
-
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """TLS contexts of associations (PS3.15 B.12, BCP 195): of those that the node accepts and those that it requests."""
 
-from __future__ import annotations
-
 import hashlib
 import ssl
 from collections.abc import Mapping

@@ -7,8 +7,6 @@ writes; another one may only call `hang_up`. `bound_waits` and `send_parts` serv
 clock: a step of the system clock must not end associations.
 """
 
-from __future__ import annotations
-
 import fcntl
 import select
 import socket

@@ -17,8 +17,6 @@ standard. Sta9 and Sta11 are of requestors only, and do not occur. Three rules k
   a violation nobody knows where the next PDU begins.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum

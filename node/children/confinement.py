@@ -12,8 +12,6 @@ All are called without a library, Landlock and seccomp on x86-64 and 64-bit ARM.
 the node, lacks one of them, the others hold alone; `offered` and `offers_namespaces` return which of them hold.
 """
 
-from __future__ import annotations
-
 import ctypes
 import errno
 import os

@@ -4,8 +4,6 @@ Nothing is stored. Who has the key and the originals can compute the map from on
 every pseudonym is an HMAC-SHA256 by the key (RFC 2104).
 """
 
-from __future__ import annotations
-
 import base64
 import errno
 import hmac

@@ -3,8 +3,6 @@
 Each changes what people decide about; what they say of an account goes to the audit log.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict

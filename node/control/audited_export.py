@@ -4,8 +4,6 @@ The process that holds the root writes the log, because each line contains the d
 is no audit log, or another account owns it, there is no line.
 """
 
-from __future__ import annotations
-
 import getpass
 import os
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Care of a root while no node serves it: compare, rebuild or copy its index, move its archive, empty its journal."""
 
-from __future__ import annotations
-
 import datetime as dt
 import json
 from contextlib import ExitStack

@@ -4,8 +4,6 @@ Each check is what `serve` does with the same keys, so that what passes here sta
 itself: most configurations need little of it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from functools import partial
 from ipaddress import ip_address

@@ -5,8 +5,6 @@ a command is a change of `node.settings.model.PAGES_FILE`, which is checked with
 written. It is in the file before it takes effect, so that a kill at any moment leaves the old or the new one.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import threading

@@ -12,8 +12,6 @@ connection ends without an answer, and the client reports it. The next node repl
 of the root, so no other process is listening.
 """
 
-from __future__ import annotations
-
 import inspect
 import json
 import os

@@ -6,8 +6,6 @@ If the command dies, the batch under way is imported or not, and the next start 
 node dies, the command says so; what is stored already is skipped when it is run again.
 """
 
-from __future__ import annotations
-
 import shutil
 import socket
 import tempfile

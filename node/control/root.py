@@ -1,7 +1,5 @@
 """The lock of a root, what a root must have before it is opened, and requests to the process that holds it."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack

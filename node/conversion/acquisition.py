@@ -5,8 +5,6 @@ it looks alike: headers must prove that nothing else can be the case, and the pr
 an enhanced image has a header like that of a classic image.
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence

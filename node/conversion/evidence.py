@@ -5,8 +5,6 @@ Instance Numbers, stated distances and announced counts then show the loss. Each
 instances; `node.completeness` weighs them.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 

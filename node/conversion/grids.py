@@ -1,7 +1,5 @@
 """The instances of a volume by time and slice, with their headers, and what their Instance Numbers say about both."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Convert files without a node, by the same pipeline; conversion.json lists the results."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -5,8 +5,6 @@ Only `convert` handles untrusted bytes; a node runs it in a child process (`node
 neither.
 """
 
-from __future__ import annotations
-
 import gc
 import warnings
 from collections import Counter

@@ -5,8 +5,6 @@ answer is therefore checked against the job and the folder: it can describe wron
 instance of another series.
 """
 
-from __future__ import annotations
-
 import gc
 import json
 import math

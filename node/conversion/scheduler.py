@@ -1,7 +1,5 @@
 """Claim due series, convert them in child processes, and record the outcomes."""
 
-from __future__ import annotations
-
 import datetime as dt
 import threading
 from collections.abc import Callable

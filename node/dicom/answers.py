@@ -5,8 +5,6 @@ and to encode. Threads that receive wait for that time, because Python runs one 
 are data sets of text and numbers; `_Encoding` encodes them at a tenth of pydicom's cost.
 """
 
-from __future__ import annotations
-
 import struct
 from collections.abc import Iterable, Mapping
 from functools import lru_cache

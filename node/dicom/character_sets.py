@@ -7,8 +7,6 @@ back to those of the first value of Specific Character Set (0008,0005). Sequence
 followed all the same.
 """
 
-from __future__ import annotations
-
 import codecs
 import re
 from collections.abc import Iterable, Sequence

@@ -5,8 +5,6 @@ C-STORE and the pending responses of retrieves. All others are pynetdicom's (`no
 only what the association itself must know is read here.
 """
 
-from __future__ import annotations
-
 import re
 import struct
 from collections.abc import Mapping

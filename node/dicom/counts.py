@@ -1,7 +1,5 @@
 """Counts in headers: what the attributes of instances let expect of a series. Senders give them different meanings."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 

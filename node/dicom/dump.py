@@ -4,8 +4,6 @@ If pydicom fails at an element, the elements before it are listed, with the erro
 up to a limit: pydicom would inflate all of it. Files may be hostile: children list them (`node.children.decoding`).
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass

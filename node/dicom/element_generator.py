@@ -1,7 +1,5 @@
 """pydicom's reading of elements, with heads by `node.dicom.encoding`: pydicom takes unknown VR for implicit ones."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, MutableSequence
 from math import inf
 from typing import Any, BinaryIO

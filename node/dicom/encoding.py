@@ -4,8 +4,6 @@ This is the one place that knows it; readers and writers of data sets use it. It
 needs none. The head of a DICOM file is here too: preamble, prefix and File Meta Information (PS3.10 7.1).
 """
 
-from __future__ import annotations
-
 import struct
 from collections.abc import Callable, Sequence
 from functools import cache, lru_cache, partial

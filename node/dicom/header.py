@@ -4,8 +4,6 @@ A receiver needs about forty elements of each instance, four hundred times a sec
 have written. This reader therefore walks the encoding of PS3.5 7 only up to the last wanted tag (`Walker`).
 """
 
-from __future__ import annotations
-
 import struct
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping

@@ -7,8 +7,6 @@ that JSON cannot represent, and does not pass the sequence item of a value to it
 `write_model` writes a model that was made here in Explicit VR Little Endian (PS3.5 A.2), text in UTF-8.
 """
 
-from __future__ import annotations
-
 import base64
 import math
 import struct

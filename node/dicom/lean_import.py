@@ -7,8 +7,6 @@ Python documents of its import system what is used here, None in `sys.modules`. 
 day, a process starts more slowly, and nothing else changes.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager

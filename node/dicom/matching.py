@@ -3,8 +3,6 @@
 `read_query` interprets the keys; `node.index.look.finder` searches the index.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace

@@ -4,8 +4,6 @@ The walk never recurses (nested sequences are counted, not entered), never alloc
 before the pixels, and has a budget of elements.
 """
 
-from __future__ import annotations
-
 import struct
 from math import inf
 

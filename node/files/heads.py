@@ -1,7 +1,5 @@
 """Read the beginning of the data set of a file, tell whether its pixels are whole, and compare two data sets."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 An index in PostgreSQL is read by SQLAlchemy as well.
 """
 
-from __future__ import annotations
-
 import re
 import sqlite3
 from collections.abc import Iterator

@@ -3,8 +3,6 @@
 `inspect` and `records` read a journal without locking or changing it, also while a node writes to it.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -14,8 +14,6 @@ Segments are preallocated and reused. If the process dies during a write, the re
 `node.journal.inspection` reads a journal without locking or changing it, also while a node writes to it.
 """
 
-from __future__ import annotations
-
 import errno
 import json
 import os

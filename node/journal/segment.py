@@ -5,8 +5,6 @@ A record belongs to the segment whose salt it repeats: a segment is reused witho
 use left behind carries another salt.
 """
 
-from __future__ import annotations
-
 import os
 import struct
 import threading

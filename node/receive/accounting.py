@@ -17,8 +17,6 @@ If the process dies in between, each part has a generation that the index permit
 ``status`` says so.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -15,8 +15,6 @@ A record that cannot be applied now (no room, an index that is locked) stays, an
 are slowed down when the journal is full. A record that can never be applied goes to quarantine, with an event.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 import threading
 import uuid

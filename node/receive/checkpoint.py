@@ -8,8 +8,6 @@ it, and other records are applied. Records that cannot be read were acknowledged
 and `lost` and the log report them.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 import threading
 from collections.abc import Callable, Iterable, Sequence

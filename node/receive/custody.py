@@ -9,8 +9,6 @@ quarantine, as a conflict that is decided. If the process dies in between, the c
 accepting it again finishes what is left.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 import os
 from collections.abc import Callable, Mapping, Sequence

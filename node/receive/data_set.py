@@ -5,8 +5,6 @@ a part file of the archive, behind the head of a DICOM file (PS3.10 7.1); or a f
 archive has a link. `content` reads a record, and writes the file of its instance.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Iterator
 from functools import partial

@@ -6,8 +6,6 @@ association that has brought instances.
 `journal_report` tells of the journal of a root, also beside a node: its size, its waiting instances, its damage.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 import json
 from collections.abc import Callable, Mapping, Sequence

@@ -11,8 +11,6 @@ instance whose row names a file that is gone. What is missing is therefore marke
 before a file without a row counts as a repetition of it (`node.receive.stored_files`).
 """
 
-from __future__ import annotations
-
 import datetime as dt
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Store the results of hooks."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager

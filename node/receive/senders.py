@@ -7,8 +7,6 @@ from one image to the next. While its association is open, more of the series is
 Refusals for `v_rejections` are collected and written every few seconds, so that a flood costs little.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 import threading
 from collections.abc import Callable, Mapping

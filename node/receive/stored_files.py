@@ -4,8 +4,6 @@ A received instance may be dropped as "already there" only for a file that was j
 size: it may be the only good copy. Otherwise its bytes take the place of that file.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 import os
 import threading

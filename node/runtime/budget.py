@@ -15,8 +15,6 @@ association, a whole message, credentials). The rules, of which `decide` and `fi
 * Nobody gives way whom the node is serving, or whose message comes on at `PROGRESS_BYTES` in `IDLE_SECONDS`.
 """
 
-from __future__ import annotations
-
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence

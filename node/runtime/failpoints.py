@@ -4,8 +4,6 @@
 for the fifth time. Without the variable a step costs one comparison.
 """
 
-from __future__ import annotations
-
 import itertools
 import os
 import signal

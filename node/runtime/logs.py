@@ -4,8 +4,6 @@ Only fields in `ALLOWED_FIELDS` keep their values, so every new field is a delib
 libraries may quote a data set: only their location in the code is logged.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import os

@@ -1,7 +1,5 @@
 """Display settings of a data set (windows, VOI LUT, padding, aspect of a pixel); a single frame, or its picture."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 

@@ -3,8 +3,6 @@
 Everything is in LPS+ millimetres (PS3.3 C.7.6.2.1.1); positions are centres of the first voxel of a plane.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 

@@ -3,8 +3,6 @@
 If slope or intercept differ between planes, the voxels are exact real values.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor

@@ -4,8 +4,6 @@ RT Dose is a grid of dose whose plane positions are offsets, scaled to the unit 
 microscopy, the small levels of a pyramid become one picture each; larger levels stay tiles.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

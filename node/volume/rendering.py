@@ -4,8 +4,6 @@ Pure arithmetic on arrays; nothing here changes the volume. Pictures are (height
 together with the size of one of their pixels.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum, StrEnum

@@ -4,8 +4,6 @@ Every frame of every instance is in a volume, in an exclusion or in a refusal. `
 that before it returns anything. Echoes and components that lack slices or times which the others have are warned of.
 """
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace

@@ -1,7 +1,5 @@
 """Make the volumes of an arranged stack: voxels, position, time, display, and an upright copy if planes are tilted."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace

@@ -4,8 +4,6 @@ Bits Stored (0028,0101), High Bit (0028,0102) and Pixel Representation (0028,010
 that contradict them are reported, and the whole volume decides, because a single frame may be dark.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from threading import Lock

@@ -1,7 +1,5 @@
 """The body in a CT as a label volume, by threshold, and the CT without the rest: table and clothes are removed."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

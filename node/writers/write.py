@@ -1,7 +1,5 @@
 """Write every file of one volume; NumPy's ``.npz``, readable without pickle, has stored values, scaling, position."""
 
-from __future__ import annotations
-
 import json
 import zipfile
 from collections.abc import Callable, Mapping

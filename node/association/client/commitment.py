@@ -4,8 +4,6 @@ The peer may report on the association that asked, or later on one of its own, w
 `node.association.services.commitment` serves.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass

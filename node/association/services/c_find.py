@@ -3,8 +3,6 @@
 PS3.4 C.4.1, PS3.7 9.1.2. Extensions answer the queries of their own SOP classes (`node.association.added.Find`).
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field

@@ -4,8 +4,6 @@ The invariant: 0x0000 is answered only after the bytes are durable, and where [j
 committed and the object stored (`Reception.finish`).
 """
 
-from __future__ import annotations
-
 import datetime as dt
 from collections.abc import Callable
 from concurrent.futures import Future

@@ -5,8 +5,6 @@ on an association of ours to the host of the peer, until the peer has accepted i
 has no host. If the process dies, the next start reports what is owed.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -4,8 +4,6 @@ Both share selection, sub-operations and their counts, responses and audit. C-GE
 on one to a configured peer.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 import threading
 from collections import Counter

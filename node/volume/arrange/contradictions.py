@@ -5,8 +5,6 @@ has an order of its own. If another one has a different order, or puts other fra
 with both names; if two that have nothing to do with each other agree against the first, their order is taken.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from itertools import groupby

@@ -4,8 +4,6 @@ Planes are binned by their distance along the normal. A stack may turn out to co
 (`node.volume.arrange.split_stacks`).
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace

@@ -11,8 +11,6 @@ Positions that were rounded to whole millimetres are uneven, and slices seem to 
 of these must agree, and the positions must be exactly what rounding makes of the places.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 

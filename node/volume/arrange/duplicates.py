@@ -3,8 +3,6 @@
 Equal pixels alone prove nothing: times may be blank, masked or repeated. A copy has the whole data set of its original.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from functools import cache

@@ -4,8 +4,6 @@ Programs that correct for slice timing believe it, so a time that is only stated
 must be confirmed: by the plan of the protocol, by an even order of excitations, or by the clocks of other times.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -4,8 +4,6 @@ Every rule about such an attribute reads this table, and no order is used before
 (`node.volume.arrange.contradictions`).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from enum import StrEnum
 

@@ -4,8 +4,6 @@ Every split is proved by the positions of the frames: the parts share positions 
 and even by itself.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from functools import partial

@@ -8,8 +8,6 @@ Field maps are apart from magnitudes, and signed times from unsigned ones. Trace
 quantity: one stack of several b-values, if the series has no directions.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace

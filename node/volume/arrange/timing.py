@@ -4,8 +4,6 @@ A lost time leaves a gap in Instance Number or Temporal Position Identifier that
 between starts that is longer than the others.
 """
 
-from __future__ import annotations
-
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import islice, pairwise

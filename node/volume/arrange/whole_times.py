@@ -8,8 +8,6 @@ own would mix times. Attributes that label times are therefore tried first, then
 may look like one: a gap as long as a whole time between its slices shows that.
 """
 
-from __future__ import annotations
-
 import math
 from bisect import bisect_left
 from collections import Counter

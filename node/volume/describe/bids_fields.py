@@ -1,7 +1,5 @@
 """The allow-list: every field that a sidecar may contain, and how it is read."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from functools import partial

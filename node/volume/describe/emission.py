@@ -1,7 +1,5 @@
 """Timing of a PET series in BIDS' terms: injection, acquisition and decay correction, frame by frame."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

@@ -3,8 +3,6 @@
 The standard states the axis of phase encoding; only vendors state its sign and the bandwidth.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Parameters of a scan as columns of the index: those by which people look for volumes."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """Standardised uptake values: the factor for PET values, and the doses, times and body sizes it is computed from."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace

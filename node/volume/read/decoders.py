@@ -5,8 +5,6 @@ lock while they decode keep every other thread waiting, so threads gain nothing:
 at the same time.
 """
 
-from __future__ import annotations
-
 import json
 import struct
 import zlib

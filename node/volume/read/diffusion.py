@@ -1,7 +1,5 @@
 """Diffusion weighting of a frame: from the standard's attributes first, then from the manufacturer's private ones."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 

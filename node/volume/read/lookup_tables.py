@@ -8,8 +8,6 @@ its quantity. Other images have such mappings beside their rescaling, and those 
 Philips may have the mapping instead of a rescaling: stored values then have another scale in each series.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -6,8 +6,6 @@ is in one that counts does too, whatever its group, but for identifiers and bulk
 differ in another attribute are two kinds of image, or the volume has a warning that names it: `differs` alone says so.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from functools import cache, lru_cache

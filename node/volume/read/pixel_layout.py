@@ -1,7 +1,5 @@
 """Layout of the samples of an instance: the Image Pixel module, checked for impossible values; colours as 8-bit RGB."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

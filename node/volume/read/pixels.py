@@ -5,8 +5,6 @@ Native frames (PS3.5 8) are read one at a time from memory or from their file. P
 joined and checked before anything is decoded.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial

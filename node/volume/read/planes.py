@@ -1,7 +1,5 @@
 """Read position, pixel spacing, rescaling and time of one plane. Impossible geometry is refused here."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache

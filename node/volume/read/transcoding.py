@@ -6,8 +6,6 @@ them are corrected. Nothing is ever compressed, and the SOP Instance UID stays t
 receiver to accept Implicit VR Little Endian.
 """
 
-from __future__ import annotations
-
 from typing import BinaryIO
 
 import numpy as np

@@ -6,8 +6,6 @@ compared with the data set before it runs. Decoders also complete truncated code
 codestream is checked here.
 """
 
-from __future__ import annotations
-
 import importlib.metadata
 import zlib
 from collections.abc import Collection, Iterator, Sequence

@@ -9,8 +9,6 @@ each of them, as of cone beam CT. Nothing says in which direction the slices fol
 is assumed.
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Private elements of the vendors: one module per vendor, called through the functions here."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Hashable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple

@@ -4,8 +4,6 @@ The tables are also the source of the list in docs/sidecar.md. Of weightings, he
 and what Canon (formerly Toshiba) and Bruker state.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Callable, Sequence

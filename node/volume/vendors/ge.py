@@ -1,7 +1,5 @@
 """GE: diffusion, kind of image, slice timing, polarity of phase encoding, protocol block, fields of the sidecar."""
 
-from __future__ import annotations
-
 import math
 import re
 import struct

@@ -1,7 +1,5 @@
 """Philips: diffusion, velocity, kind of image, scale slope of its "floating point" values, fields of the sidecar."""
 
-from __future__ import annotations
-
 from pydicom.dataset import Dataset
 
 from node.dicom.values import PrivateTag, number, private_items, private_numbers, private_text, text, texts

@@ -4,8 +4,6 @@ They come from private elements, from the CSA headers (0029,xx10) and (0029,xx20
 the measurement protocol, which is text in the latter.
 """
 
-from __future__ import annotations
-
 import math
 import re
 import struct

@@ -1,7 +1,5 @@
 """Siemens mosaics: position, order and acquisition time of the tiles of one frame."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Mapping

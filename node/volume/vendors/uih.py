@@ -1,7 +1,5 @@
 """United Imaging: grids of planes, diffusion, and fields of the sidecar."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Sequence
