@@ -237,13 +237,17 @@ class Machine:
             for command in block.commands:
                 self.typed.add(command.text)
                 text = with_values(OPTIONAL.sub("", command.text), values)
-                step = next((steps[key] for key in steps or () if text.startswith(key)), self._plainly)
+                step = next((steps[key] for key in steps or () if text.startswith(key)), self.as_shown)
                 step(replace(command, text=text))
 
-    def _plainly(self, command: Command) -> None:
-        printed = self.type(command.text)
-        if command.shown:
-            assert comparable(printed.splitlines()) == comparable(command.shown), command.text
+    def as_shown(self, command: Command) -> None:
+        """Run a command; it writes what the document shows, if it shows anything."""
+        if not command.shown:
+            self.type(command.text)
+            return
+        done = self.run(command.text)
+        printed = [*done.stdout.splitlines(), *done.stderr.splitlines()]
+        assert (done.returncode, comparable(printed)) == (0, comparable(command.shown)), command.text
 
     def start(self, command: str, ready: int = 1) -> list[str]:
         """Run a command in the background, such as a node; return its first lines, which say that it is ready."""

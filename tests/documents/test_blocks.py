@@ -4,11 +4,9 @@ import importlib
 
 from tests.documents.blocks import DOCUMENTS, PROGRAMS, blocks, typed
 
-SCENARIOS = ("tests.documents.test_node", "tests.documents.test_service")
+SCENARIOS = ("tests.documents.test_node", "tests.documents.test_service", "tests.documents.test_tutorial")
 
 ELSEWHERE = {
-    "docs/tutorial.md": "tests/documents/test_tutorial.py",
-    "docs/model.md": "tests/documents/test_tutorial.py",
     "docs/deploy.md: TLS": "tests/acceptance/test_cluster_deployment.py",
     "docs/upgrade.md": "tests/acceptance/test_upgrade.py",
     "docs/python.md": "tests/integration/test_opened.py",

