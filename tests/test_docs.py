@@ -179,6 +179,14 @@ def test_every_command_is_documented_and_no_other() -> None:
     commands = get_command(application()).commands
     text = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
     assert set(re.findall(r"^\| `voxelnode (\w+)", text, flags=re.MULTILINE)) == set(commands)
+    readings = []  # of each further name in a row: beside the first command, or below it if that is one word
+    for row in re.findall(r"^\| `voxelnode (.+?`(?:, `.+?`)*)(?:, \.\.\.)? \|", text, flags=re.MULTILINE):
+        first, *others = re.findall(r"([^`]+)`(?:, `)?", row.replace("\\|", " "))
+        above = [" ".join(first.split()[:length]) for length in range(1, len(first.split()) + 1)]
+        readings += [[f"{words} {other}" for words in above[:-1] or above] for other in others]
+    assert len(readings) > 50
+    unknown = set(unknown_commands([one for some in readings for one in some]))
+    assert [some for some in readings if unknown.issuperset(some)] == []
 
 
 def unknown_commands(lines: list[str]) -> list[str]:
@@ -195,7 +203,8 @@ def unknown_commands(lines: list[str]) -> list[str]:
             command = command.commands[words.pop(0)]
         known = (name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts))
         given = {word.partition("=")[0] for word in words if word.startswith("--")}
-        if command is top or given - {*known, "--help"}:
+        is_group = words != [] and words[0].isalpha() and hasattr(command, "commands")
+        if command is top or is_group or given - {*known, "--help"}:
             wrong.append(line.strip())
     return wrong
 
@@ -203,7 +212,7 @@ def unknown_commands(lines: list[str]) -> list[str]:
 def test_commands_and_options_that_documents_show_exist() -> None:
     shown = []
     for document in DOCUMENTS:
-        text = document.read_text(encoding="utf-8")
+        text = document.read_text(encoding="utf-8").partition("### Removed")[0]  # of the changelog
         # between backticks, in blocks, after a path, another command or `$(`; "voxelnode ready" is what one prints
         before = r"^ {4,}|[`/(] ?|&& |run --rm node |exec node "
         shown += re.findall(rf"(?:{before})voxelnode (?!ready:)([a-z][^`\n|)#;]*)", text, flags=re.MULTILINE)
