@@ -4,11 +4,15 @@ import importlib
 
 from tests.documents.blocks import DOCUMENTS, PROGRAMS, blocks, typed
 
-SCENARIOS = ("tests.documents.test_node", "tests.documents.test_service", "tests.documents.test_tutorial")
+SCENARIOS = (
+    "tests.documents.test_node",
+    "tests.documents.test_service",
+    "tests.documents.test_tutorial",
+    "tests.documents.test_upgrade",
+)
 
 ELSEWHERE = {
     "docs/deploy.md: TLS": "tests/acceptance/test_cluster_deployment.py",
-    "docs/upgrade.md": "tests/acceptance/test_upgrade.py",
     "docs/python.md": "tests/integration/test_opened.py",
 }
 """What another test runs."""
