@@ -16,9 +16,8 @@ from node.receive.data_set import LARGE_BYTES
 from tests import make
 from tests.acceptance.served import Served, send, until
 from tests.integration.conftest import data_set_bytes
-from tests.made_once import lose_index, put_index_back, save_index
+from tests.made_once import lose_index
 from tests.rows import index_locked, read_rows
-from tests.rsync import Rsync
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -231,21 +230,3 @@ def test_drain_is_the_way_back_to_a_version_without_a_journal(root: Path, run: R
     with Served(root) as node:  # a journal of its own again
         send(node.port, *make.ct_series(2))
         until(lambda: node.rows("SELECT count(*) AS n FROM v_images") == [{"n": 6}], 30, "all applied")
-
-
-def test_a_backup_in_the_documented_order_has_what_waits_in_the_journal(root: Path, tmp_path: Path, run: Run) -> None:
-    copy = tmp_path / "copy" / "root"
-    copy.mkdir(parents=True)
-    rsync = Rsync(lambda: None)
-    with Served(root) as node:
-        with index_locked(root):
-            send(node.port, *make.ct_series(3), large_instance())
-            save_index(root, tmp_path / "index")
-            rsync([str(root / "journal"), str(root / "incoming"), str(copy)])  # files may vanish meanwhile
-        until(lambda: node.rows("SELECT count(*) AS n FROM v_images") == [{"n": 4}], 60, "all applied")
-        rsync([str(root / "objects"), str(root / "quarantine"), str(copy)])
-    put_index_back(copy, tmp_path / "index")
-    with Served(copy) as restored:
-        rows = restored.rows("SELECT calling_ae_title FROM v_images")
-        assert [row["calling_ae_title"] for row in rows] == ["SENDER"] * 4
-        assert restored.rows("SELECT kind FROM v_events WHERE kind IN ('instance-set-aside', 'journal-damaged')") == []

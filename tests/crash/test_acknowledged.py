@@ -19,25 +19,6 @@ from tests.waiting import until
 
 pytestmark = pytest.mark.slow
 
-UIDS = "SELECT sop_instance_uid FROM images ORDER BY id"
-
-
-def test_a_kill_before_the_commit_leaves_no_success_where_the_index_is_promised(tmp_path: Path) -> None:
-    series, root = new_series(5), tmp_path / "root"
-    uids = [one.sop_instance_uid for one in series]
-    with closing(Journal(tmp_path / "journal")) as journal, Node(root) as node:
-        promised = {"VOXELNODE_JOURNAL__ACKNOWLEDGE": "index"}
-        assert node.start({**promised, VARIABLE: "rows-written:3"})
-        send(node, series, journal)
-        assert node.end() != 0
-        assert [uid for uid, _ in journal.acknowledged()] == uids[:2]
-        assert [row["sop_instance_uid"] for row in read_rows(root, UIDS)] == uids[:2]
-        assert node.start(promised)
-        assert [row["sop_instance_uid"] for row in read_rows(root, UIDS)] == uids[:3]  # from the journal
-        send(node, series, journal)
-        assert [uid for uid, _ in journal.acknowledged()] == uids
-        assert [row["sop_instance_uid"] for row in read_rows(root, UIDS)] == uids
-
 
 def test_what_was_acknowledged_is_in_the_store_although_the_disk_of_the_host_is_lost(tmp_path: Path) -> None:
     series, store, root = new_series(5), tmp_path / "store", tmp_path / "root"

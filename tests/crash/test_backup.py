@@ -89,19 +89,6 @@ def test_a_backup_killed_in_any_step_is_the_one_before_or_the_new_one(tmp_path: 
         require(folder, before, tmp_path / "restored")
 
 
-@pytest.mark.long
-def test_backups_of_a_receiving_node_are_proved_again_and_again(tmp_path: Path) -> None:
-    root, folder = tmp_path / "root", tmp_path / "backup"
-    with closing(Journal(tmp_path / "sent")) as journal, Served(root, **SMALL) as node, sending(node, journal):
-        for number in range(2):
-            since = len(journal.acknowledged())
-            until(lambda since=since: len(journal.acknowledged()) > since + 6, 60, "more instances")  # type: ignore[misc]
-            before = journal.acknowledged()
-            status, made = backup(root, folder)
-            assert (status, made.get("differences")) == (0, []), made
-            require(folder, before, tmp_path / f"restored-{number}")
-
-
 @pytest.mark.sample(0, 2)
 @pytest.mark.parametrize("is_fresh", [True, False], ids=["without ledger", "with ledger"])
 @pytest.mark.parametrize("name", ["", "acknowledged"])

@@ -232,11 +232,6 @@ def test_a_file_system_without_hard_links_is_named_with_a_remedy(disk: Disk, err
     assert [path for path in disk.root.rglob("*") if path.is_file()] == []
 
 
-def _free(folder: Path) -> int:
-    disk = os.statvfs(folder)
-    return disk.f_bavail * disk.f_frsize
-
-
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 16 MB; the test is skipped where none can be mounted."""
@@ -247,31 +242,6 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     yield place
     unmount = ["umount", place]  # busy until the converter of a killed node has noticed
     assert within(30, lambda: subprocess.run(unmount, capture_output=True, check=False).returncode == 0)
-
-
-def test_a_full_disk_refuses_associations_then_stores_and_takes_both_again(small_disk: Path, journal: Journal) -> None:
-    settings = {"VOXELNODE_STORAGE__RESERVE_BYTES": "4000000"}
-    ballast = small_disk / "ballast"
-    series = new_series(6)
-    with Node(small_disk / "root", environment=settings) as node:
-        assert node.start()
-        with Raw(node) as peer:
-            peer.associate()
-            sender = Sender(node.port, series, journal)
-            sender._store(peer, series[0], 1)
-            ballast.write_bytes(bytes(_free(small_disk) - 7_000_000))
-            assert rejection(node) == (2, 3, 1)
-            sender._store(peer, series[1], 2)  # what is open goes on
-            with ballast.open("ab") as file:
-                file.write(bytes(5_000_000))
-            sender._store(peer, series[2], 3)
-            assert journal.statuses == [0, 0, OUT_OF_RESOURCES]
-            ballast.unlink()
-            sender._store(peer, series[2], 4)
-            assert journal.statuses[-1] == 0
-        assert rejection(node) is None
-        assert send(node, series[3:], journal) == [0] * 3
-        assert Checker(node.root).problems(journal) == []
 
 
 def test_a_disk_that_is_full_to_the_last_byte_loses_nothing_acknowledged(small_disk: Path, journal: Journal) -> None:

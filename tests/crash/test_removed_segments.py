@@ -7,7 +7,6 @@ from collections.abc import Iterator
 import pytest
 
 from node.journal.inspection import MARK_FILE
-from node.runtime.failpoints import VARIABLE
 from tests.crash.harness import Node, send
 from tests.crash.journal import Journal, Sent, new_series
 from tests.made_once import empty_folder
@@ -42,25 +41,6 @@ def test_a_segment_removed_under_a_node_takes_nothing_acknowledged_along(node: N
     assert read_rows(root, EVENTS) == []
     send(node, new_series(1), journal)
     assert len(acknowledged(journal)) == 4
-
-
-def test_a_segment_that_is_missing_after_a_kill_is_reported_by_the_start(node: Node, journal: Journal) -> None:
-    root = node.root
-    assert node.start({VARIABLE: "rows-written:1"})
-    send(node, new_series(3), journal)
-    assert node.end() != 0
-    assert acknowledged(journal)
-    [segment] = root.glob("journal/*.journal")
-    segment.unlink()
-    assert node.start()
-    [event] = read_rows(root, EVENTS)
-    assert event["detail"].startswith("records from 1 on, if there were any, of the journal are missing")
-    assert segment.name in event["detail"]
-    send(node, new_series(2), journal)
-    node.kill()
-    assert node.start()
-    assert len(read_rows(root, EVENTS)) == 1  # it is told once
-    stays_until_it_is_accepted(node, event["detail"])
 
 
 def test_a_journal_that_is_missing_after_a_kill_is_reported_by_the_start(node: Node, journal: Journal) -> None:

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from pydicom import Dataset
 
-from node.archive.filesystem import Archive
 from node.dicom.encoding import file_head
 from node.errors import ClassMismatch, InstanceRefused, NotUnderstood, OutOfResources
 from node.index.rows.records import Outcome
@@ -164,15 +163,6 @@ def test_an_abandoned_instance_leaves_nothing(root: Root) -> None:
     incoming.take_fragment(data_set_bytes(ds)[:100])
     incoming.abandon()
     assert not list(root.folder.glob("incoming/*"))
-
-
-def test_below_the_disk_reserve_nothing_is_taken_and_above_it_everything_again(root: Root) -> None:
-    root.ingest.archive = Archive(root.folder, reserve_bytes=1 << 62)
-    [ds] = make.ct_series(1)
-    with pytest.raises(OutOfResources, match="reserve_bytes"):
-        root.take(ds)
-    root.ingest.archive = Archive(root.folder)
-    assert root.take(ds) is Outcome.STORED
 
 
 def test_a_slow_sender_has_a_quiet_time_of_its_own(root: Root) -> None:
