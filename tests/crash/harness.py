@@ -82,13 +82,16 @@ class Node:
 
     `mutant`: see `tests.crash.mutants`.
     `environment`: of every start.
+    `port`: where it listens; 0: where there is none yet, each time.
     `releases_after_answer`: a release is recorded only behind its answer, and so lost with a process that dies between.
     """
 
     releases_after_answer = False
 
-    def __init__(self, root: Path, mutant: str | None = None, environment: Mapping[str, str] | None = None) -> None:
-        self.root, self.host, self.port = root, "127.0.0.1", 0
+    def __init__(
+        self, root: Path, mutant: str | None = None, environment: Mapping[str, str] | None = None, port: int = 0
+    ) -> None:
+        self.root, self.host, self.port, self._given_port = root, "127.0.0.1", port, port
         self.log = root.parent / "serve.log"
         self._environment = {**SETTINGS, **({VARIABLE_OF_MUTANT: mutant} if mutant else {}), **(environment or {})}
         self._process: Process | None = None
@@ -101,7 +104,7 @@ class Node:
 
     def start(self, environment: Mapping[str, str] | None = None) -> bool:
         """Start it; False when it dies before it listens."""
-        arguments = ["serve", "--create", "--root", str(self.root), "--port", "0", "--web-port", "0"]
+        arguments = ["serve", "--create", "--root", str(self.root), "--port", str(self._given_port), "--web-port", "0"]
         with self.log.open("a") as log:
             self._process = Process(arguments, {**self._environment, **(environment or {})}, log)
         ready = READY.fullmatch(self._process.stdout.readline().strip())

@@ -28,11 +28,10 @@ from pydicom.uid import generate_uid
 from node.api import Address, VoxelnodeError
 from node.association.client.association import NoAssociation
 from node.association.client.send import Outgoing, SendOutcome, never_transcode, send
-from tests.acceptance.served import READY
-from tests.crash.harness import Campaign, arguments, report, within
+from tests.crash.harness import Campaign, Node, arguments, report, within
 from tests.crash.small_disk import fill, mount_small
 from tests.make import instance, set_pixels
-from tests.preloaded import FIRST_WAIT, Process
+from tests.preloaded import FIRST_WAIT
 from tests.programs import free_port
 from tests.protocol.conftest import data_set_bytes
 from tests.rows import view_rows
@@ -45,40 +44,10 @@ FAULTS = ("destination killed", "node killed", "node's disk full", "folder's dis
 ENVIRONMENT = {
     "VOXELNODE_DICOM__HOST": "127.0.0.1",
     "VOXELNODE_LOG__LEVEL": "error",
-    "VOXELNODE_STORAGE__RESERVE_BYTES": "0",
     "VOXELNODE_STORAGE__JOURNAL_BYTES": "16777216",
-    "VOXELNODE_WEB__PORT": "0",
+    FIRST_WAIT: "0.3",
 }
-SHORT_WAITS = {FIRST_WAIT: "0.3"}
-
-
-class Node:
-    """A served node at a port of its own, which is killed and started again."""
-
-    def __init__(self, root: Path, port: int, log: Path, **environment: str) -> None:
-        self.root, self.port = root, port
-        self._environment, self._log = ENVIRONMENT | environment, log
-        self._process: Process | None = None
-
-    def start(self) -> None:
-        """Start it, again if its disk is too full for a start."""
-        deadline = time.monotonic() + 60
-        while True:
-            with self._log.open("a") as log:
-                arguments = ["serve", "--create", "--root", str(self.root), "--port", str(self.port)]
-                self._process = Process(arguments, self._environment, log)
-            if READY.fullmatch(self._process.stdout.readline().strip()):
-                return
-            self.kill()
-            assert time.monotonic() < deadline, f"no start: {self._log.read_text()[-2000:]}"
-
-    def kill(self) -> None:
-        """End it as a power cut would."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process.stdout.close()
-            self._process = None
+OF_THE_SECOND_NODE = {"VOXELNODE_DICOM__AE_TITLE": "THERE", "VOXELNODE_SERIES__QUIET_SECONDS": "86400"}
 
 
 @dataclass(slots=True)
@@ -100,14 +69,9 @@ class Faults(Campaign):
             place.mkdir()
         config = self.folder / "here.toml"
         config.write_text(configuration(there_port, folders["share"]))
-        here = Node(
-            folders["here"] / "root", here_port, self.folder / "here.log", VOXELNODE_CONFIG=str(config), **SHORT_WAITS
-        )
-        there = Node(
-            folders["there"] / "root", there_port, self.folder / "there.log",
-            VOXELNODE_DICOM__AE_TITLE="THERE", VOXELNODE_SERIES__QUIET_SECONDS="86400",
-            **SHORT_WAITS,
-        )  # fmt: skip
+        of_here = {**ENVIRONMENT, "VOXELNODE_CONFIG": str(config)}
+        here = Node(folders["here"] / "root", environment=of_here, port=here_port)
+        there = Node(folders["there"] / "root", environment={**ENVIRONMENT, **OF_THE_SECOND_NODE}, port=there_port)
         sent = made_series(self.folder, self.series, self.instances // self.series, self.seed)
         with ExitStack() as opened:
             for place, size in (("here", "400m"), ("share", "300m")):
@@ -115,7 +79,7 @@ class Faults(Campaign):
                     opened.enter_context(_small_disk(folders[place], size))
             for node in (here, there):
                 opened.callback(node.kill)
-                node.start()
+                begin(node)
             work = [sent[number::SENDERS] for number in range(SENDERS)]
             senders = [threading.Thread(target=send_all, args=(share, here_port), daemon=True) for share in work]
             for sender in senders:
@@ -140,10 +104,10 @@ class Faults(Campaign):
             if kind == "destination killed":
                 there.kill()
                 time.sleep(random_.uniform(0, self.pause / 2))
-                there.start()
+                begin(there)
             elif kind == "node killed":
                 here.kill()
-                here.start()
+                begin(here)
             else:
                 with _full(folders["here" if kind == "node's disk full" else "share"]):
                     time.sleep(FULL_SECONDS)
@@ -151,7 +115,7 @@ class Faults(Campaign):
                 self.done[f"destination down for {self.outage:g} s"] += 1
                 there.kill()
                 time.sleep(self.outage)
-                there.start()
+                begin(there)
 
     def _settle(self, here: Node, there: Node, share: Path, uids: set[str]) -> None:
         """Wait until both destinations have everything, or nothing waits any more."""
@@ -170,6 +134,13 @@ class Faults(Campaign):
         if missing := uids - files_in(share):
             self.problems.append(f"{len(missing)} of {len(uids)} instances did not come to the folder")
         self.problems += [*out_of_order(received), *given_up(here.root)]
+
+
+def begin(node: Node) -> None:
+    """Start a node, again if its disk is too full for a start."""
+    deadline = time.monotonic() + 60
+    while not node.start():
+        assert time.monotonic() < deadline, f"no start: {node.log.read_text()[-2000:]}"
 
 
 def made_series(folder: Path, series: int, instances: int, seed: int) -> list[list[Outgoing]]:
@@ -205,7 +176,6 @@ def send_all(work: list[list[Outgoing]], port: int) -> None:
 
 def configuration(there_port: int, share: Path) -> str:
     tables: dict[str, dict[str, Any]] = {
-        "series": {"quiet_seconds": 1, "aborted_grace_seconds": 1},
         "peers.MODALITY": {"ae_title": "MODALITY"},
         "peers.THERE": {"ae_title": "THERE", "host": "127.0.0.1", "port": there_port},
         "destinations.SHARE": {"kind": "folder", "folder": str(share), "layout": "archive"},

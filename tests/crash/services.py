@@ -76,14 +76,12 @@ class Services(Campaign):
         random_, moments = random.Random(self.seed), beside_random_moments(POINTS)
         for place in (self._root, self._root_of_there):
             place.parent.mkdir()
-        there = routes.Node(
-            self._root_of_there, free_port(), self.folder / "there.log", VOXELNODE_DICOM__AE_TITLE="THERE",
-            VOXELNODE_SERIES__QUIET_SECONDS="86400", VOXELNODE_WEB__ENABLED="false",
-        )  # fmt: skip
+        of_there = routes.ENVIRONMENT | routes.OF_THE_SECOND_NODE
+        there = Node(self._root_of_there, environment=of_there, port=free_port())
         with ExitStack() as opened_:
             journal = opened_.enter_context(closing(Dated(self.folder / "journal")))
             opened_.callback(there.kill)
-            there.start()
+            routes.begin(there)
             here = opened_.enter_context(Node(self._root, self.mutant, self._configured(there.port)))
             for number in range(cycles):
                 self._cycle(random_, here, there, journal, random_.choice(moments))
@@ -131,7 +129,7 @@ class Services(Campaign):
             FIRST_WAIT: "0.3",
         }
 
-    def _cycle(self, random_: random.Random, here: Node, there: routes.Node, journal: Dated, point: str | None) -> None:
+    def _cycle(self, random_: random.Random, here: Node, there: Node, journal: Dated, point: str | None) -> None:
         """Receive, delete, compare, tell and forward, and die."""
         environment = {} if point is None else {VARIABLE: f"{point}:{random_.randint(1, 2)}"}
         seconds = ALIVE_SECONDS if point is not None else random_.uniform(0.0, ALIVE_SECONDS)
@@ -148,7 +146,7 @@ class Services(Campaign):
             self._harm(random_)
             if random_.random() < SELDOM:
                 there.kill()
-                there.start()
+                routes.begin(there)
                 self.done["second node killed"] += 1
             died = gone(here.process, seconds)
             here.kill()
