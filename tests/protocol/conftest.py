@@ -138,7 +138,6 @@ OVER_BOTH = {
     "test_ends": pytest.mark.slow,
     "test_performed_steps": pytest.mark.slow,
     "test_admission": pytest.mark.long,
-    "test_availability": pytest.mark.long,
     "test_c_find": pytest.mark.long,
     "test_conformance": pytest.mark.long,
     "test_peers": pytest.mark.long,
