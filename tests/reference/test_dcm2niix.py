@@ -1,10 +1,10 @@
 """dcm2niix as an oracle: the same volumes in the same place, but where we differ on purpose."""
 
 import itertools
-import shutil
+import json
 import subprocess
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -72,15 +72,18 @@ DIFFERENCES_IN_FILES = {
 """The same for series among the files of pydicom, pydicom-data, nibabel and pynetdicom, by their first file's name."""
 
 
-def oracle(files: Path, folder: Path) -> list[nib.Nifti1Image]:
-    """What dcm2niix makes of a folder; values as stored and scaled by the file (``-p n``)."""
-    subprocess.run(
-        [str(DCM2NIIX), "-p", "n", "-z", "n", "-b", "n", "-f", "%s_%e_%n", "-o", str(folder), str(files)],
-        check=False,  # it fails where nothing is to convert
-        capture_output=True,
-        timeout=60,
-    )
-    return [nib.load(path) for path in sorted(folder.rglob("*.nii"))]
+def made_by_dcm2niix(paths: Iterable[Path], folder: Path) -> list[tuple[nib.Nifti1Image, dict[str, Any]]]:
+    """What dcm2niix makes of files: its images, with values as stored and scaled (``-p n``), each with its sidecar."""
+    (files := folder / "files").mkdir(parents=True)
+    for number, path in enumerate(paths):
+        (files / f"{number:04}.dcm").symlink_to(path)
+    command = [DCM2NIIX, "-p", "n", "-z", "n", "-b", "y", "-ba", "n", "-f", "%s_%e_%n_%t", "-o", folder, files]
+    subprocess.run(list(map(str, command)), check=False, capture_output=True, timeout=60)  # it fails where nothing is
+    return [
+        (nib.load(path), json.loads(sidecar.read_text("utf-8", "replace")))
+        for path in sorted(folder.glob("*.nii"))
+        if (sidecar := path.with_suffix(".json")).exists()
+    ]
 
 
 def comparable(volumes: tuple[Volume, ...]) -> Iterator[nib.Nifti1Image]:
@@ -125,7 +128,7 @@ def compare(name: str, files: Path, tmp_path: Path) -> None:
     ours = [image for datasets in read_series(files).values() for image in comparable(assemble(datasets).volumes)]
     if not ours:
         pytest.skip("no grey volume with a place")
-    theirs = oracle(files, tmp_path)
+    theirs = [image for image, _ in made_by_dcm2niix(sorted(filter(Path.is_file, files.rglob("*"))), tmp_path / "made")]
     alike = [[other for other in theirs if same(image, other)] for image in ours]
     assert all(acquired_alike(image, other) for image, others in zip(ours, alike, strict=True) for other in others)
     assert all(alike) is (name not in DIFFERENCES), DIFFERENCES.get(name, "dcm2niix makes something else of it")
@@ -192,12 +195,7 @@ def as_theirs(volume: Volume, theirs: nib.Nifti1Image) -> bool:
 
 def agrees(paths: list[Path], folder: Path) -> bool:
     """Whether dcm2niix makes each of our volumes of a series, or nothing where we refuse it."""
-    files, made = folder / "files", folder / "made"
-    files.mkdir(parents=True)
-    made.mkdir()
-    for number, path in enumerate(paths):
-        shutil.copy(path, files / f"{number:03d}.dcm")
-    theirs = oracle(files, made)
+    theirs = [image for image, _ in made_by_dcm2niix(paths, folder)]
     volumes = [volume for volume in assemble(map(pydicom.dcmread, paths)).volumes if volume.kind is VolumeKind.VOLUME]
     return all(any(as_theirs(volume, other) for other in theirs) for volume in volumes) and bool(volumes or not theirs)
 

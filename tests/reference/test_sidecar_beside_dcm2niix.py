@@ -3,7 +3,6 @@
 import json
 import math
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from tests import make
 from tests.conftest import corpus_folder
 from tests.reference.cases import corpus_cases, read_series
 from tests.reference.sidecar_differences import DIFFERENCES, Pair
-from tests.reference.test_dcm2niix import DCM2NIIX, as_theirs, packaged_series
+from tests.reference.test_dcm2niix import DCM2NIIX, as_theirs, made_by_dcm2niix, packaged_series
 
 pytestmark = pytest.mark.skipif(DCM2NIIX is None, reason="dcm2niix is not installed")
 
@@ -29,23 +28,9 @@ TOLERANCE = 1e-4  # dcm2niix writes six digits, from numbers of 32 bits
 AXES = {"i": 0, "j": 1, "k": 2}
 
 
-def sidecars_of_dcm2niix(paths: list[Path], folder: Path) -> list[tuple[nib.Nifti1Image, dict[str, Any]]]:
-    """What dcm2niix makes of a series: its images, each with its sidecar, private fields included."""
-    (files := folder / "files").mkdir(parents=True)
-    for number, path in enumerate(paths):
-        (files / f"{number:04}.dcm").symlink_to(path)
-    command = [DCM2NIIX, "-p", "n", "-z", "n", "-b", "y", "-ba", "n", "-f", "%s_%e_%n_%t", "-o", folder, files]
-    subprocess.run(list(map(str, command)), check=False, capture_output=True, timeout=60)  # it fails where nothing is
-    return [
-        (nib.load(path), json.loads(sidecar.read_text("utf-8", "replace")))
-        for path in sorted(folder.glob("*.nii"))
-        if (sidecar := path.with_suffix(".json")).exists()
-    ]
-
-
 def pairs(datasets: list[Dataset], folder: Path) -> Iterator[tuple[Pair, Volume, nib.Nifti1Image]]:
     """The volumes of a series that both make, with their sidecars."""
-    theirs = sidecars_of_dcm2niix([Path(str(ds.filename)).resolve() for ds in datasets], folder / "theirs")
+    theirs = made_by_dcm2niix([Path(str(ds.filename)).resolve() for ds in datasets], folder / "theirs")
     by_uid = {str(ds.SOPInstanceUID): ds for ds in datasets}
     for number, volume in enumerate(assemble(datasets).volumes):
         match = next((pair for pair in theirs if volume.kind is VolumeKind.VOLUME and as_theirs(volume, pair[0])), None)
