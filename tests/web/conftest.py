@@ -297,14 +297,7 @@ def start_site(tmp_path: Path) -> Iterator[StartSite]:
 @pytest.fixture
 def site(start_site: StartSite) -> Site:
     """A root that this machine alone may ask, without accounts."""
-    import httpx2 as _h
-
-    site = start_site()
-    bound = web_of_node.listening(site.services.settings.web)
-    url = "http://{}:{}".format(*bound.getsockname()[:2])
-    site.beside.start(bound)
-    site._plain = _h.Client(base_url=url, timeout=60)
-    return site
+    return start_site()
 
 
 @pytest.fixture(scope="module")
