@@ -9,7 +9,6 @@ from node.volume.model import Volume
 from node.volume.reasons import WarningKind
 from tests import make
 from tests.mirrored import image, polarity_series
-from tests.reference.test_gradients import weigh
 from tests.unit.volume.grids import warned
 
 MATRIX = ("XX", "XY", "XZ", "YY", "YZ", "ZZ")
@@ -170,6 +169,39 @@ VENDORS = ("GE", "SIEMENS", "PHILIPS", "CANON", "UIH")
 PRIVATE_DIRECTIONS = (0x001910BB, 0x001910BC, 0x001910BD, 0x200510B0, 0x200510B1, 0x200510B2, 0x0019100E, 0x00651037)
 
 Weighting = tuple[int, tuple[float, ...] | None]
+
+
+def weigh(ds: FileDataset, vendor: str, b_value: int, direction: np.ndarray) -> None:
+    """Write a weighting as the vendor does."""
+    words = [f"{value:.3f}" for value in direction]
+    if vendor == "GE":
+        ds.Manufacturer, ds.SoftwareVersions = "GE MEDICAL SYSTEMS", "27"
+        ds.private_block(0x0043, "GEMS_PARM_01", create=True).add_new(0x39, "IS", [b_value, 8, 0, 0])
+        block = ds.private_block(0x0019, "GEMS_ACQU_01", create=True)
+        for offset, word in zip((0xBB, 0xBC, 0xBD), words, strict=True):
+            block.add_new(offset, "DS", word)
+    elif vendor == "CANON":
+        ds.Manufacturer, ds.SoftwareVersions, ds.DiffusionBValue = "CANON_MEC", "V6.0", float(b_value)
+        if b_value:
+            ds.ImageComments = f"b={b_value}({','.join(words)})"
+    elif vendor == "PHILIPS":
+        ds.Manufacturer, ds.DiffusionBValue = "Philips Medical Systems", float(b_value)
+        ds.private_block(0x2001, "Philips Imaging DD 001", create=True).add_new(0x03, "FL", float(b_value))
+        block = ds.private_block(0x2005, "Philips MR Imaging DD 001", create=True)
+        for offset, word in zip((0xB0, 0xB1, 0xB2), words, strict=True):
+            block.add_new(offset, "FL", float(word))
+    elif vendor == "SIEMENS":
+        ds.Manufacturer, ds.SoftwareVersions = "SIEMENS", "syngo MR E11"
+        block = ds.private_block(0x0019, "SIEMENS MR HEADER", create=True)
+        block.add_new(0x0C, "IS", b_value)
+        block.add_new(0x0D, "CS", "DIRECTIONAL" if b_value else "NONE")
+        if b_value:
+            block.add_new(0x0E, "FD", list(map(float, words)))
+    else:
+        ds.Manufacturer = "UIH"
+        block = ds.private_block(0x0065, "Image Private Header", create=True)
+        block.add_new(0x09, "FD", float(b_value))
+        block.add_new(0x37, "FD", list(map(float, words)))
 
 
 def series(vendor: str, weightings: list[Weighting]) -> list[FileDataset]:

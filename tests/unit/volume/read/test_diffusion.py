@@ -112,9 +112,9 @@ def ge(b_value: int, *direction: float, ds: Dataset | None = None, phase: str | 
     return put(ds, 0x0019, "GEMS_ACQU_01", "DS", [0xBB, 0xBC, 0xBD], direction)
 
 
-def philips(*direction: float, ds: Dataset | None = None) -> Dataset:
+def philips(*direction: float, b_value: float = 1000.0, ds: Dataset | None = None) -> Dataset:
     ds = image(Manufacturer="Philips Medical Systems") if ds is None else ds
-    put(ds, 0x2001, "Philips Imaging DD 001", "FL", [0x03], [1000.0])
+    put(ds, 0x2001, "Philips Imaging DD 001", "FL", [0x03], [b_value])
     return put(ds, 0x2005, "Philips MR Imaging DD 001", "FL", [0xB0, 0xB1, 0xB2], direction)
 
 
@@ -164,6 +164,7 @@ WEIGHTED: dict[str, tuple[Callable[[], tuple[Dataset, ...]], float, tuple[float,
         lambda: framed("GE MEDICAL SYSTEMS", lambda frame: ge(800, 0, 0.6, 0.8, ds=frame)), 800, (0, 0.6, -0.8),
     ),
     "Philips, in the patient": (lambda: (philips(0.0, 0.6, 0.8),), 1000, (0, 0.6, 0.8)),
+    "Philips, without weighting": (lambda: (philips(0.0, 0.0, 0.0, b_value=0.0),), 0, None),
     "Philips, frames": (lambda: framed("Philips Medical Systems", in_private_item), 1000, (0, 0.6, 0.8)),
     "UIH, along the image": (lambda: (uih(929.75, 0.0, 0.6, 0.8, orientation=make.CORONAL),), 929.75, (0, 0.8, -0.6)),
     "UIH, before the standard": (lambda: (uih(929.75, 0.0, 0.6, 0.8, **ALONG_X),), 929.75, (0, 0.6, 0.8)),
