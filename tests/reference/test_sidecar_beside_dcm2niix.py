@@ -15,7 +15,6 @@ from pydicom import Dataset, dcmread
 from node.api import Volume, VolumeKind, assemble
 from node.writers.options import WriteOptions
 from node.writers.sidecar import sidecar_fields, write_sidecar
-from tests import make
 from tests.conftest import corpus_folder
 from tests.reference.cases import corpus_cases, read_series
 from tests.reference.sidecar_differences import DIFFERENCES, Pair
@@ -99,38 +98,6 @@ def test_every_explanation_is_needed_and_no_series_of_the_packages_needs_another
     assert found == []
     assert compared > 100
     assert {rule.reason for rule in DIFFERENCES} - used == set()
-
-
-@pytest.mark.sample(3)
-@pytest.mark.parametrize("reordering", ["LINEAR", "REVERSE_LINEAR"])
-@pytest.mark.parametrize("along", ["COL", "ROW"])
-@pytest.mark.parametrize("options", ["EPI_GEMS", "PFF"])
-def test_phase_encoding_and_readout_of_ge_are_those_of_dcm2niix(
-    reordering: str, along: str, options: str, tmp_path: Path
-) -> None:
-    """An image of 84 lines that were read with an acceleration of two, and interpolated."""
-    datasets = make.time_series(
-        2,
-        4,
-        rows=128,
-        columns=128,
-        Manufacturer="GE MEDICAL SYSTEMS",
-        SoftwareVersions="30",
-        ScanningSequence=r"EP\GR",
-        ScanOptions=options,
-        MRAcquisitionType="2D",
-        PatientPosition="HFS",
-        InPlanePhaseEncodingDirection=along,
-        RectilinearPhaseEncodeReordering=reordering,
-    )
-    for ds in datasets:
-        ds.AcquisitionMatrix = [0, 84, 84, 0]
-        block = ds.private_block(0x0043, "GEMS_PARM_01", create=True)
-        block.add_new(0x2C, "SS", 500)
-        block.add_new(0x83, "DS", ["0.5", "1"])
-    [(pair, volume, image)] = pairs(list(map(dcmread, make.saved(datasets, tmp_path / "written"))), tmp_path)
-    assert {"PhaseEncodingDirection", "EffectiveEchoSpacing", "TotalReadoutTime"} <= pair.theirs.keys()
-    assert list(unexplained(pair, volume, image, set())) == []
 
 
 @pytest.mark.slow
