@@ -3,7 +3,6 @@
 from datetime import datetime, timedelta
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -327,37 +326,6 @@ def test_factors_are_those_of_the_pseudo_code(
     )
     for suv_type, factor in pseudo_code(ds, sex).items():
         assert suv_factor(ds, suv_type).factor == pytest.approx(factor, rel=1e-12)
-
-
-@pytest.mark.parametrize("correction", ["START", "ADMIN"])
-def test_a_phantom_with_the_dose_dissolved_in_all_its_mass_has_an_uptake_of_one_in_every_frame(correction: str) -> None:
-    """Activity decays while frames are acquired; the scanner averages over each frame and corrects the average."""
-    half_life, dose, weight_g, begins_s = 6586.2, 370e6, 70_000, 3600.0
-    decay = np.log(2) / half_life
-    series: list[Dataset] = []
-    for time, (starts_s, lasts_s) in enumerate([(0.0, 60.0), (60.0, 240.0), (300.0, 1200.0)]):
-        moments = begins_s + starts_s + (np.arange(100_000) + 0.5) * lasts_s / 100_000
-        measured = (dose / weight_g * np.exp(-decay * moments)).mean()  # Bq in each ml of 1 g
-        lost = decay * lasts_s
-        reference_s = starts_s + np.log(lost / (1 - np.exp(-lost))) / decay  # when the mean activity was present
-        since = 0.0 if correction == "START" else -begins_s
-        decay_factor = np.exp(decay * (reference_s - since))
-        concentration = measured * decay_factor
-        series += pet_series(
-            series_uid="1.2.3",
-            study_uid="1.2",
-            FrameOfReferenceUID="1.2.4",
-            pixels=make.pattern(3, make.ROWS, make.COLUMNS) * 0 + np.int16(1000 + time),
-            RescaleSlope=make.decimal(concentration / (1000 + time)),
-            DecayCorrection=correction,
-            AcquisitionTime=f"11{int(starts_s) // 60:02}{int(starts_s) % 60:02}",
-            ActualFrameDuration=int(lasts_s * 1000),
-            FrameReferenceTime=make.decimal(reference_s * 1000),
-            DecayFactor=make.decimal(decay_factor),
-        )
-    activity, uptake = uptake_of(series)
-    assert (activity.times, activity.durations_s) == (3, (60, 240, 1200))
-    assert np.allclose(uptake.voxels * uptake.slope + uptake.intercept, 1.0, rtol=1e-6)
 
 
 def test_each_type_of_uptake_is_a_volume_of_its_own_name_and_unit() -> None:
