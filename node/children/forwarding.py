@@ -3,14 +3,12 @@
 `forward` runs in a child of `node.children.decoder`. Importing this module loads neither NumPy nor codecs.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, Self
 
 from pydicom import Dataset, dcmread, uid
 from pydicom.filebase import DicomBytesIO
@@ -54,7 +52,7 @@ class CopyChange:
     deidentification: Way | None = None
     identity: Identity | None = None
 
-    def of(self, identity: Identity | None) -> CopyChange:
+    def of(self, identity: Identity | None) -> Self:
         """Return the same change of an instance whose patient has an identity."""
         return self if identity is self.identity else replace(self, identity=identity)
 

@@ -1,13 +1,11 @@
 """A root, opened and locked by one process: its archive, its index and its intake; a node without its services."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import structlog
 
@@ -339,7 +337,7 @@ class Repository:
         applied = self.index.about.applied(self.journal.identity)
         return applied.journal != self.journal.identity or applied.sequence < self.journal.freed
 
-    def __enter__(self) -> Repository:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

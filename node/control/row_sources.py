@@ -1,22 +1,18 @@
 """The rows behind `node.open`: the index of a root, or the listing of a folder of volumes."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from node.conversion.volume_files import stem_of
 from node.errors import UsageError
 from node.index.looking import looking
 from node.index.rows.backend import Place
+from node.index.rows.converted import SeriesKey
 from node.index.rows.view_rows import moment, parsed
 from node.selector import compile_selector
 from node.volume.model import VolumeKind
-
-if TYPE_CHECKING:
-    from node.index.rows.converted import SeriesKey
 
 Row = Mapping[str, Any]
 

@@ -1,7 +1,5 @@
 """The folder that a conversion writes: whose its files are, and how those of a series are replaced as a whole."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os
@@ -13,7 +11,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from node.conversion.found_series import FolderSeries
 from node.conversion.naming import ANONYMOUS, DEFAULT, NameTemplate, is_file_of, name_template
@@ -42,7 +40,7 @@ class Layout:
     flat: bool = False
     anonymous: bool = False
 
-    def of_studies(self, *, several: bool) -> Layout:
+    def of_studies(self, *, several: bool) -> Self:
         """Return the layout of a run of one or several studies, with its template."""
         template = self.template
         if template is None:

@@ -14,8 +14,6 @@ by the next append; its entries come again from the journal. An instance may the
 journal has nothing to append, no crash tore the end: it is damaged, and stays as it is, with another segment behind it.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
@@ -29,7 +27,7 @@ from itertools import groupby
 from pathlib import Path
 from threading import Lock
 from time import monotonic
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Self
 
 from node.files.durable import make_folder, sync_data, sync_folder, write_all
 from node.runtime.failpoints import reached
@@ -52,6 +50,23 @@ _NAME = re.compile(r"\d{8}\.ledger")
 Level = Literal["study", "series", "instance", "version"]
 
 
+@dataclass(frozen=True, slots=True)
+class LedgerPosition:
+    """How far a ledger is: its random name, and the number of its entries. As text, ``IDENTITY:ENTRIES``."""
+
+    identity: str
+    entries: int
+
+    def __str__(self) -> str:
+        return f"{self.identity}:{self.entries}"
+
+    @classmethod
+    def of(cls, text: str | None) -> Self:
+        """Return the position that a text names; the begin of no ledger if there is none."""
+        identity, _, entries = (text or ":0").partition(":")
+        return cls(identity, int(entries))
+
+
 class Acknowledged(NamedTuple):
     """An instance that was acknowledged: what it is, and how it came. `sha256` is that of the data set as received.
 
@@ -67,23 +82,6 @@ class Acknowledged(NamedTuple):
     peer: str
     received_at: str  # ISO 8601, in UTC
     at: LedgerPosition | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class LedgerPosition:
-    """How far a ledger is: its random name, and the number of its entries. As text, ``IDENTITY:ENTRIES``."""
-
-    identity: str
-    entries: int
-
-    def __str__(self) -> str:
-        return f"{self.identity}:{self.entries}"
-
-    @classmethod
-    def of(cls, text: str | None) -> LedgerPosition:
-        """Return the position that a text names; the begin of no ledger if there is none."""
-        identity, _, entries = (text or ":0").partition(":")
-        return cls(identity, int(entries))
 
 
 WriteOffs = Mapping[tuple[str, str], int]

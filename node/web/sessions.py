@@ -1,7 +1,5 @@
 """Signing in and out with a browser: passwords, second factors, the identity provider, and the sessions they open."""
 
-from __future__ import annotations
-
 import datetime as dt
 import hmac
 import secrets
@@ -39,6 +37,9 @@ from node.web.principal import address_of, session_cookie
 
 FACTOR_TIME = dt.timedelta(minutes=10)
 """In which the second factor must follow the password."""
+
+Pair = tuple[str, str]
+"""An account name, known or not, and an address or IPv6 network."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,9 +325,6 @@ MAX_USED = 10_000
 
 MAX_ADDRESSES = 1000
 """Addresses to remember for alerts; beyond it, they are only counted up to here."""
-
-Pair = tuple[str, str]
-"""An account name, known or not, and an address or IPv6 network."""
 
 
 class Guesses:

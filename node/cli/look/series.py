@@ -1,23 +1,19 @@
 """``voxelnode series`` and ``select``: lists of series."""
 
-from __future__ import annotations
-
 import datetime as dt
 import shlex
 from collections import Counter
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import typer
 
 from node.cli.options import Limit, Root
 from node.cli.output import Columns, Listing, bounded, finding, listing, newest, patient, print_table, printable
 from node.completeness import Certainty
+from node.selector import Facts, Selector
 from node.selector.fields import NOT_CONVERTED, SeriesState
 from node.volume.reasons import REMEDIES
-
-if TYPE_CHECKING:
-    from node.selector import Facts, Selector
 
 PrintedState = Literal[SeriesState, "waiting", Certainty]
 """What the table says of a series (`state_of`), and the states of ``v_series``."""

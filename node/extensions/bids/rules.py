@@ -1,14 +1,12 @@
 """The rules of a data set: what each volume is, from a TOML file (docs/bids.md)."""
 
-from __future__ import annotations
-
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -218,7 +216,7 @@ class Rule(_Table):
     skip: str | None = None
 
     @model_validator(mode="after")
-    def _check(self) -> Rule:
+    def _check(self) -> Self:
         if (self.suffix is None) is (self.skip is None):
             raise ValueError("set either suffix, or skip with the reason")
         if self.suffix is not None:

@@ -1,7 +1,5 @@
 """What stays in a release: all texts, numbers, dates and UIDs, attribute by attribute, for a person to read."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
@@ -95,6 +93,18 @@ def compared(original: Path, copy: Path) -> bytes:
     return json.dumps([list(remaining.lines()), list(lost(read_instance(original), read_instance(copy)))]).encode()
 
 
+class Loss(StrEnum):
+    """What a volume is made with, in the words of messages. Without the first, there is no volume."""
+
+    PLANES = "places of planes"
+    B_VALUES = "b-values"
+    DIRECTIONS = "gradient directions"
+    SLICE_TIMES = "slice times"
+    PHASE_ENCODING = "phase encoding direction"
+    READOUT = "readout time"
+    ECHO_TIMES = "echo times of a field map"
+
+
 def comparison_of(answer: bytes) -> tuple[list[Line], frozenset[Loss]]:
     """Return the lines, and what was lost, that `compared` answers with.
 
@@ -114,18 +124,6 @@ def _texts(value: Any) -> Iterator[str]:
         text = "" if each is None else str(each)
         if text:
             yield text if len(text) <= MAX_CHARACTERS else f"{text[:MAX_CHARACTERS]}…"
-
-
-class Loss(StrEnum):
-    """What a volume is made with, in the words of messages. Without the first, there is no volume."""
-
-    PLANES = "places of planes"
-    B_VALUES = "b-values"
-    DIRECTIONS = "gradient directions"
-    SLICE_TIMES = "slice times"
-    PHASE_ENCODING = "phase encoding direction"
-    READOUT = "readout time"
-    ECHO_TIMES = "echo times of a field map"
 
 
 _ANY_SLICES, _ANY_SECONDS = 60, 2.0

@@ -1,7 +1,5 @@
 """Locate the pixel data of a file, and read single stored frames."""
 
-from __future__ import annotations
-
 import json
 import os
 import struct
@@ -10,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO, NoReturn, Self
 
 from pydicom import Dataset, dcmread
 from pydicom.dataelem import RawDataElement
@@ -97,7 +95,7 @@ class PixelElement:
         return json.dumps(fields | {"vr": self.vr, "extended_offsets": offsets}).encode()
 
     @classmethod
-    def from_json(cls, path: Path, encoded: bytes) -> PixelElement:
+    def from_json(cls, path: Path, encoded: bytes) -> Self:
         """Return the element that a child process has located in a file.
 
         Raises ValueError if it is no location within the file.

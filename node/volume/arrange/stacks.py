@@ -1,7 +1,5 @@
 """Split the frames of a series into stacks, each of which can become a volume."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -47,6 +45,9 @@ RESCALED_MODALITIES = frozenset({"CT", "PT"})
 
 POSITION_TRAITS = frozenset({"orientation", "spacing"})
 """Traits that a frame lacks if its position or pixel spacing was left out."""
+
+Groups = dict[tuple[Hashable, ...], list[Frame]]
+"""Frames by their traits."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -319,9 +320,6 @@ MEASURED_TOLERANCE = 0.02
 
 MAX_HEART_BEAT_RATIO = 2.0
 """Largest ratio of the inversion times of one turn that different heart beats can explain."""
-
-Groups = dict[tuple[Hashable, ...], list[Frame]]
-"""Frames by their traits."""
 
 
 def merge_per_slice_groups(groups: Groups, names: Sequence[str]) -> Groups:

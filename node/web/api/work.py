@@ -3,10 +3,8 @@
 What is asked for where says the module that makes a download.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from fastapi import Path, Query, Response
 from pydantic import BaseModel, ConfigDict, Field, computed_field, model_validator
@@ -357,7 +355,7 @@ class OfStudies(BaseModel):
     series_instance_uids: Annotated[list[Uid], Field(max_length=MAX_SELECTED)] = []
 
     @model_validator(mode="after")
-    def _has_one_study_of_series(self) -> OfStudies:
+    def _has_one_study_of_series(self) -> Self:
         if self.series_instance_uids and len(self.study_instance_uids) > 1:
             raise ValueError("series_instance_uids: of one study only; ask for each study by itself")
         return self
