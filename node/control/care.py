@@ -19,7 +19,7 @@ from node.index.rows.place import Place, exists, newer_schema, place_of, require
 from node.journal.inspection import MARK_FILE, inspect, segment_files
 from node.lifecycle.fsck import Finding, examine, require_mounted
 from node.lifecycle.repair import repair_all
-from node.receive.checkpoint import Replayed
+from node.receive.accounting import Replayed
 from node.receive.record import JOURNAL_FOLDER
 from node.receive.recovery import Recovered
 from node.registry import store_kind

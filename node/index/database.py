@@ -35,12 +35,11 @@ from node.index.rules.people.accounts import AccountRepository
 from node.index.rules.series.association_ends import AssociationRepository
 from node.index.rules.series.claims import SeriesRepository
 from node.index.rules.series.conversions import ConversionRepository
-from node.index.rules.series.quiet import SenderRepository, StudyRepository
 from node.index.rules.series.reopening import ReferenceRepository
-from node.index.rules.series.waits import TimerRepository
+from node.index.rules.series.waits import SenderRepository, StudyRepository, TimerRepository
 from node.index.rules.work.deliveries import DeliveryRepository
-from node.index.rules.work.jobs import JobRepository
 from node.index.rules.work.ledger import WorkRepository
+from node.index.rules.work.messages import JobRepository
 from node.index.rules.work.routes import RouteRepository
 from node.runtime.link import APPLIED, LAST, VERSION, SharedNumbers
 from node.runtime.metrics import Metrics

@@ -14,9 +14,8 @@ from node.index.database import Index
 from node.index.look.finder import QueryRefused
 from node.index.look.views import ReadIndex
 from node.index.rows.records import Lane
-from node.index.rules.work.jobs import Job, JobEnded
 from node.index.rules.work.ledger import REASON_LENGTH, Ended, Postponed, after_failure
-from node.index.rules.work.messages import UNWANTED, Attempt, PendingEvent
+from node.index.rules.work.messages import UNWANTED, Attempt, Job, JobEnded, PendingEvent
 from node.index.work_loop import Interrupted, MessageLoop, MessageLoops
 from node.notify.channel import Channel, DeliveredMessage, NotDelivered, end_leftovers, hook_channel
 from node.notify.message import HookMessage, NothingLeft, compose, files_of, with_job

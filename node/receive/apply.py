@@ -43,7 +43,7 @@ from node.index.rules.work.events import uids_of
 from node.journal.inspection import JournalUnusable
 from node.journal.journal import Journal, JournalFull
 from node.journal.segment import Record, SegmentGone
-from node.receive.checkpoint import Checkpoint, Replayed, acknowledged
+from node.receive.accounting import Checkpoint, Replayed, acknowledged
 from node.receive.data_set import content
 from node.receive.pace import MAX_BATCH_BYTES, Waiting, due_at
 from node.receive.record import Known, Receipt, receipt

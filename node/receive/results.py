@@ -10,7 +10,7 @@ from typing import IO, Any
 from node.errors import UsageError
 from node.index.database import Index
 from node.index.rows.models.work import JobState
-from node.index.rules.work.jobs import Job
+from node.index.rules.work.messages import Job
 from node.receive.ingest import Ingest
 from node.runtime.background import BackgroundService
 from node.settings.model import Settings

@@ -35,7 +35,7 @@ from node.index.rows.records import KnownShares
 from node.index.rows.scope import NOBODY, ProjectRole, become, within
 from node.index.rows.scope import Scope as IndexScope
 from node.index.rules.people.accounts import AccountRepository, Role
-from node.index.rules.work.jobs import JobRepository
+from node.index.rules.work.messages import JobRepository
 from node.runtime.budget import Caller, Claim, Stage
 from node.settings.core import Web
 from node.web.audit_trail import AccountAuditTrail, AuditTrail

@@ -18,8 +18,8 @@ from node.audit.audit_log import Result
 from node.index.rows.records import KnownShares
 from node.index.rows.scope import Scope
 from node.index.rules.people.accounts import KnownAccount, Role
-from node.index.rules.work.jobs import TOKEN_PREFIX as JOB_TOKEN_PREFIX
-from node.index.rules.work.jobs import JobRepository
+from node.index.rules.work.messages import TOKEN_PREFIX as JOB_TOKEN_PREFIX
+from node.index.rules.work.messages import JobRepository
 from node.runtime.budget import remember
 from node.runtime.network import block_of
 from node.settings.core import Web

@@ -21,8 +21,8 @@ from node.index.rules.series.claims import SeriesRepository
 from node.journal import journal, segment
 from node.journal.journal import Journal
 from node.receive import apply
+from node.receive.accounting import Checkpoint, Replayed
 from node.receive.apply import Applier
-from node.receive.checkpoint import Checkpoint, Replayed
 from tests.crash.operators_mutants import OPERATORS_MUTANTS, mutants_of
 
 real_sync_folder = filesystem.sync_folder

@@ -9,8 +9,8 @@ from node.archive import filesystem
 from node.journal import journal as journal_module
 from node.journal import segment
 from node.receive import data_set
+from node.receive.accounting import Checkpoint
 from node.receive.apply import Applier
-from node.receive.checkpoint import Checkpoint
 from tests.crash.disk import Disk
 from tests.crash.mutants import MUTANTS
 from tests.crash.power import Session, session

@@ -244,7 +244,7 @@ def is_indexed(key: Key) -> bool:
 @pytest.mark.slow
 @pytest.mark.sqlite("counts the steps of SQLite, which are those of its plans")
 def test_no_list_no_page_and_no_command_goes_through_the_archive(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
-    for number in ("series.FEW_SERIES", "studies.CHUNK_STUDIES", "facts.CHUNK_ROWS", *FEW_OF_SEARCH):
+    for number in ("series.FEW_SERIES", "studies.CHUNK_STUDIES", "series.CHUNK_ROWS", *FEW_OF_SEARCH):
         monkeypatch.setattr(f"node.index.look.{number}", 3)
     filled(root.folder / FILE_NAME, SERIES)
     import_readers()

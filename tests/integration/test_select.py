@@ -154,7 +154,7 @@ def test_the_largest_volume_gives_the_geometry_and_all_give_warnings(root: Root)
 
 
 def test_selection_goes_over_more_series_than_one_query_reads(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("node.index.look.facts.CHUNK_ROWS", 2)
+    monkeypatch.setattr("node.index.look.series.CHUNK_ROWS", 2)
     keys = [take(root, make.ct_series(1)) for _ in range(5)]
     assert selected(root, {"modality": "CT"}) == keys[::-1]
     assert selected(root, f'series_instance_uid == "{keys[1][1]}"') == [keys[1]]

@@ -17,8 +17,7 @@ from node.association.client.association import EchoFailed, NoAssociation, assoc
 from node.association.client.send import Outgoing, SendOutcome, batches, never_transcode, proposals, read_outgoing, send
 from node.association.framing import InstanceBytes, SourceLost, fragment_pdus
 from node.dicom.uids import STUDY_ROOT_FIND, STUDY_ROOT_GET, VERIFICATION
-from node.extensions.peers.find import FindFailed, find_instance_count
-from node.extensions.peers.get import GetFailed, RetrieveTarget, get
+from node.extensions.peers.find import FindFailed, GetFailed, RetrieveTarget, find_instance_count, get
 from node.settings.peers import Dicom
 from tests.make import ct_series, saved
 from tests.peers import listening

@@ -33,8 +33,8 @@ from structlog.testing import capture_logs
 from node.api import Audit, Correction, PersonRepository, send_files
 from node.association.framing import encoded
 from node.dicom.uids import PATIENT_ROOT_GET, PATIENT_ROOT_MOVE, STUDY_ROOT_GET, STUDY_ROOT_MOVE
-from node.extensions.peers.get import RetrieveTarget
-from node.extensions.peers.get import get as get_into
+from node.extensions.peers.find import RetrieveTarget
+from node.extensions.peers.find import get as get_into
 from node.index.look.finder import QueryRefused
 from node.settings.peers import Dicom, Peer
 from tests.make import ct_series, instance, misencoded, mr_series, rgb_capture, saved

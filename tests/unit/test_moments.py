@@ -67,7 +67,7 @@ REASONS = {
     WAITS: """
         look/series:next_due_at look/series:oldest_due
         rules/series/association_ends:_wait_after_end rules/series/claims: rules/series/claims:_due
-        rules/series/claims:_first_received_since rules/series/quiet: rules/work/deliveries:next_due_at
+        rules/series/claims:_first_received_since rules/series/waits: rules/work/deliveries:next_due_at
         rules/work/ledger:next_due_at rules/work/routes:next_ask_at rules/work/routes:owed rules/series/reopening:
         rules/series/reopening:add rules/series/waits:_correct quiet:after_received quiet:end
         extensions/peers/asking:unasked extensions/postgresql/hosts:_series_waiting_for_hosts
@@ -83,7 +83,7 @@ REASONS = {
         """,
     "the last of a batch: a host may be late, and its series then waits longer": "rules/series/reopening:_later",
     "gaps are times of the clock, and those that it was set back by are none": """
-        rules/series/quiet:learn_gaps rules/series/quiet:_longest_gaps
+        rules/series/waits:learn_gaps rules/series/waits:_longest_gaps
         """,
     "owed, unless the number of the entry says so too": "rules/custody/lost:_covers",
     "is equal or later than all that it deletes": "rules/custody/deletions:order",

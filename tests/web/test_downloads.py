@@ -180,7 +180,7 @@ def test_files_that_are_removed_while_a_download_begins_are_reported(
     """The series is converted again between the look at the folder of its files and their reading."""
     for name in ("volume.mhd", "volume.json"):
         gone = RevisionFile(f"volumes/1/2/1-gone/{name}", 5)
-        monkeypatch.setattr("node.web.pages.downloads.files_of", lambda *args, gone=gone: [gone])
+        monkeypatch.setattr("node.web.pages.selected.files_of", lambda *args, gone=gone: [gone])
         answer = client.get(f"/studies/{DOE}/volumes.zip?format=all")
         assert (answer.status_code, "its series was converted again" in answer.text) == (500, True)
 

@@ -97,7 +97,7 @@ READERS = {
     "node/extensions/pages/series.py": "shows what the stored file says",
     "node/routing/worker.py": "routes: `Preparer` makes the copies",
     "node/web/api/resources.py": "the file of an instance",
-    "node/web/pages/downloads.py": "ZIP files",
+    "node/web/pages/selected.py": "ZIP files",
 }
 """Who asks the index where instances are. A new one is a door: what leaves has its `identity`, and is tried."""
 

@@ -18,8 +18,7 @@ from node.web.api.routing import OF_CHANGES, Change, api_router, problems
 from node.web.api.work import OfStudies, WorkResource, begun
 from node.web.downloads import Making, download_of, downloads_of, makes
 from node.web.files import Damaged, whole_file
-from node.web.pages.downloads import named_series, zip_name
-from node.web.pages.selected import SERIES, STUDY, Selected
+from node.web.pages.selected import SERIES, STUDY, Selected, named_series, zip_name
 from node.web.zips import Member, taken
 
 router = api_router(MEMBERS, "downloads")

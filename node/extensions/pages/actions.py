@@ -19,9 +19,8 @@ from node.web.audit_trail import of_study
 from node.web.downloads import downloads_of, file_of_download
 from node.web.errors import ResourceNotFound
 from node.web.headers import path_of
-from node.web.pages.downloads import Format, dicom_zip, volumes_zip
 from node.web.pages.rendering import SEE_OTHER, fragment, page, study_url
-from node.web.pages.selected import SERIES, STUDY, Selected, Wanted
+from node.web.pages.selected import SERIES, STUDY, Format, Selected, Wanted, dicom_zip, volumes_zip
 
 router = APIRouter(include_in_schema=False, dependencies=MEMBERS)
 

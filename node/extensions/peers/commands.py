@@ -132,8 +132,8 @@ def get(
     from node.association.client.addresses import address_of
     from node.control.repository import Repository
     from node.control.root import hold_or_request, require_created
-    from node.extensions.peers.get import RetrieveTarget
-    from node.extensions.peers.get import get as get_into
+    from node.extensions.peers.find import RetrieveTarget
+    from node.extensions.peers.find import get as get_into
 
     peer = address_of(source, settings)  # reports a mistake here rather than from the node
     require_created(settings)

@@ -15,7 +15,7 @@ from node.association.client.addresses import address_of
 from node.audit.audit_log import DESTINATION, SOURCE, Audit, AuditAction, AuditEvent, AuditMessage, Participant, Result
 from node.dicom.status import NOT_CURRENT, STORED
 from node.errors import UsageError, VoxelnodeError, counted
-from node.extensions.peers.get import RetrieveTarget, SubOperationCounts, get
+from node.extensions.peers.find import RetrieveTarget, SubOperationCounts, get
 from node.index.database import Index
 from node.index.rows.records import Refused
 from node.index.rows.states import Counts, Outcome

@@ -32,7 +32,7 @@ from node.index.database import Index
 from node.index.rows.files import StoredInstance
 from node.index.rows.models.work import JobState
 from node.index.rows.records import NOT_CURRENT_OUTCOMES, Outcome
-from node.index.rules.work.jobs import Job
+from node.index.rules.work.messages import Job
 from node.index.work_loop import WorkLoop
 from node.receive.dicom_files import MediaFile
 from node.receive.import_files import INDEX_SECONDS, take_in

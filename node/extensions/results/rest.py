@@ -22,7 +22,7 @@ from node.extensions.results.rows import ResultRepository
 from node.index.look.views import ReadIndex
 from node.index.rows.models.work import JobState
 from node.index.rows.repositories import Terms
-from node.index.rules.work.jobs import JobEnded
+from node.index.rules.work.messages import JobEnded
 from node.web.access import CurrentCall, allow
 from node.web.api.models import BINARY, Moment, Resource
 from node.web.api.routing import OF_CHANGES, Change, api_router, problems, single, tagged

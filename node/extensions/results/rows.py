@@ -23,7 +23,7 @@ from node.index.rows.files import StoredInstance
 from node.index.rows.models.work import IS_JOB, IS_OPEN, ResultRow, WorkRow
 from node.index.rows.repositories import IndexRepository, Row, on_reader, on_writer
 from node.index.rows.states import document_of
-from node.index.rules.work.jobs import Job, end_job, job_at, open_job
+from node.index.rules.work.messages import Job, end_job, job_at, open_job
 from node.receive.dicom_files import MediaFile, find_instances
 
 

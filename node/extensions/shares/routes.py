@@ -23,9 +23,8 @@ from node.web.audit_trail import of_study
 from node.web.credentials import digest, new_token
 from node.web.errors import Forbidden, ResourceNotFound
 from node.web.files import file_response, local_or_gone
-from node.web.pages.downloads import dicom_zip, volumes_zip
 from node.web.pages.rendering import SEE_OTHER, page, plain_page, require_session, study_url
-from node.web.pages.selected import seen_study
+from node.web.pages.selected import dicom_zip, seen_study, volumes_zip
 from node.web.principal import has_token
 from node.web.services import public_url
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from node.errors import counted, with_last_line
 from node.index.look import hosts, instances, kept, problems, series, studies, work
-from node.index.look.facts import SeriesFacts
+from node.index.look.series import SeriesFacts
 from node.index.rows.about_keys import (
     APPLIED,
     COMPARED,

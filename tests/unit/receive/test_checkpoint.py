@@ -5,7 +5,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from node.journal.segment import Damage
-from node.receive.checkpoint import Checkpoint
+from node.receive.accounting import Checkpoint
 
 
 def test_each_record_that_cannot_be_read_is_counted_and_its_segment_kept_once(tmp_path: Path) -> None:

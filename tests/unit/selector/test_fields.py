@@ -9,7 +9,7 @@ from sqlalchemy.schema import CreateTable
 
 from node.completeness import State
 from node.extensions.bids.rules import VOLUME_FIELDS, volume_facts
-from node.index.look.facts import SeriesFacts
+from node.index.look.series import SeriesFacts
 from node.index.rows.extension_tables import every_table
 from node.index.rows.models.history import VolumeRow
 from node.index.rows.models.levels import SERIES_STATES

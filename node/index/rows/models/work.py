@@ -98,7 +98,7 @@ class HostRemovalRow(Base):
 
 
 class SenderRow(Base):
-    """A sender, and what is learnt of it from its last series; see `node.index.rules.series.quiet`."""
+    """A sender, and what is learnt of it from its last series; see `node.index.rules.series.waits`."""
 
     __tablename__ = "senders"
 

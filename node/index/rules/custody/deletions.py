@@ -48,7 +48,7 @@ from node.index.rules.intake.stated import person_below, settle, settle_person
 from node.index.rules.series.reopening import reopen
 from node.index.rules.work.deliveries import CHANGES
 from node.index.rules.work.events import forget_images, owe_removals, record_event
-from node.index.rules.work.jobs import after_deletion
+from node.index.rules.work.messages import after_deletion
 
 FOLDERS = frozenset({"objects", "quarantine", "volumes"})
 """Folders below the root in which files may be deleted."""

@@ -31,7 +31,7 @@ from node.index.rules.intake.levels import delete_empty_levels
 from node.index.rules.series.reopening import delete_references, reopen
 from node.index.rules.series.verdicts import judge_doubted
 from node.index.rules.work.events import forget_images, owe_files, owe_host_removals, owe_removals
-from node.index.rules.work.jobs import after_deletion
+from node.index.rules.work.messages import after_deletion
 
 LIVE = ConversionRow.files_removed_at.is_(None)
 

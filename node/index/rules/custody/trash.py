@@ -32,9 +32,9 @@ from node.index.rules.people.identifiers import PERSONS, known_person
 from node.index.rules.people.persons import APART
 from node.index.rules.series.reopening import convert_referring, reopen
 from node.index.rules.series.verdicts import doubt_parts, judge_doubted
-from node.index.rules.work import jobs
 from node.index.rules.work.events import NEWEST_EVENT, owe_host_removals, owe_trashed, record_event
 from node.index.rules.work.ledger import begin_again
+from node.index.rules.work.messages import forget_jobs, replay_jobs
 
 _IN_TRASH = TombstoneRow.content.is_not(None)
 _HAS_FILE = and_(TrashRow.kind.in_(FILES), TrashRow.key.is_not(None))
@@ -165,7 +165,7 @@ class TrashRepository(IndexRepository):
         if row is None:
             raise NotInTrash
         forget_study(connection, study)
-        jobs.forget_study(connection, study)
+        forget_jobs(connection, study)
         owe_trashed(connection, number, now)
         left = delete(TrashRow).where(TrashRow.deletion == number).returning(TrashRow.kind, TrashRow.key)
         keys = {key for kind, key in connection.execute(left).all() if kind in NAMING and key is not None}
@@ -355,7 +355,7 @@ class _Undo:
                 outcome = self._connection.scalar(select(WorkRow.outcome).where(WorkRow.id == row["id"]))
                 if outcome != "cancelled":
                     continue
-                jobs.replay(self._connection, row["name"], [row["cause"]])
+                replay_jobs(self._connection, row["name"], [row["cause"]])
                 its = [WorkRow.kind == "hook", WorkRow.name == row["name"], WorkRow.key == row["cause"]]
             begin_again(self._connection, self._now, *its)
 

@@ -28,7 +28,6 @@ from node.index.rules.series.conversions import (
     owe_sidecars,
     replace_failures,
 )
-from node.index.rules.series.quiet import learn_gaps
 from node.index.rules.series.reopening import (
     OPENED,
     convert_referring,
@@ -51,7 +50,7 @@ from node.index.rules.series.verdicts import (
     update_series,
     verdict_now,
 )
-from node.index.rules.series.waits import REVOKED, await_nobody, is_due
+from node.index.rules.series.waits import REVOKED, await_nobody, is_due, learn_gaps
 from node.index.rules.work.events import record_series_event
 from node.runtime.background import wait_seconds
 

@@ -31,7 +31,6 @@ from node.index.rows.records import Lane
 from node.index.rows.repositories import IndexRepository, on_reader, on_writer
 from node.index.rows.sql import insert
 from node.index.rows.states import OUTCOMES, Kind, Outcome
-from node.index.rules.work import jobs
 from node.index.rules.work.events import forget_owed, kinds_in_words, narrow_owed
 from node.index.rules.work.ledger import Ended, end, in_lane
 from node.index.rules.work.messages import (
@@ -44,6 +43,7 @@ from node.index.rules.work.messages import (
     keep,
     known_among,
     pending_of,
+    replay_jobs,
     retry,
     waiting_by_study,
 )
@@ -202,7 +202,7 @@ class DeliveryRepository(IndexRepository):
         """Make one message due, in whatever state it is."""
         row = connection.execute(select(WorkRow.kind, WorkRow.name, WorkRow.key).where(WorkRow.id == id)).one()
         if row.kind == "hook":
-            jobs.replay(connection, row.name, [row.key])
+            replay_jobs(connection, row.name, [row.key])
         retry(connection, now, OUTCOMES, WorkRow.id == id)
 
     @on_writer
@@ -226,7 +226,7 @@ class DeliveryRepository(IndexRepository):
             if lane.kind == "hook":
                 is_retried = or_(WorkRow.outcome.is_(None), WorkRow.outcome.in_(GIVEN_UP))
                 retriable = select(WorkRow.key).where(*which, is_retried)
-                jobs.replay(connection, lane.name, connection.scalars(retriable).all())
+                replay_jobs(connection, lane.name, connection.scalars(retriable).all())
             count += retry(connection, now, GIVEN_UP, *which)
         return count
 
@@ -307,7 +307,7 @@ def _queue(connection: Connection, hook: str, pending: PendingEvent, again: str 
     if row is not None and row.outcome == "succeeded" and again in (None, pending_of(row).again):
         return "delivered"
     enqueue(connection, lane, replace(pending, again=again), now)
-    jobs.replay(connection, hook, [pending.message_id])
+    replay_jobs(connection, hook, [pending.message_id])
     return "new"
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from node.errors import VoxelnodeError
-from node.index.rules.series.quiet import quiet_seconds_after
+from node.index.rules.series.waits import quiet_seconds_after
 from node.receive.senders import quiet_seconds_of
 
 
