@@ -4,8 +4,6 @@ This process keeps nothing durable. If it dies, its requests end without an answ
 stay. It ends when the other process ends.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 import gc
 import os
@@ -223,26 +221,6 @@ class MetricsOfBoth(Metrics):
             yield family
 
 
-class IngestElsewhere:
-    """The way in, for what comes over HTTP: an instance is complete here before the other process receives it."""
-
-    def __init__(self, settings: Settings, archive: Archive, index: IndexBeside, link: Link) -> None:
-        self.archive, self.index, self.now, self._link = archive, index, index.now, link
-        self.warns = settings.storage.conflict_answer == "warning"
-        self.refusal = partial(link.call, "refusal")
-        self.transfers, self.journal = Elsewhere(link, "transfers"), Elsewhere(link, "journal", "size")
-        self.applier = cast(Any, Elsewhere(link, "applier", "waiting", "lag_seconds", "index_stall"))
-        self.acknowledgement: Acknowledgement | None = None
-        if settings.acknowledge != "local":
-            seconds = settings.journal.acknowledge_seconds
-            self.acknowledgement = Acknowledgement(settings.acknowledge, seconds, self.applier, archive, Metrics())
-
-    def begin(self, announced: Announced, origin: Origin, policy: ReceivedPolicy | None = None) -> IncomingElsewhere:
-        """See `Ingest.begin`; what can be refused at once is refused by the other process once all is here."""
-        self.archive.intake.require()
-        return IncomingElsewhere(self.archive.work, self._link, (announced, origin, policy))
-
-
 class IncomingElsewhere:
     """One instance that comes over HTTP; see `node.receive.ingest.Incoming`."""
 
@@ -282,3 +260,23 @@ class IncomingElsewhere:
             with closing(self._file):
                 Path(self._file.name).unlink(missing_ok=True)
             self._file = None
+
+
+class IngestElsewhere:
+    """The way in, for what comes over HTTP: an instance is complete here before the other process receives it."""
+
+    def __init__(self, settings: Settings, archive: Archive, index: IndexBeside, link: Link) -> None:
+        self.archive, self.index, self.now, self._link = archive, index, index.now, link
+        self.warns = settings.storage.conflict_answer == "warning"
+        self.refusal = partial(link.call, "refusal")
+        self.transfers, self.journal = Elsewhere(link, "transfers"), Elsewhere(link, "journal", "size")
+        self.applier = cast(Any, Elsewhere(link, "applier", "waiting", "lag_seconds", "index_stall"))
+        self.acknowledgement: Acknowledgement | None = None
+        if settings.acknowledge != "local":
+            seconds = settings.journal.acknowledge_seconds
+            self.acknowledgement = Acknowledgement(settings.acknowledge, seconds, self.applier, archive, Metrics())
+
+    def begin(self, announced: Announced, origin: Origin, policy: ReceivedPolicy | None = None) -> IncomingElsewhere:
+        """See `Ingest.begin`; what can be refused at once is refused by the other process once all is here."""
+        self.archive.intake.require()
+        return IncomingElsewhere(self.archive.work, self._link, (announced, origin, policy))

@@ -4,8 +4,6 @@ Each conversion of a claimed series has one end. `Conversions.convert` returns i
 the index, which ends the claim, and into the log.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 import errno
 import hashlib
@@ -89,6 +87,52 @@ class Crashed:
     """The converter crashed, or we did; `cause` in a sentence."""
 
     cause: str
+
+
+class _Used:
+    """The files that a conversion uses: those of the claimed series, and of the series to which it refers.
+
+    They stay at their paths until `held` is closed.
+    """
+
+    def __init__(self, claimed: ClaimedSeries, archive: Archive, index: Index, held: ExitStack) -> None:
+        self._claimed, self._archive, self._index, self._held = claimed, archive, index, held
+        self.as_received: dict[Path, ClaimedInstance] = {}
+        self.found: tuple[FoundSeries, ...] = ()
+
+    @property
+    def references(self) -> list[tuple[SeriesKey, int]]:
+        """The series to which the claimed one refers, with their revisions."""
+        return [(found.key, found.revision) for found in self.found]
+
+    def add(self, instances: Sequence[ClaimedInstance]) -> tuple[tuple[str, Path], ...]:
+        """Hold the files of instances; return their SOP Instance UIDs and paths."""
+        self._held.enter_context(self._archive.held(instances))
+        paths = [self._archive.path(instance.key) for instance in instances]
+        self.as_received.update(zip(paths, instances, strict=True))
+        return tuple((instance.sop_instance_uid, path) for instance, path in zip(instances, paths, strict=True))
+
+    def look_up(self, keys: Sequence[SeriesKey]) -> tuple[ReferencedSeries, ...]:
+        """Return the series to which the claimed one refers; their instances become part of `as_received`."""
+        self.found = self._index.references.find(self._claimed.id, keys) if keys else ()
+        for found in self.found:
+            if found.is_open and not self._claimed.expectation.forced:
+                raise ReferencedSeriesOpen(found.key[1], keys)
+        return tuple(map(self._referenced, self.found))
+
+    def _referenced(self, found: FoundSeries) -> ReferencedSeries:
+        uid, instances = found.key[1], self.add(found.instances)
+        if not instances:
+            return ReferencedSeries(found.key, problem=(Reason.INCOMPLETE, absent(uid)))
+        if found.is_open:
+            detail = f"refers to series {uid}, which is still being received: the masks are made when it is converted"
+            return ReferencedSeries(found.key, problem=(Reason.INCOMPLETE, detail))
+        if not found.is_of_patient:
+            detail = (
+                f"refers to series {uid}, which is of another patient; if both are one, merge them and convert again"
+            )
+            return ReferencedSeries(found.key, problem=(Reason.CONTRADICTORY, detail))
+        return ReferencedSeries(found.key, instances, is_of_patient=True)
 
 
 class SeriesDamaged(VoxelnodeError):
@@ -332,52 +376,6 @@ def write_volumes(
             publish(folder, claimed, archive)
         reached("volumes-published")
         return outcome
-
-
-class _Used:
-    """The files that a conversion uses: those of the claimed series, and of the series to which it refers.
-
-    They stay at their paths until `held` is closed.
-    """
-
-    def __init__(self, claimed: ClaimedSeries, archive: Archive, index: Index, held: ExitStack) -> None:
-        self._claimed, self._archive, self._index, self._held = claimed, archive, index, held
-        self.as_received: dict[Path, ClaimedInstance] = {}
-        self.found: tuple[FoundSeries, ...] = ()
-
-    @property
-    def references(self) -> list[tuple[SeriesKey, int]]:
-        """The series to which the claimed one refers, with their revisions."""
-        return [(found.key, found.revision) for found in self.found]
-
-    def add(self, instances: Sequence[ClaimedInstance]) -> tuple[tuple[str, Path], ...]:
-        """Hold the files of instances; return their SOP Instance UIDs and paths."""
-        self._held.enter_context(self._archive.held(instances))
-        paths = [self._archive.path(instance.key) for instance in instances]
-        self.as_received.update(zip(paths, instances, strict=True))
-        return tuple((instance.sop_instance_uid, path) for instance, path in zip(instances, paths, strict=True))
-
-    def look_up(self, keys: Sequence[SeriesKey]) -> tuple[ReferencedSeries, ...]:
-        """Return the series to which the claimed one refers; their instances become part of `as_received`."""
-        self.found = self._index.references.find(self._claimed.id, keys) if keys else ()
-        for found in self.found:
-            if found.is_open and not self._claimed.expectation.forced:
-                raise ReferencedSeriesOpen(found.key[1], keys)
-        return tuple(map(self._referenced, self.found))
-
-    def _referenced(self, found: FoundSeries) -> ReferencedSeries:
-        uid, instances = found.key[1], self.add(found.instances)
-        if not instances:
-            return ReferencedSeries(found.key, problem=(Reason.INCOMPLETE, absent(uid)))
-        if found.is_open:
-            detail = f"refers to series {uid}, which is still being received: the masks are made when it is converted"
-            return ReferencedSeries(found.key, problem=(Reason.INCOMPLETE, detail))
-        if not found.is_of_patient:
-            detail = (
-                f"refers to series {uid}, which is of another patient; if both are one, merge them and convert again"
-            )
-            return ReferencedSeries(found.key, problem=(Reason.CONTRADICTORY, detail))
-        return ReferencedSeries(found.key, instances, is_of_patient=True)
 
 
 def _outcome(

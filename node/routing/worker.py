@@ -11,8 +11,6 @@ message they pass it.
 A destination that cannot be reached, a pause and the hours of the route hold everything; none of them costs an attempt.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 import threading
 import uuid
@@ -64,6 +62,39 @@ DELETE_SECONDS = 30.0
 
 BY_HAND: frozenset[LedgerEvent] = frozenset({"send", "resend"})
 """Messages that no rule of the route judges: a person, or an earlier judgement, has decided."""
+
+
+class DestinationTurns:
+    """Turns at one destination: of several routes, one sends at a time, the one of the highest priority first.
+
+    Thread-safe.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._waiting: list[tuple[int, int]] = []
+        self._is_taken = False
+        self._count = 0
+
+    @contextmanager
+    def taken(self, priority: str, seconds: float) -> Iterator[bool]:
+        """Wait at most `seconds` for a turn; yield whether it came, and hand it on at the end."""
+        with self._changed:
+            self._count += 1
+            turn = _RANKS[priority], self._count
+            self._waiting.append(turn)
+            is_mine = self._changed.wait_for(lambda: not self._is_taken and min(self._waiting) == turn, seconds)
+            self._waiting.remove(turn)
+            self._is_taken |= is_mine
+            if not is_mine:
+                self._changed.notify_all()
+        try:
+            yield is_mine
+        finally:
+            if is_mine:
+                with self._changed:
+                    self._is_taken = False
+                    self._changed.notify_all()
 
 
 class RouteWorker(HeldWorker):
@@ -387,39 +418,6 @@ class RouteWorker(HeldWorker):
 
 
 _RANKS = {"high": 0, "medium": 1, "low": 2}
-
-
-class DestinationTurns:
-    """Turns at one destination: of several routes, one sends at a time, the one of the highest priority first.
-
-    Thread-safe.
-    """
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._waiting: list[tuple[int, int]] = []
-        self._is_taken = False
-        self._count = 0
-
-    @contextmanager
-    def taken(self, priority: str, seconds: float) -> Iterator[bool]:
-        """Wait at most `seconds` for a turn; yield whether it came, and hand it on at the end."""
-        with self._changed:
-            self._count += 1
-            turn = _RANKS[priority], self._count
-            self._waiting.append(turn)
-            is_mine = self._changed.wait_for(lambda: not self._is_taken and min(self._waiting) == turn, seconds)
-            self._waiting.remove(turn)
-            self._is_taken |= is_mine
-            if not is_mine:
-                self._changed.notify_all()
-        try:
-            yield is_mine
-        finally:
-            if is_mine:
-                with self._changed:
-                    self._is_taken = False
-                    self._changed.notify_all()
 
 
 class TransferLines:

@@ -15,8 +15,6 @@ Missing values never raise: no comparison holds for a missing value but ``!=`` a
 ``==`` and ``in`` do not.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -51,6 +49,32 @@ _OF_TABLE = re.compile(r"\s*(==|!=|<=|>=|<|>)?\s*(.*?)\s*", re.DOTALL)
 
 class WrongSelector(UsageError):
     """A selector is wrong; the message gives the value, the rule, the position in an expression and the remedy."""
+
+
+class _Condition:
+    """A part of a selector, of which each kind says whether it holds. `text`: as it was written."""
+
+    text: str
+
+    def holds(self, facts: Facts) -> bool:
+        raise NotImplementedError
+
+    def fields(self) -> set[str]:
+        raise NotImplementedError
+
+    def may_be(self, wanted: bool, facts: Facts, unknown: Collection[str]) -> bool:
+        """Return whether some values of the `unknown` fields make the condition hold, or with `wanted` False, fail."""
+        raise NotImplementedError
+
+    def failures(self, facts: Facts, unknown: Collection[str]) -> list[tuple[str, str]]:
+        """Return the clauses that fail, with the values that make them fail; empty if the condition holds."""
+        return [] if self.holds(facts) else [(self.text, self.instead(facts, unknown))]
+
+    def instead(self, facts: Facts, unknown: Collection[str]) -> str:
+        """Return the values that make the condition fail, or that the conversion decides."""
+        if self.may_be(True, facts, unknown):
+            return NOT_CONVERTED
+        return ", ".join(f"{name} is {_shown(facts[name])}" for name in sorted(self.fields()))
 
 
 class Selector:
@@ -118,32 +142,6 @@ def clauses_about(selector: Selector, fields: Collection[str]) -> Selector | Non
     clauses = condition.parts if type(condition) is _All else (condition,)
     about = tuple(clause for clause in clauses if clause.fields().issubset(fields))
     return Selector(str(selector), _All(about)) if about else None
-
-
-class _Condition:
-    """A part of a selector, of which each kind says whether it holds. `text`: as it was written."""
-
-    text: str
-
-    def holds(self, facts: Facts) -> bool:
-        raise NotImplementedError
-
-    def fields(self) -> set[str]:
-        raise NotImplementedError
-
-    def may_be(self, wanted: bool, facts: Facts, unknown: Collection[str]) -> bool:
-        """Return whether some values of the `unknown` fields make the condition hold, or with `wanted` False, fail."""
-        raise NotImplementedError
-
-    def failures(self, facts: Facts, unknown: Collection[str]) -> list[tuple[str, str]]:
-        """Return the clauses that fail, with the values that make them fail; empty if the condition holds."""
-        return [] if self.holds(facts) else [(self.text, self.instead(facts, unknown))]
-
-    def instead(self, facts: Facts, unknown: Collection[str]) -> str:
-        """Return the values that make the condition fail, or that the conversion decides."""
-        if self.may_be(True, facts, unknown):
-            return NOT_CONVERTED
-        return ", ".join(f"{name} is {_shown(facts[name])}" for name in sorted(self.fields()))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,5 @@
 """Segmentations as label volumes."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -81,6 +79,21 @@ def volumes(ds: Dataset, stack: int) -> tuple[Volume, ...]:
         stored: list[int | None] = [None if number and fractional else number for number in chosen]
         label_volumes.append(_volume(ds, stack, f"seg{segment}", grid, reader, planes, stored, scale))
     return tuple(label_volumes)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PlaneGrid:
+    """An even grid of planes.
+
+    `geometry`: single, regular or sheared.
+    `affine_lps`, (4, 4) float64, mm: from voxel index (column, row, slice) to LPS+.
+    `spacing_mm`, (float, float, float): between columns, between rows, between slices.
+    """
+
+    geometry: Geometry
+    affine_lps: Float
+    spacing_mm: tuple[float, float, float]
+    slices: int
 
 
 def _planes(ds: Dataset, frames: int, grid: PlaneGrid) -> list[int]:
@@ -200,21 +213,6 @@ PIXEL_DATA = 0x7FE00010
 
 MIN_SPACING_MM = 1e-3
 """A smaller Spacing Between Slices is not taken for one."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class PlaneGrid:
-    """An even grid of planes.
-
-    `geometry`: single, regular or sheared.
-    `affine_lps`, (4, 4) float64, mm: from voxel index (column, row, slice) to LPS+.
-    `spacing_mm`, (float, float, float): between columns, between rows, between slices.
-    """
-
-    geometry: Geometry
-    affine_lps: Float
-    spacing_mm: tuple[float, float, float]
-    slices: int
 
 
 def grid_of(ds: Dataset, frames: int) -> PlaneGrid:

@@ -9,8 +9,6 @@ before the rename, the backup is as it was, and the next run goes on with what h
 next run, a proof or a restore ends what `settle` began.
 """
 
-from __future__ import annotations
-
 import errno
 import json
 import os
@@ -72,6 +70,21 @@ JOURNAL_ATTEMPTS = 10
 """How often the journal is copied until no write of the node falls into the copy so that records before it are cut."""
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A file that the root lacks, or has otherwise than it should be, and that the backup keeps.
+
+    `path`: relative to the root, and to the backup. `problem`: of the file of the root, in words.
+    `is_instance`: it is the current version of an instance, which an import takes back. `is_whole`: the file of the
+        backup is as it should be; else it stays only because there is no other.
+    """
+
+    path: str
+    problem: str
+    is_instance: bool
+    is_whole: bool
 
 
 @dataclass(slots=True)
@@ -397,21 +410,6 @@ DIGESTED = frozenset({"objects", "quarantine", VOLUMES, LEDGER})
 
 _MANY = 500
 """Keys in one query."""
-
-
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """A file that the root lacks, or has otherwise than it should be, and that the backup keeps.
-
-    `path`: relative to the root, and to the backup. `problem`: of the file of the root, in words.
-    `is_instance`: it is the current version of an instance, which an import takes back. `is_whole`: the file of the
-        backup is as it should be; else it stays only because there is no other.
-    """
-
-    path: str
-    problem: str
-    is_instance: bool
-    is_whole: bool
 
 
 def kept_copies(root: Path, backup: Path, copied: Path, replaced: Collection[str], gone: Collection[str]) -> list[Kept]:

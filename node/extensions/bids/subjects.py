@@ -1,7 +1,5 @@
 """Who is who: labels of subjects and sessions, from a table that people keep or by pseudonyms."""
 
-from __future__ import annotations
-
 import csv
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -118,31 +116,6 @@ def read_map(file: Path) -> SubjectMap:
     return SubjectMap(found)
 
 
-def subject_label(patient: SubjectPatient, subjects: SubjectsTable, pseudonyms: Pseudonyms) -> str:
-    """Return the label of a patient without a table. Raises NotExported: labels are Patient IDs, and there is none."""
-    if subjects.labels == "pseudonym":
-        return pseudonyms.subject(patient.identity)
-    found = label(patient.patient_id or "")
-    if not found:
-        raise NotExported("the Patient ID has no letters and digits for a label: name the subject in a table")
-    return found
-
-
-def ambiguous_labels(labels: Mapping[int, str]) -> list[int]:
-    """Return the keys of labels that differ in nothing or in case alone from others."""
-    of_label = defaultdict(list)
-    for key, name in labels.items():
-        of_label[name.casefold()].append(key)
-    return [key for keys in of_label.values() if len(keys) > 1 for key in keys]
-
-
-KEY_FILE = "bids.key"
-"""The key in a root, unless another one is named."""
-
-BEFORE_DAYS = 150 * 365
-"""Least shift of a date: until 2074, dates are then before 1925, by which BIDS knows them as shifted."""
-
-
 class Pseudonyms:
     """Pseudonyms by one key of de-identification: labels of subjects and sessions, shifts of dates.
 
@@ -175,6 +148,31 @@ class Pseudonyms:
     def shift_days(self, subject: str) -> int:
         """Return by how many days the dates of a subject, by its label, are set back."""
         return BEFORE_DAYS + self._key.days_earlier(KeyedPatient("subject", subject))
+
+
+def subject_label(patient: SubjectPatient, subjects: SubjectsTable, pseudonyms: Pseudonyms) -> str:
+    """Return the label of a patient without a table. Raises NotExported: labels are Patient IDs, and there is none."""
+    if subjects.labels == "pseudonym":
+        return pseudonyms.subject(patient.identity)
+    found = label(patient.patient_id or "")
+    if not found:
+        raise NotExported("the Patient ID has no letters and digits for a label: name the subject in a table")
+    return found
+
+
+def ambiguous_labels(labels: Mapping[int, str]) -> list[int]:
+    """Return the keys of labels that differ in nothing or in case alone from others."""
+    of_label = defaultdict(list)
+    for key, name in labels.items():
+        of_label[name.casefold()].append(key)
+    return [key for keys in of_label.values() if len(keys) > 1 for key in keys]
+
+
+KEY_FILE = "bids.key"
+"""The key in a root, unless another one is named."""
+
+BEFORE_DAYS = 150 * 365
+"""Least shift of a date: until 2074, dates are then before 1925, by which BIDS knows them as shifted."""
 
 
 class UnknownLabels(Pseudonyms):

@@ -1,7 +1,5 @@
 """Frames, pixel data and bulk data of instances, as stored or decompressed (PS3.18 10.4.1.1.5 and 10.4.1.1.6)."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache, partial
@@ -107,6 +105,13 @@ router.add_api_route(
     methods=READ,
     route_class_override=BurstRoute,
 )
+
+
+class FramePieces(NamedTuple):
+    """One frame in pieces, and its length in bytes."""
+
+    length: int
+    pieces: Iterator[bytes]
 
 
 def _short_answer(
@@ -270,13 +275,6 @@ def frame_parts(
 
 def _part(target: SelectedInstances, instance: StoredInstance, number: int, form: FrameForm, read: FramePieces) -> Part:
     return Part(form.content_type, read.pieces, f"{instance_url(target.base, instance)}/frames/{number}")
-
-
-class FramePieces(NamedTuple):
-    """One frame in pieces, and its length in bytes."""
-
-    length: int
-    pieces: Iterator[bytes]
 
 
 def read_frame(

@@ -3,8 +3,6 @@
 The copy has some voxels of the first time. The picture shows masks over the slice of an image on which they have most.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import zipfile
@@ -78,6 +76,32 @@ def steps_of(shape: tuple[int, ...], spacing_mm: tuple[float, ...], max_voxels: 
         finest = min(longer, key=lambda axis: (steps[axis] + 1) * spacing_mm[axis])
         steps[finest] += 1
     return steps
+
+
+class _Inflated:
+    """The content of a zlib stream in a file, to be read from beginning to end."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("rb")
+        self._unpacker = isal_zlib.decompressobj()
+
+    def close(self) -> None:
+        self._file.close()
+
+    def read(self, count: int) -> bytes:
+        """Return `count` bytes, or fewer at the end.
+
+        Raises EOFError if the file ends before the stream does.
+        """
+        pieces = []
+        while count > 0 and not self._unpacker.eof:
+            packed = self._unpacker.unconsumed_tail or self._file.read(PIECE_BYTES)
+            piece = self._unpacker.decompress(packed, count)  # it may hold back some of what it has read
+            if not packed and not piece:
+                raise EOFError("the voxels are cut off")
+            pieces.append(piece)
+            count -= len(piece)
+        return b"".join(pieces)
 
 
 def _opened(path: Path, voxel_file: Path, sidecar: Path | None, files: ExitStack) -> tuple[Any, IO[bytes] | _Inflated]:
@@ -184,32 +208,6 @@ def _header_of_analyze(head: Any, fields: Mapping[str, Any]) -> Any:
         if sign < 0:
             upright[:3, 3] += (count - 1) * column
     return _header_for(size, spacing, head.get_data_dtype(), upright)
-
-
-class _Inflated:
-    """The content of a zlib stream in a file, to be read from beginning to end."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("rb")
-        self._unpacker = isal_zlib.decompressobj()
-
-    def close(self) -> None:
-        self._file.close()
-
-    def read(self, count: int) -> bytes:
-        """Return `count` bytes, or fewer at the end.
-
-        Raises EOFError if the file ends before the stream does.
-        """
-        pieces = []
-        while count > 0 and not self._unpacker.eof:
-            packed = self._unpacker.unconsumed_tail or self._file.read(PIECE_BYTES)
-            piece = self._unpacker.decompress(packed, count)  # it may hold back some of what it has read
-            if not packed and not piece:
-                raise EOFError("the voxels are cut off")
-            pieces.append(piece)
-            count -= len(piece)
-        return b"".join(pieces)
 
 
 def _skip(stream: IO[bytes] | _Inflated, count: int) -> None:

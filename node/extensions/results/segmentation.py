@@ -1,7 +1,5 @@
 """A mask becomes a DICOM segmentation (PS3.3 A.51), and is read back before it counts."""
 
-from __future__ import annotations
-
 import datetime as dt
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -82,6 +80,23 @@ def make_segmentation(making: ResultMaking) -> dict[str, Any]:
     found = finished(ds, making, sample)
     _read_back(making, numbered, lattice)
     return {**found, "segments": {str(label): number for label, number in numbers.items()}}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Lattice:
+    """The grid of a stack.
+
+    `placement`: of its planes.
+    `affine_lps`, (4, 4) float64, mm: from voxel index (column, row, slice) to LPS+.
+    `shape`, (int, int, int): columns, rows, slices.
+    `frames`: one for each slice, in ascending order along the normal: of several times, the first that is stored.
+    """
+
+    placement: Placement
+    affine_lps: Float
+    shape: tuple[int, int, int]
+    geometry: Geometry
+    frames: tuple[Frame, ...]
 
 
 def _grids(stacks: Sequence[SourceStack]) -> list[tuple[Lattice, dict[str, Dataset]]]:
@@ -277,23 +292,6 @@ def _read_back(making: ResultMaking, mask: Array, lattice: Lattice) -> None:
 GRID_TOLERANCE_VOXELS = 0.05
 """Largest distance of a voxel of a mask from one of the grid, in voxels. The 32 bits of an affine in NIfTI cost a
 thousandth of a voxel; a mask that was resampled to another grid is off by half of one."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Lattice:
-    """The grid of a stack.
-
-    `placement`: of its planes.
-    `affine_lps`, (4, 4) float64, mm: from voxel index (column, row, slice) to LPS+.
-    `shape`, (int, int, int): columns, rows, slices.
-    `frames`: one for each slice, in ascending order along the normal: of several times, the first that is stored.
-    """
-
-    placement: Placement
-    affine_lps: Float
-    shape: tuple[int, int, int]
-    geometry: Geometry
-    frames: tuple[Frame, ...]
 
 
 def lattice_of(frames: Sequence[Frame]) -> Lattice:

@@ -1,7 +1,5 @@
 """What one instance of spectroscopy holds, whoever wrote it, and the checks that its header and its data must pass."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +24,21 @@ FREQUENCY_TOLERANCE = 0.05
 """Scanners of 3 T have 2.89 T; the frequencies of 1H and 19F differ by 6 %."""
 
 _NUCLEUS = re.compile(r"[1-9]\d{0,2}[A-Z]{1,2}")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class VoxelPlace:
+    """Where the voxels lie.
+
+    `affine_lps`, (4, 4) float64 or None, mm: from voxel index (column, row, slice) to the centre of a voxel; None if
+        the position is unknown.
+    `spacing_mm`, (3,) float or None: sizes of a voxel along these axes; None if they are unknown.
+    `doubt`: why the position is unknown or less certain than usual, in a sentence; empty if it is neither.
+    """
+
+    affine_lps: Float | None
+    spacing_mm: tuple[float, float, float] | None
+    doubt: str = ""
 
 
 @dataclass(slots=True, eq=False)
@@ -139,21 +152,6 @@ class Slab:
     normal: Float
     thickness_mm: float
     centre: Float
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class VoxelPlace:
-    """Where the voxels lie.
-
-    `affine_lps`, (4, 4) float64 or None, mm: from voxel index (column, row, slice) to the centre of a voxel; None if
-        the position is unknown.
-    `spacing_mm`, (3,) float or None: sizes of a voxel along these axes; None if they are unknown.
-    `doubt`: why the position is unknown or less certain than usual, in a sentence; empty if it is neither.
-    """
-
-    affine_lps: Float | None
-    spacing_mm: tuple[float, float, float] | None
-    doubt: str = ""
 
 
 def axes_of(orientation: Sequence[float] | None) -> Float | None:

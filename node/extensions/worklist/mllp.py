@@ -5,8 +5,6 @@ message must be whole within `MESSAGE_SECONDS` of its first byte, and a connecti
 `IDLE_SECONDS`. A connection enters a place (`node.runtime.budget`) with its first whole message.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 import socket
 import ssl
@@ -65,6 +63,83 @@ def hl7_tls_context(settings: WorklistSettings) -> ssl.SSLContext | None:
     return server_context(
         "worklist", settings.hl7_tls_certificate, settings.hl7_tls_key, settings.hl7_tls_client_ca, prefix="hl7_"
     )
+
+
+class _Peer:
+    """A connection, and the messages that arrive on it."""
+
+    def __init__(self, accepted: socket.socket, stopping: threading.Event) -> None:
+        self._socket, self._stopping = accepted, stopping
+        self._data = bytearray()
+        self.is_served = False
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether a message has begun and is incomplete."""
+        return bool(self._data)
+
+    def hang_up(self) -> None:
+        """Wake the thread of the connection, which can neither read nor write from now on."""
+        with suppress(OSError):  # closed already
+            socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+
+    def secured(self, context: ssl.SSLContext | None) -> socket.socket:
+        """Return the connection after the TLS handshake, if there is one; it is closed if that fails."""
+        if context is not None:
+            with self._socket as accepted:
+                accepted.settimeout(HANDSHAKE_SECONDS)
+                # Takes the file descriptor of `accepted`, before the handshake: `hang_up` needs it.
+                self._socket = context.wrap_socket(accepted, server_side=True, do_handshake_on_connect=False)
+            try:
+                self._socket.do_handshake()
+            except OSError:
+                self._socket.close()
+                raise
+        self._socket.settimeout(TICK_SECONDS)
+        return self._socket
+
+    @contextmanager
+    def serving(self) -> Iterator[None]:
+        """Note that a message is being processed."""
+        self.is_served = True
+        try:
+            yield
+        finally:
+            self.is_served = False
+
+    def send(self, answer: bytes) -> None:
+        """Send a message in its frame."""
+        self._socket.settimeout(MESSAGE_SECONDS)
+        self._socket.sendall(BEGIN + answer + END)
+        self._socket.settimeout(TICK_SECONDS)
+
+    def message(self) -> bytes | None:
+        """Return the next message without its frame; None if the peer closes, is idle, or the node stops."""
+        idle_until, begun_at = monotonic() + IDLE_SECONDS, monotonic() if self._data else None
+        searched = 0
+        while True:
+            end = self._data.find(END, max(0, searched - 1))
+            if end >= 0:
+                framed = bytes(self._data[:end])
+                del self._data[: end + len(END)]
+                if not framed.startswith(BEGIN):
+                    raise _TooMuch("a message must begin with the byte 0B (MLLP)")
+                return framed[len(BEGIN) :]
+            searched = len(self._data)
+            if searched > MAX_MESSAGE_BYTES:
+                raise _TooMuch(f"a message of more than {MAX_MESSAGE_BYTES} bytes")
+            if self._stopping.is_set() or (begun_at is None and monotonic() > idle_until):
+                return None
+            if begun_at is not None and monotonic() > begun_at + MESSAGE_SECONDS:
+                raise _TooMuch(f"a message that takes more than {MESSAGE_SECONDS:g} s")
+            try:
+                chunk = self._socket.recv(65536)
+            except TimeoutError:
+                continue
+            if not chunk:
+                return None
+            begun_at = begun_at or monotonic()
+            self._data += chunk
 
 
 class MllpListener:
@@ -240,83 +315,6 @@ class MllpListener:
 
 class _TooMuch(Exception):
     """A peer sends what is no message, too long a one, or too slowly."""
-
-
-class _Peer:
-    """A connection, and the messages that arrive on it."""
-
-    def __init__(self, accepted: socket.socket, stopping: threading.Event) -> None:
-        self._socket, self._stopping = accepted, stopping
-        self._data = bytearray()
-        self.is_served = False
-
-    @property
-    def is_under_way(self) -> bool:
-        """Whether a message has begun and is incomplete."""
-        return bool(self._data)
-
-    def hang_up(self) -> None:
-        """Wake the thread of the connection, which can neither read nor write from now on."""
-        with suppress(OSError):  # closed already
-            socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
-
-    def secured(self, context: ssl.SSLContext | None) -> socket.socket:
-        """Return the connection after the TLS handshake, if there is one; it is closed if that fails."""
-        if context is not None:
-            with self._socket as accepted:
-                accepted.settimeout(HANDSHAKE_SECONDS)
-                # Takes the file descriptor of `accepted`, before the handshake: `hang_up` needs it.
-                self._socket = context.wrap_socket(accepted, server_side=True, do_handshake_on_connect=False)
-            try:
-                self._socket.do_handshake()
-            except OSError:
-                self._socket.close()
-                raise
-        self._socket.settimeout(TICK_SECONDS)
-        return self._socket
-
-    @contextmanager
-    def serving(self) -> Iterator[None]:
-        """Note that a message is being processed."""
-        self.is_served = True
-        try:
-            yield
-        finally:
-            self.is_served = False
-
-    def send(self, answer: bytes) -> None:
-        """Send a message in its frame."""
-        self._socket.settimeout(MESSAGE_SECONDS)
-        self._socket.sendall(BEGIN + answer + END)
-        self._socket.settimeout(TICK_SECONDS)
-
-    def message(self) -> bytes | None:
-        """Return the next message without its frame; None if the peer closes, is idle, or the node stops."""
-        idle_until, begun_at = monotonic() + IDLE_SECONDS, monotonic() if self._data else None
-        searched = 0
-        while True:
-            end = self._data.find(END, max(0, searched - 1))
-            if end >= 0:
-                framed = bytes(self._data[:end])
-                del self._data[: end + len(END)]
-                if not framed.startswith(BEGIN):
-                    raise _TooMuch("a message must begin with the byte 0B (MLLP)")
-                return framed[len(BEGIN) :]
-            searched = len(self._data)
-            if searched > MAX_MESSAGE_BYTES:
-                raise _TooMuch(f"a message of more than {MAX_MESSAGE_BYTES} bytes")
-            if self._stopping.is_set() or (begun_at is None and monotonic() > idle_until):
-                return None
-            if begun_at is not None and monotonic() > begun_at + MESSAGE_SECONDS:
-                raise _TooMuch(f"a message that takes more than {MESSAGE_SECONDS:g} s")
-            try:
-                chunk = self._socket.recv(65536)
-            except TimeoutError:
-                continue
-            if not chunk:
-                return None
-            begun_at = begun_at or monotonic()
-            self._data += chunk
 
 
 MERGE, UNLINK, RENAME = "ADT^A40", "ADT^A37", "ADT^A47"

@@ -3,8 +3,6 @@
 SQLAlchemy's handling of a statement (cache key, context, result) takes five times as long as SQLite itself.
 """
 
-from __future__ import annotations
-
 import json
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,6 +14,28 @@ from sqlalchemy.dialects import sqlite
 
 from node.index.rows.backend import server_backend
 from node.index.rows.sql import JsonArray, JsonGroupArray
+
+
+class _Compiled:
+    """A statement in the SQL of a dialect, with its parameters in order and the conversion of each value."""
+
+    def __init__(self, statement: ClauseElement, columns: list[str] | None, dialect: Dialect) -> None:
+        compiled: Any = statement.compile(dialect=dialect, column_keys=columns)
+        self.sql = str(compiled)
+        self._parameters: list[tuple[str, Any]] = []
+        self._processed: list[tuple[int, Callable[[Any], Any]]] = []
+        for place, name in enumerate(compiled.positiontup):
+            bind = compiled.binds[name]
+            self._parameters.append((name, None if bind.required else bind.value))
+            if (process := bind.type.dialect_impl(dialect).bind_processor(dialect)) is not None:
+                self._processed.append((place, process))
+
+    def bound(self, values: Mapping[str, Any]) -> list[Any]:
+        bound = [values.get(name, default) for name, default in self._parameters]
+        for place, process in self._processed:
+            if bound[place] is not None:
+                bound[place] = process(bound[place])
+        return bound
 
 
 class PreparedStatement:
@@ -104,28 +124,6 @@ class PreparedInsert:
             f'ORDER BY "{self._order_by}" ON CONFLICT DO NOTHING RETURNING "{self._order_by}"'
         )
         return statement, _Compiled(insert(self._table), self._names, dialect)
-
-
-class _Compiled:
-    """A statement in the SQL of a dialect, with its parameters in order and the conversion of each value."""
-
-    def __init__(self, statement: ClauseElement, columns: list[str] | None, dialect: Dialect) -> None:
-        compiled: Any = statement.compile(dialect=dialect, column_keys=columns)
-        self.sql = str(compiled)
-        self._parameters: list[tuple[str, Any]] = []
-        self._processed: list[tuple[int, Callable[[Any], Any]]] = []
-        for place, name in enumerate(compiled.positiontup):
-            bind = compiled.binds[name]
-            self._parameters.append((name, None if bind.required else bind.value))
-            if (process := bind.type.dialect_impl(dialect).bind_processor(dialect)) is not None:
-                self._processed.append((place, process))
-
-    def bound(self, values: Mapping[str, Any]) -> list[Any]:
-        bound = [values.get(name, default) for name, default in self._parameters]
-        for place, process in self._processed:
-            if bound[place] is not None:
-                bound[place] = process(bound[place])
-        return bound
 
 
 class PreparedRows:
