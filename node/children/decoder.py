@@ -4,8 +4,6 @@ Each process of a node has one `Decoder`: that which receives, and that which se
 `node.children.decoding`. Importing this module loads no codecs.
 """
 
-from __future__ import annotations
-
 import gc
 import os
 import threading
@@ -17,7 +15,7 @@ from math import inf
 from pathlib import Path
 from sys import modules
 from time import monotonic
-from typing import ParamSpec
+from typing import ParamSpec, Self
 
 from node.children.child import ChildDied, ChildPool
 from node.children.decoding import CANNOT_BE_COMPARED, LIBRARIES, NoSuchValue, differences_between
@@ -59,6 +57,41 @@ class NotDecodedNow(NotDecoded):
 
 class DecoderBusy(OutOfResources):
     """Too many jobs wait for a decoder, or this one took too long; try again later."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Subject:
+    """What a job is about: a function, a file by its place on the disk, and what it is asked for of that file.
+
+    `changes` are those that a copy is to have: what is wrong with one says nothing about another.
+    """
+
+    function: str
+    file: tuple[int, int, int, int]
+    asked: tuple[object, ...] = ()
+    changes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, function: Callable[..., object], arguments: tuple[object, ...]) -> Self | None:
+        """Return the subject of a job whose first argument is a file, else None."""
+        if not arguments or not isinstance(arguments[0], Path):
+            return None
+        try:
+            status = arguments[0].stat()
+        except OSError:  # the job tells
+            return None
+        # How a frame is to be shown does not matter: decoding comes before.
+        asked = tuple(getattr(argument, "frame_number", argument) for argument in arguments[1:])
+        asked = tuple(what for what in asked if isinstance(what, int | str))
+        changes = tuple(repr(argument) for argument in arguments if isinstance(argument, CopyChange))
+        return cls(
+            function.__name__, (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns), asked, changes
+        )
+
+    @property
+    def whole_file(self) -> Self:
+        """The same for all frames."""
+        return replace(self, asked=())
 
 
 class Decoder:
@@ -175,41 +208,6 @@ class Decoder:
                 raise NotDecodedNow(refusal) from died
             self._refusals.remember(subject and subject.whole_file, refusal)
             raise NotDecoded(refusal) from died
-
-
-@dataclass(frozen=True, slots=True)
-class _Subject:
-    """What a job is about: a function, a file by its place on the disk, and what it is asked for of that file.
-
-    `changes` are those that a copy is to have: what is wrong with one says nothing about another.
-    """
-
-    function: str
-    file: tuple[int, int, int, int]
-    asked: tuple[object, ...] = ()
-    changes: tuple[str, ...] = ()
-
-    @classmethod
-    def of(cls, function: Callable[..., object], arguments: tuple[object, ...]) -> _Subject | None:
-        """Return the subject of a job whose first argument is a file, else None."""
-        if not arguments or not isinstance(arguments[0], Path):
-            return None
-        try:
-            status = arguments[0].stat()
-        except OSError:  # the job tells
-            return None
-        # How a frame is to be shown does not matter: decoding comes before.
-        asked = tuple(getattr(argument, "frame_number", argument) for argument in arguments[1:])
-        asked = tuple(what for what in asked if isinstance(what, int | str))
-        changes = tuple(repr(argument) for argument in arguments if isinstance(argument, CopyChange))
-        return cls(
-            function.__name__, (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns), asked, changes
-        )
-
-    @property
-    def whole_file(self) -> _Subject:
-        """The same for all frames."""
-        return replace(self, asked=())
 
 
 class _Refusals:

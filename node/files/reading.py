@@ -3,8 +3,6 @@
 The bytes that are read may be limited: the header of an unknown file may be as long as the disk.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from contextlib import suppress
@@ -12,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from io import SEEK_END
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Self
 
 from pydicom import Dataset, dcmread
 from pydicom.uid import UID
@@ -162,14 +160,6 @@ def _long_deflated(path: Path) -> Dataset:
     return ds
 
 
-def inflated_file(path: Path) -> InflatedFile:
-    """Return a file with a deflated data set as it would be in Explicit VR Little Endian."""
-    head = ClosedFile(path).read_at(0, HEAD_BYTES)
-    meta = head[: file_meta(head)[1]]
-    syntax = EXPLICIT_LITTLE_ENDIAN.encode().ljust(len(DEFLATED_LITTLE_ENDIAN), b"\0")
-    return InflatedFile(path, offset=len(meta), meta=meta.replace(DEFLATED_LITTLE_ENDIAN.encode(), syntax))
-
-
 @dataclass(slots=True)
 class InflatedFile(ClosedFile):
     """A deflated file as it would be if it were not: no more of it than a piece is kept between two reads.
@@ -210,5 +200,13 @@ class InflatedFile(ClosedFile):
         self._place = start, piece, pieces
         return bytes(found)
 
-    def __deepcopy__(self, _: object) -> InflatedFile:
+    def __deepcopy__(self, _: object) -> Self:
         return self
+
+
+def inflated_file(path: Path) -> InflatedFile:
+    """Return a file with a deflated data set as it would be in Explicit VR Little Endian."""
+    head = ClosedFile(path).read_at(0, HEAD_BYTES)
+    meta = head[: file_meta(head)[1]]
+    syntax = EXPLICIT_LITTLE_ENDIAN.encode().ljust(len(DEFLATED_LITTLE_ENDIAN), b"\0")
+    return InflatedFile(path, offset=len(meta), meta=meta.replace(DEFLATED_LITTLE_ENDIAN.encode(), syntax))

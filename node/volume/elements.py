@@ -1,11 +1,9 @@
 """Read single values of a data set, where one that is unreadable is None, and times on one scale."""
 
-from __future__ import annotations
-
 import re
 from datetime import date
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from pydicom import Dataset
 
@@ -62,7 +60,7 @@ class Instant(NamedTuple):
         """The same by UTC; if the offset is unknown, by the moment's own clock."""
         return self.clock_s - (self.offset_s or 0.0)
 
-    def since(self, other: Instant) -> float:
+    def since(self, other: Self) -> float:
         """Return the seconds since another moment, by UTC; if neither states its offset, by the clock of both.
 
         If only one has a day, the times of day count.

@@ -1,7 +1,5 @@
 """A DICOMweb server as a destination: STOW-RS, many instances in one request (PS3.18 10.5)."""
 
-from __future__ import annotations
-
 import json
 import re
 import uuid
@@ -10,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import groupby
 from time import monotonic
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, Self
 from urllib.parse import urlsplit
 
 import httpx2
@@ -64,6 +62,58 @@ class _Response(NamedTuple):
 
 class _Broken(VoxelnodeError):
     """A connection was lost before the answer came: whether anything arrived is unknown."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What a server said of the instances of a request (PS3.18 10.5.3): its status, those that failed, those it stored.
+
+    `status` is None if the connection was lost, for the reason `lost`. `is_strange`: it is no answer of this service,
+    such as the login page of a proxy.
+    """
+
+    status: int | None
+    lost: str = ""
+    failed: Mapping[str, int] = field(default_factory=dict)
+    stored: frozenset[str] = frozenset()
+    is_strange: bool = False
+
+    @classmethod
+    def of(cls, response: _Response) -> Self:
+        answer = next(iter(_items(response.content)), {})
+        failed = {_first(item, _SOP_INSTANCE): _first(item, _REASON) for item in _sequence(answer, _FAILED)}
+        stored = frozenset(str(_first(item, _SOP_INSTANCE)) for item in _sequence(answer, _REFERENCED))
+        numbers = {str(uid): reason if isinstance(reason, int) else 0 for uid, reason in failed.items()}
+        is_data_set = all(_TAG.fullmatch(name) for name in answer) and (answer or response.content.strip() in _EMPTY)
+        is_strange = not is_data_set and "dicom+xml" not in response.media_type
+        return cls(response.status, "", numbers, stored, is_strange)
+
+    @property
+    def is_about_all(self) -> bool:
+        """Whether it names no instance, and therefore says nothing of single ones."""
+        return self.status != OK and not self.failed and not self.stored
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether the server may be down rather than the instances to blame."""
+        return self.is_about_all and (self.status is None or self.status >= 500)
+
+    def problem(self, uid: str) -> NotTaken | None:
+        if self.status is None:
+            return NotTaken(self.lost)
+        if uid in self.failed:
+            number = self.failed[uid]
+            is_final = not 0xA700 <= number < 0xA800 and number != PROCESSING_FAILURE
+            reason = f"the server refused it with Failure Reason 0x{number:04X}: its log says why"
+            return NotTaken(reason, is_final=is_final)
+        if uid in self.stored or (self.status == OK and not self.stored and not self.is_strange):
+            return None
+        if self.status == OK and self.is_strange:
+            return NotTaken("the answer is not one of STOW-RS: check the url, and whether a proxy wants a login")
+        if self.status == OK:
+            return NotTaken("the server says that it stored other instances: its log, or that of a proxy, says why")
+        is_final = 400 <= self.status < 500 and self.status != CONFLICT
+        return NotTaken(f"the server answered with status {self.status}: its log says why", is_final=is_final)
 
 
 class WebDestination:
@@ -259,58 +309,6 @@ def _noted(prepared: Prepared, problem: NotTaken | None, held_back: set[str]) ->
     if problem is not None and not problem.is_final and prepared.holds_back:
         held_back.add(prepared.due.series_instance_uid)
     return Delivered(prepared, problem)
-
-
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    """What a server said of the instances of a request (PS3.18 10.5.3): its status, those that failed, those it stored.
-
-    `status` is None if the connection was lost, for the reason `lost`. `is_strange`: it is no answer of this service,
-    such as the login page of a proxy.
-    """
-
-    status: int | None
-    lost: str = ""
-    failed: Mapping[str, int] = field(default_factory=dict)
-    stored: frozenset[str] = frozenset()
-    is_strange: bool = False
-
-    @classmethod
-    def of(cls, response: _Response) -> _Answer:
-        answer = next(iter(_items(response.content)), {})
-        failed = {_first(item, _SOP_INSTANCE): _first(item, _REASON) for item in _sequence(answer, _FAILED)}
-        stored = frozenset(str(_first(item, _SOP_INSTANCE)) for item in _sequence(answer, _REFERENCED))
-        numbers = {str(uid): reason if isinstance(reason, int) else 0 for uid, reason in failed.items()}
-        is_data_set = all(_TAG.fullmatch(name) for name in answer) and (answer or response.content.strip() in _EMPTY)
-        is_strange = not is_data_set and "dicom+xml" not in response.media_type
-        return cls(response.status, "", numbers, stored, is_strange)
-
-    @property
-    def is_about_all(self) -> bool:
-        """Whether it names no instance, and therefore says nothing of single ones."""
-        return self.status != OK and not self.failed and not self.stored
-
-    @property
-    def is_doubtful(self) -> bool:
-        """Whether the server may be down rather than the instances to blame."""
-        return self.is_about_all and (self.status is None or self.status >= 500)
-
-    def problem(self, uid: str) -> NotTaken | None:
-        if self.status is None:
-            return NotTaken(self.lost)
-        if uid in self.failed:
-            number = self.failed[uid]
-            is_final = not 0xA700 <= number < 0xA800 and number != PROCESSING_FAILURE
-            reason = f"the server refused it with Failure Reason 0x{number:04X}: its log says why"
-            return NotTaken(reason, is_final=is_final)
-        if uid in self.stored or (self.status == OK and not self.stored and not self.is_strange):
-            return None
-        if self.status == OK and self.is_strange:
-            return NotTaken("the answer is not one of STOW-RS: check the url, and whether a proxy wants a login")
-        if self.status == OK:
-            return NotTaken("the server says that it stored other instances: its log, or that of a proxy, says why")
-        is_final = 400 <= self.status < 500 and self.status != CONFLICT
-        return NotTaken(f"the server answered with status {self.status}: its log says why", is_final=is_final)
 
 
 def _items(content: bytes) -> list[dict[str, Any]]:

@@ -1,7 +1,5 @@
 """The spectra of one series: what belongs together becomes one NIfTI-MRS file."""
 
-from __future__ import annotations
-
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,6 +30,22 @@ from node.writers.sidecar import write_sidecar
 FREQUENCY_TOLERANCE_MHZ = 1e-3
 PLACE_TOLERANCE_MM = 0.1
 """Signals that differ by less are of one acquisition: scanners adjust the frequency between averages."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Spectra:
+    """The content of one file.
+
+    `voxels`: (columns, rows, slices, points, ...) complex64.
+    `signals`: their sources.
+    `tags`: ``dim_5`` and so on of the header extension; empty without further dimensions.
+    """
+
+    voxels: Complex
+    signals: tuple[Signals, ...]
+    tags: Mapping[str, Any]
+    warnings: tuple[VolumeWarning, ...]
+    suffix: str = ""
 
 
 class SpectraOfSeries(Objects):
@@ -246,22 +260,6 @@ FROM_SIDECAR = {
     "ProtocolName": "ProtocolName",
 }
 """Names of NIfTI-MRS by the field of the sidecar that has the same, without what a sidecar may not have."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Spectra:
-    """The content of one file.
-
-    `voxels`: (columns, rows, slices, points, ...) complex64.
-    `signals`: their sources.
-    `tags`: ``dim_5`` and so on of the header extension; empty without further dimensions.
-    """
-
-    voxels: Complex
-    signals: tuple[Signals, ...]
-    tags: Mapping[str, Any]
-    warnings: tuple[VolumeWarning, ...]
-    suffix: str = ""
 
 
 def write_spectra(spectra: Spectra, output: Output) -> ConvertedFile:

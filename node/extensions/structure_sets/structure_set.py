@@ -1,12 +1,10 @@
 """RT structure sets: regions of interest as contours in the patient, and the image series that they were drawn on."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from pydicom.dataset import Dataset
@@ -88,7 +86,7 @@ class RegionOfInterest:
     problem: tuple[Reason, str] | None
     fields: Mapping[str, Any]
 
-    def is_like(self, other: RegionOfInterest) -> bool:
+    def is_like(self, other: Self) -> bool:
         """Return whether two regions lead to the same mask."""
         mine, theirs = (
             (each.number, each.frame_of_reference_uid, each.without_area, each.problem, each.fields, len(each.contours))
@@ -111,7 +109,7 @@ class StructureSet:
     regions: tuple[RegionOfInterest, ...]
     attributes: Mapping[str, Any]
 
-    def is_like(self, other: StructureSet) -> bool:
+    def is_like(self, other: Self) -> bool:
         """Return whether two structure sets lead to the same masks."""
         mine, theirs = ((each.patient_id, each.references, each.attributes) for each in (self, other))
         return (
