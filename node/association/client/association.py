@@ -5,8 +5,6 @@ pynetdicom encodes and decodes the negotiation. The rest needs no state table, b
 The shortest association is one for C-ECHO: whether a peer answers (PS3.7 9.1.5).
 """
 
-from __future__ import annotations
-
 import socket
 import ssl
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -114,62 +112,6 @@ MAXIMUM_DATA_SET_BYTES, MAXIMUM_ELEMENTS = 64_000_000, 200_000
 
 class AssociationLost(VoxelnodeError):
     """An open association was lost; the message says why."""
-
-
-@contextmanager
-def association(
-    peer: Address,
-    calling_ae_title: str,
-    contexts: Sequence[PresentationContext],
-    timeout: float,
-    roles: Roles | None = None,
-    is_abandoned: Callable[[], bool] = lambda: False,
-) -> Iterator[RequestedAssociation]:
-    """Open an association for a ``with`` block: released at its end, aborted after an error.
-
-    `timeout`: longest wait for the connection, for its acceptance and for each response.
-    `is_abandoned`: called every half second of a wait for a response; True ends the association.
-
-    Raises NoAssociation: the address does not answer, or the peer rejects the association.
-    """
-    assoc = _associated(peer, calling_ae_title, contexts, timeout, roles or {})
-    assoc.is_abandoned = is_abandoned
-    try:
-        yield assoc
-    except BaseException:
-        assoc.abort()
-        raise
-    else:
-        assoc.release()
-
-
-def _associated(
-    peer: Address, calling_ae_title: str, contexts: Sequence[PresentationContext], timeout: float, roles: Roles
-) -> RequestedAssociation:
-    try:
-        if peer.reach is not None:
-            plain = peer.reach.connected(peer.host, peer.port, timeout)
-        else:
-            plain = socket.create_connection((peer.host, peer.port), timeout)
-    except OutOfReach as error:
-        raise NoAssociation(str(error)) from error
-    except OSError as error:
-        raise NoAssociation(
-            f"{peer.host} port {peer.port} does not answer ({error.strerror or error}): check that it is running"
-        ) from error
-    try:
-        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        connected = plain if peer.tls is None else peer.tls.wrap_socket(plain, server_hostname=peer.host)
-    except OSError as error:
-        plain.close()
-        raise NoAssociation(f"{peer}: TLS failed: {failure_reason(error)}") from error
-    assoc = RequestedAssociation(connected, peer, timeout)
-    try:
-        assoc.negotiate(calling_ae_title, contexts, roles)
-    except BaseException:
-        assoc.close()
-        raise
-    return assoc
 
 
 class RequestedAssociation(Association):
@@ -393,6 +335,62 @@ class RequestedAssociation(Association):
     def _limit(self, count: int, maximum: int) -> None:
         if count > maximum:
             raise AssociationLost(f"it sent a message of more than {maximum} bytes")
+
+
+@contextmanager
+def association(
+    peer: Address,
+    calling_ae_title: str,
+    contexts: Sequence[PresentationContext],
+    timeout: float,
+    roles: Roles | None = None,
+    is_abandoned: Callable[[], bool] = lambda: False,
+) -> Iterator[RequestedAssociation]:
+    """Open an association for a ``with`` block: released at its end, aborted after an error.
+
+    `timeout`: longest wait for the connection, for its acceptance and for each response.
+    `is_abandoned`: called every half second of a wait for a response; True ends the association.
+
+    Raises NoAssociation: the address does not answer, or the peer rejects the association.
+    """
+    assoc = _associated(peer, calling_ae_title, contexts, timeout, roles or {})
+    assoc.is_abandoned = is_abandoned
+    try:
+        yield assoc
+    except BaseException:
+        assoc.abort()
+        raise
+    else:
+        assoc.release()
+
+
+def _associated(
+    peer: Address, calling_ae_title: str, contexts: Sequence[PresentationContext], timeout: float, roles: Roles
+) -> RequestedAssociation:
+    try:
+        if peer.reach is not None:
+            plain = peer.reach.connected(peer.host, peer.port, timeout)
+        else:
+            plain = socket.create_connection((peer.host, peer.port), timeout)
+    except OutOfReach as error:
+        raise NoAssociation(str(error)) from error
+    except OSError as error:
+        raise NoAssociation(
+            f"{peer.host} port {peer.port} does not answer ({error.strerror or error}): check that it is running"
+        ) from error
+    try:
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connected = plain if peer.tls is None else peer.tls.wrap_socket(plain, server_hostname=peer.host)
+    except OSError as error:
+        plain.close()
+        raise NoAssociation(f"{peer}: TLS failed: {failure_reason(error)}") from error
+    assoc = RequestedAssociation(connected, peer, timeout)
+    try:
+        assoc.negotiate(calling_ae_title, contexts, roles)
+    except BaseException:
+        assoc.close()
+        raise
+    return assoc
 
 
 def _reason(error: OSError) -> str:

@@ -7,8 +7,6 @@ associations and time, are those of the program.
 C-MOVE and C-GET send instances whole, from memory, and count them.
 """
 
-from __future__ import annotations
-
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -132,65 +130,6 @@ def _instances(operation: Operation, retrieve: Retrieve) -> Iterator[Any]:
             else:
                 count(Sent(instance, SendOutcome.COMPLETED))
                 yield PENDING, data_set
-
-
-def handlers_of(listener: Listener) -> list[EventHandlerType]:
-    """Return handlers for a listener that does not listen itself."""
-    return event_handlers(AcceptorHandlers(listener))
-
-
-def event_handlers(handlers: AcceptorHandlers) -> list[EventHandlerType]:
-    """Return handlers of C-ECHO, C-STORE, C-FIND, C-MOVE, C-GET and all other services.
-
-    From here on, pynetdicom writes each data set that an acceptor of this process receives to a temporary file
-    (``STORE_RECV_CHUNKED_DATASET``), so memory does not depend on its size.
-    """
-    _config.STORE_RECV_CHUNKED_DATASET = True
-    return [
-        (EVT_C_ECHO, handlers.echo),
-        (EVT_C_STORE, handlers.store),
-        (EVT_C_FIND, handlers.find),
-        (EVT_C_MOVE, handlers.move),
-        (EVT_C_GET, handlers.get),
-        *((event, handlers.serve, [field]) for event, field in _OPERATIONS),
-        (EVT_SOP_EXTENDED, handlers.extended),
-        (EVT_RELEASED, handlers.ended, ["released"]),
-        (EVT_ABORTED, handlers.ended, ["aborted"]),
-    ]
-
-
-_OPERATIONS: Sequence[tuple[InterventionEvent, int]] = (
-    (EVT_N_ACTION, N_ACTION_RQ),
-    (EVT_N_CREATE, N_CREATE_RQ),
-    (EVT_N_EVENT_REPORT, N_EVENT_REPORT_RQ),
-    (EVT_N_GET, N_GET_RQ),
-    (EVT_N_SET, N_SET_RQ),
-)
-"""Events of other requests, and the command field of each."""
-
-_PARAMETERS = (
-    "AffectedSOPInstanceUID",
-    "RequestedSOPInstanceUID",
-    "ActionTypeID",
-    "AttributeIdentifierList",
-    "EventTypeID",
-    "MoveDestination",
-)
-_DATA_SETS = ("Identifier", "ActionInformation", "AttributeList", "EventInformation", "ModificationList")
-"""Names of the data set in pynetdicom's primitives; each of them has one at most."""
-
-
-_FIELDS = {"C_FIND": C_FIND_RQ, "C_GET": C_GET_RQ, "C_MOVE": C_MOVE_RQ}
-"""The command fields of pynetdicom's primitives with an identifier, whose length has a limit."""
-
-
-@dataclass(frozen=True, slots=True)
-class _StoreRequest:
-    """A C-STORE-RQ whose data set is in a file."""
-
-    sop_class_uid: str
-    sop_instance_uid: str
-    has_data_set: bool = True
 
 
 class _Request(Operation):
@@ -363,6 +302,65 @@ class AcceptorHandlers:
     def _require(self, event: Event, verb: Verb) -> None:
         if not self._may(event, verb):
             raise RequestRefused(NOT_AUTHORIZED, f"not permitted to this peer: {verb}; see [peers]")
+
+
+def handlers_of(listener: Listener) -> list[EventHandlerType]:
+    """Return handlers for a listener that does not listen itself."""
+    return event_handlers(AcceptorHandlers(listener))
+
+
+def event_handlers(handlers: AcceptorHandlers) -> list[EventHandlerType]:
+    """Return handlers of C-ECHO, C-STORE, C-FIND, C-MOVE, C-GET and all other services.
+
+    From here on, pynetdicom writes each data set that an acceptor of this process receives to a temporary file
+    (``STORE_RECV_CHUNKED_DATASET``), so memory does not depend on its size.
+    """
+    _config.STORE_RECV_CHUNKED_DATASET = True
+    return [
+        (EVT_C_ECHO, handlers.echo),
+        (EVT_C_STORE, handlers.store),
+        (EVT_C_FIND, handlers.find),
+        (EVT_C_MOVE, handlers.move),
+        (EVT_C_GET, handlers.get),
+        *((event, handlers.serve, [field]) for event, field in _OPERATIONS),
+        (EVT_SOP_EXTENDED, handlers.extended),
+        (EVT_RELEASED, handlers.ended, ["released"]),
+        (EVT_ABORTED, handlers.ended, ["aborted"]),
+    ]
+
+
+_OPERATIONS: Sequence[tuple[InterventionEvent, int]] = (
+    (EVT_N_ACTION, N_ACTION_RQ),
+    (EVT_N_CREATE, N_CREATE_RQ),
+    (EVT_N_EVENT_REPORT, N_EVENT_REPORT_RQ),
+    (EVT_N_GET, N_GET_RQ),
+    (EVT_N_SET, N_SET_RQ),
+)
+"""Events of other requests, and the command field of each."""
+
+_PARAMETERS = (
+    "AffectedSOPInstanceUID",
+    "RequestedSOPInstanceUID",
+    "ActionTypeID",
+    "AttributeIdentifierList",
+    "EventTypeID",
+    "MoveDestination",
+)
+_DATA_SETS = ("Identifier", "ActionInformation", "AttributeList", "EventInformation", "ModificationList")
+"""Names of the data set in pynetdicom's primitives; each of them has one at most."""
+
+
+_FIELDS = {"C_FIND": C_FIND_RQ, "C_GET": C_GET_RQ, "C_MOVE": C_MOVE_RQ}
+"""The command fields of pynetdicom's primitives with an identifier, whose length has a limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class _StoreRequest:
+    """A C-STORE-RQ whose data set is in a file."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    has_data_set: bool = True
 
 
 def _requested(event: Event) -> ReceivedRequest:

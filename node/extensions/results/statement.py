@@ -1,7 +1,5 @@
 """The sections of the conformance statement on instances that are made of results, and their tables."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
@@ -81,21 +79,14 @@ def tables_of(settings: Settings) -> Mapping[str, StatementTable]:
     return tables_of_made(recorded())
 
 
-def tables_of_made(made: list[Made]) -> Mapping[str, StatementTable]:
-    """Return the tables of results that are like this."""
-    return {"created_classes": _classes(made), **_iods(made), "created_codes": _codes(made)}
+@dataclass(frozen=True, slots=True)
+class MadeCode:
+    """A code, and the attribute or the concept in which it stands."""
 
-
-def _classes(made: list[Made]) -> StatementTable:
-    rows = [
-        (one.title, one.sop_class_uid, ", ".join(f"`{ending}`" for ending, of in KINDS.items() if of == kind))
-        for one, kind in zip(made, _KINDS, strict=True)
-    ]
-    return table(("Instance", "SOP Class UID", "Made of"), rows)
-
-
-RECORD = "made.tsv"
-"""Has a line `instance`, `attribute` or `code` for each `Made`, `MadeAttribute` or `MadeCode`, with its fields."""
+    value: str
+    scheme: str
+    meaning: str
+    place: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,16 +108,6 @@ class MadeAttribute:
 
 
 @dataclass(frozen=True, slots=True)
-class MadeCode:
-    """A code, and the attribute or the concept in which it stands."""
-
-    value: str
-    scheme: str
-    meaning: str
-    place: str
-
-
-@dataclass(frozen=True, slots=True)
 class Made:
     """What is made of one kind of file."""
 
@@ -134,6 +115,23 @@ class Made:
     sop_class_uid: str
     attributes: tuple[MadeAttribute, ...]
     codes: tuple[MadeCode, ...]
+
+
+def tables_of_made(made: list[Made]) -> Mapping[str, StatementTable]:
+    """Return the tables of results that are like this."""
+    return {"created_classes": _classes(made), **_iods(made), "created_codes": _codes(made)}
+
+
+def _classes(made: list[Made]) -> StatementTable:
+    rows = [
+        (one.title, one.sop_class_uid, ", ".join(f"`{ending}`" for ending, of in KINDS.items() if of == kind))
+        for one, kind in zip(made, _KINDS, strict=True)
+    ]
+    return table(("Instance", "SOP Class UID", "Made of"), rows)
+
+
+RECORD = "made.tsv"
+"""Has a line `instance`, `attribute` or `code` for each `Made`, `MadeAttribute` or `MadeCode`, with its fields."""
 
 
 def recorded() -> list[Made]:

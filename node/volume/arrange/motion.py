@@ -6,13 +6,11 @@ before they are put into stacks: they would interleave to a stack that nobody ac
 known, `at_first_time` gives them the position of the first.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise, starmap
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -107,9 +105,9 @@ class _Time:
         point: Float = self.positions.mean(axis=0) + self.axes @ (across, down, 0.0)
         return point
 
-    def only(self, slices: Sequence[int]) -> _Time:
+    def only(self, slices: Sequence[int]) -> Self:
         """Return the same time without its other slices."""
-        return _Time([self.frames[slice_] for slice_ in slices], self.positions[list(slices)], self.axes)
+        return replace(self, frames=[self.frames[slice_] for slice_ in slices], positions=self.positions[list(slices)])
 
     @property
     def local(self) -> Float:

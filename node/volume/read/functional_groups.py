@@ -3,11 +3,9 @@
 The planes of enhanced ultrasound are placed in the volume's own frame of reference, not in the patient.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from pydicom import Dataset
@@ -94,6 +92,39 @@ def dataset_of_frame(ds: Dataset, frame_number: int) -> Dataset:
     return of_frame
 
 
+class _Group:
+    """The macros of one frame: those of its own functional groups, then the shared ones."""
+
+    def __init__(self, groups: Dataset, ds: Dataset, shared: Self | None = None) -> None:
+        self.groups, self.ds, self.shared = groups, ds, shared
+        self._macros: dict[str, Dataset | None] = {}
+
+    def macro(self, keyword: str) -> Dataset | None:
+        """Return the item of a functional group's sequence."""
+        if keyword not in self._macros:
+            own = one_item(several) if (several := items(self.groups, keyword)) else None
+            self._macros[keyword] = own if own is not None or self.shared is None else self.shared.macro(keyword)
+        return self._macros[keyword]
+
+    def macros(self, keyword: str) -> Sequence[Dataset]:
+        """Return all items of a functional group's sequence."""
+        own: Sequence[Dataset] = items(self.groups, keyword)
+        return own if own or self.shared is None else self.shared.macros(keyword)
+
+    def number(self, macro: str, keyword: str) -> float | None:
+        macro_item = self.macro(macro)
+        return None if macro_item is None else number(macro_item, keyword)
+
+    def texts(self, macro: str, keyword: str) -> tuple[str, ...]:
+        macro_item = self.macro(macro)
+        return () if macro_item is None else texts(macro_item, keyword)
+
+    @property
+    def frame_type(self) -> tuple[str, ...]:
+        """Frame Type (0008,9007), for any kind of image."""
+        return next(filter(None, (self.texts(macro, "FrameType") for macro in FRAME_TYPES)), ())
+
+
 def frame_arguments(
     ds: Dataset, classic: Sequence[Dataset], commons: Sequence[FrameArguments], modality_lut: bool
 ) -> list[FrameArguments] | None:
@@ -170,39 +201,6 @@ def _volume_plane(group: _Group) -> tuple[Any, Any]:
     return checked_plane(
         stated_numbers(plane, "ImagePositionVolume"), stated_numbers(oriented, "ImageOrientationVolume")
     )
-
-
-class _Group:
-    """The macros of one frame: those of its own functional groups, then the shared ones."""
-
-    def __init__(self, groups: Dataset, ds: Dataset, shared: _Group | None = None) -> None:
-        self.groups, self.ds, self.shared = groups, ds, shared
-        self._macros: dict[str, Dataset | None] = {}
-
-    def macro(self, keyword: str) -> Dataset | None:
-        """Return the item of a functional group's sequence."""
-        if keyword not in self._macros:
-            own = one_item(several) if (several := items(self.groups, keyword)) else None
-            self._macros[keyword] = own if own is not None or self.shared is None else self.shared.macro(keyword)
-        return self._macros[keyword]
-
-    def macros(self, keyword: str) -> Sequence[Dataset]:
-        """Return all items of a functional group's sequence."""
-        own: Sequence[Dataset] = items(self.groups, keyword)
-        return own if own or self.shared is None else self.shared.macros(keyword)
-
-    def number(self, macro: str, keyword: str) -> float | None:
-        macro_item = self.macro(macro)
-        return None if macro_item is None else number(macro_item, keyword)
-
-    def texts(self, macro: str, keyword: str) -> tuple[str, ...]:
-        macro_item = self.macro(macro)
-        return () if macro_item is None else texts(macro_item, keyword)
-
-    @property
-    def frame_type(self) -> tuple[str, ...]:
-        """Frame Type (0008,9007), for any kind of image."""
-        return next(filter(None, (self.texts(macro, "FrameType") for macro in FRAME_TYPES)), ())
 
 
 def _grouped(group: _Group, common: FrameArguments, modality_lut: bool, dimensions: Sequence[int]) -> FrameArguments:
