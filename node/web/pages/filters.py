@@ -140,11 +140,6 @@ def with_uid_names(text: str | None) -> str:
     return _STANDARD_UID.sub(lambda found: uid_name(found[0]), shown(text))
 
 
-def joined(values: Iterable[str]) -> str:
-    """Return values separated by commas."""
-    return ", ".join(values)
-
-
 def breakable(uid: str | None) -> str:
     """Return a UID that wraps only at its dots."""
     return Markup("<wbr>").join(Markup("{}").format(part) for part in _parts(shown(uid)))
@@ -179,7 +174,6 @@ FILTERS: Mapping[str, Any] = {
         spacing,
         uid_name,
         with_uid_names,
-        joined,
         breakable,
         wrappable,
     )
