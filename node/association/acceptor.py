@@ -203,7 +203,7 @@ class AcceptedAssociation(Association):
             self.abandon()
             self._layer.close()
             self._reports.ended(self._layer.outcome, is_agreed=self._layer.is_agreed)
-            self._admission.closed(self.connection)
+            self._admission.budget.remove(self.connection)
 
     def _step(self) -> None:
         """Do one thing: act on a deadline, process bytes from the buffer, or read."""
@@ -334,7 +334,7 @@ class AcceptedAssociation(Association):
 
     def ending(self) -> None:
         """Let others have the place of the connection, which is about to close."""
-        self._admission.ending(self.connection)
+        self._admission.budget.leave(self.connection)
 
     # Requests
 

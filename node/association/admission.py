@@ -154,7 +154,7 @@ class Admission:
     """Decides on the connections and associations of one listener; safe to use from many threads.
 
     `node.runtime.budget` has the rules on numbers. A quarter of the associations is reserved for peers that prove who
-    they are, by their network or certificate.
+    they are, by their network or certificate. `budget` has the connections: who closes one says so there.
     """
 
     def __init__(
@@ -176,16 +176,16 @@ class Admission:
             MAX_PENDING_CONNECTIONS,
             reserved=maximum // KNOWN_SHARE if self._proving() else 0,
         )
-        self._budget = Budget("dicom", limits, metrics, self._report_eviction)
-        metrics.connections.set_function(self._budget.count)
-        metrics.open_associations.set_function(partial(self._budget.count, Stage.PLACED))
+        self.budget = Budget("dicom", limits, metrics, self._report_eviction)
+        metrics.connections.set_function(self.budget.count)
+        metrics.open_associations.set_function(partial(self.budget.count, Stage.PLACED))
 
     def connected(self, thread: Associated, address: str) -> Claim:
         """Register a connection."""
         plain = plain_address(address)
         is_known = any(_in_networks(plain, peer) for peer in self._proving())
         connection = Claim(thread, address, Standing.PROVEN if is_known else Standing.STRANGER)
-        self._budget.connect(connection)
+        self.budget.connect(connection)
         return connection
 
     def judge(self, connection: Claim, requested: ReceivedRequest) -> Rejection | None:
@@ -197,7 +197,7 @@ class Admission:
             connection.caller = requested.calling_ae_title if proving else ""
             connection.share = min((peer.associations for peer in proving if peer.associations), default=0)
             connection.standing = Standing.PROVEN if connection.caller else Standing.STRANGER
-            rule = self._budget.enter(connection)
+            rule = self.budget.enter(connection)
             rejection = Rejection(2, 3, 2, *_RULES[rule]) if rule is not None else None
         if rejection is not None:
             self.on_refusal(refusal_of(rejection, connection.address, requested))
@@ -223,29 +223,13 @@ class Admission:
     def _proving(self) -> list[Peer]:
         return [peer for peer in self._peers().values() if peer.networks or peer.certificate]
 
-    def ending(self, connection: Claim) -> None:
-        """Record that the association is over and its connection about to close."""
-        self._budget.leave(connection)
-
-    def closed(self, connection: Claim) -> None:
-        """Forget a closed connection."""
-        self._budget.remove(connection)
-
     def drain(self, finish_seconds: float) -> None:
         """Ask every connection to end at its next boundary between messages.
 
         `finish_seconds`: time before that for associations whose peers send further messages.
         """
-        for connection in self._budget.all():
+        for connection in self.budget.all():
             cast(Associated, connection.holder).drain(finish_seconds)
-
-    def hang_up(self) -> None:
-        """End every connection at once."""
-        self._budget.hang_up()
-
-    def wait_until_empty(self, seconds: float) -> bool:
-        """Wait until no connection is left; False if `seconds` pass first."""
-        return self._budget.wait_until_empty(seconds)
 
     def _malformed(self, requested: ReceivedRequest) -> Rejection | None:
         if not requested.is_of_known_version:

@@ -156,14 +156,14 @@ class Listener:
         """
         self._stop_accepting()
         self.admission.drain(finish_seconds)
-        self.admission.wait_until_empty(finish_seconds + seconds)
+        self.admission.budget.wait_until_empty(finish_seconds + seconds)
         self.stop_now()
 
     def stop_now(self) -> None:
         """Stop accepting and hang up; return when the connections are gone, after a second at most."""
         self._stop_accepting()
-        self.admission.hang_up()
-        self.admission.wait_until_empty(1.0)
+        self.admission.budget.hang_up()
+        self.admission.budget.wait_until_empty(1.0)
         for listener in self.listeners.values():
             listener.stop()
         for service in self.services:
@@ -208,7 +208,7 @@ class Listener:
         try:
             thread.start()
         except RuntimeError:
-            self.admission.closed(association.connection)
+            self.admission.budget.remove(association.connection)
             raise
 
     def judge(self, peer: str, connection: Claim, request: ReceivedRequest) -> Rejection | Admitted:

@@ -345,7 +345,7 @@ class ChildPool:
     used last serves the next call: its memory is warm, and the others stay idle. Where there is already one for each
     processor, a call waits `PATIENCE_SECONDS` for it before it starts another.
 
-    `serve`, `name`, `max_answer_bytes`: see `Child`.
+    `serve`, `name`, `max_answer_bytes`: see `Child`. `busy`: number of calls under way.
     """
 
     def __init__(self, serve: Callable[..., None], *arguments: object, name: str, max_answer_bytes: int) -> None:
@@ -354,12 +354,12 @@ class ChildPool:
         )
         self._changed = threading.Condition()
         self._idle: list[Child] = []
-        self._busy, self._processors = 0, processors()
+        self.busy, self._processors = 0, processors()
         self._closed = threading.Event()
 
     def start(self) -> None:
         """Start one child before the first call, unless there is one; see `Child.start`."""
-        if self._busy:
+        if self.busy:
             return
         with self._child() as child:
             child.start()
@@ -372,16 +372,11 @@ class ChildPool:
         with self._child() as child:
             return child.call(request, seconds, self._closed, *cancelled)
 
-    @property
-    def busy(self) -> int:
-        """Number of calls under way."""
-        return self._busy
-
     def close(self) -> None:
         """Kill all children and wait until they have ended; later calls fail."""
         self._closed.set()
         with self._changed:
-            self._changed.wait_for(lambda: not self._busy)
+            self._changed.wait_for(lambda: not self.busy)
             for child in self._idle:
                 child.close()
             self._idle.clear()
@@ -389,17 +384,17 @@ class ChildPool:
     @contextmanager
     def _child(self) -> Iterator[Child]:
         with self._changed:
-            if self._busy >= self._processors:
+            if self.busy >= self._processors:
                 self._changed.wait_for(lambda: self._idle or self._closed.is_set(), PATIENCE_SECONDS)
             if self._closed.is_set():
                 raise ChildCancelled
             child = self._idle.pop() if self._idle else self._new_child()
-            self._busy += 1
+            self.busy += 1
         try:
             yield child
         finally:
             with self._changed:
-                self._busy -= 1
+                self.busy -= 1
                 if child.is_running:
                     self._idle.append(child)
                 else:

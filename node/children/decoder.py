@@ -4,7 +4,6 @@ Each process of a node has one `Decoder`: that which receives, and that which se
 `node.children.decoding`. Importing this module loads no codecs.
 """
 
-import gc
 import os
 import threading
 from collections.abc import Callable
@@ -21,7 +20,7 @@ from node.children.child import ChildDied, ChildPool
 from node.children.decoding import CANNOT_BE_COMPARED, LIBRARIES, NoSuchValue, differences_between
 from node.children.forwarding import CopyChange
 from node.children.messages import ChildCancelled, ChildLate
-from node.children.serving import Apart, ChildLimits, ChildPipes, serve_apart, use_one_thread
+from node.children.serving import Apart, ChildLimits, ChildPipes, load_for_all, serve_apart, use_one_thread
 from node.errors import ConversionRefused, OutOfResources, VoxelnodeError, is_of_system, is_out_of_memory
 from node.runtime.budget import Turns, current_caller, remember
 from node.volume.read.transfer_syntaxes import NotTranscodable
@@ -240,11 +239,8 @@ def serve(channel: ChildPipes, max_answer_bytes: int) -> None:
     use_one_thread()
     from node.volume.read.decoders import load_codecs
 
-    for name in LIBRARIES:
-        import_module(name)
     load_codecs()
-    gc.collect()
-    gc.freeze()  # otherwise a collection in a process copies the pages of all modules
+    load_for_all(LIBRARIES)
     serve_apart(channel, partial(_answer, max_answer_bytes), MAX_JOBS_PER_PROCESS, _load_for)
 
 

@@ -27,6 +27,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -205,6 +206,14 @@ def _configure(stderr: int | None) -> None:
 
 
 # A process for each file or series
+
+
+def load_for_all(libraries: Iterable[str]) -> None:
+    """Load what every request needs, in the process from which those of `serve_apart` are forked."""
+    for name in libraries:
+        import_module(name)
+    gc.collect()
+    gc.freeze()  # otherwise a collection in a process copies the pages of all modules
 
 
 def serve_apart(

@@ -86,6 +86,7 @@ class Journal:
 
     `last`: sequence number of the last durable record; 0 before the first one. `freed`: that of the last record that is
     durable elsewhere, or 0. `found`: that of the last record that `replay` has found. `generation`: that of `renew`.
+    `start`: where the records of this process begin.
 
     Raises JournalUnusable: another process holds it, or a newer version has written it.
     Raises OSError: it cannot be read or made.
@@ -109,7 +110,7 @@ class Journal:
         self._is_closed = self._is_ready = False
         self.last = self.freed = self.found = 0
         self.generation = age_of(folder)
-        self._start = Cursor(1, HEADER_BYTES)
+        self.start = Cursor(1, HEADER_BYTES)
         if (lock := locked(folder, os.O_RDONLY | os.O_DIRECTORY)) is None:
             raise JournalUnusable(f"{folder} is in use by another process: stop it first")
         self._folder_lock, self._place = lock, os.fstat(lock)
@@ -152,7 +153,7 @@ class Journal:
             yield found
         self.found = max([self.last, *(segment.last for segment in self._used)])
         self.last = max(self.found, known)
-        self._start = Cursor(self.last + 1, HEADER_BYTES)
+        self.start = Cursor(self.last + 1, HEADER_BYTES)
         # Before a segment is begun: a start writes over what is freed, and the journal grows by no segment a start.
         self._spare += [segment for segment in self._used if segment.last <= self.freed]
         self._used = [segment for segment in self._used if segment.last > self.freed]
@@ -390,11 +391,6 @@ class Journal:
             unwritten = (one for one in (*self._writing, *self._waiting) if not one.sequence and one.error is None)
             coming = [one.known for one in unwritten if one.known is not None]
             return [*(its for number, its in self._known.items() if number > after), *coming]
-
-    @property
-    def start(self) -> Cursor:
-        """Where the records of this process begin."""
-        return self._start
 
     def has_whole_segment(self, sequence: int) -> bool:
         """Return whether freeing the records up to a number makes a segment available."""

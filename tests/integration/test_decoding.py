@@ -219,7 +219,7 @@ def test_who_comes_when_many_wait_is_refused_at_once() -> None:
         with pytest.raises(DecoderBusy):
             decoder.run(bytes, 1)
         assert idle_seconds(began, 1) < 1
-        until(lambda: bool(decoder._children._busy))
+        until(lambda: bool(decoder._children.busy))
         decoder.close()
         for each in held:
             with pytest.raises(NotDecoded):

@@ -55,7 +55,7 @@ def test_the_instance_under_way_is_answered_before_the_association_ends(node: Ru
     idle, silent = associate(node), Raw(node)
     with Raw(node).associate() as peer:
         peer.send(p_data(pdv(1, 3, c_store_rq(ds.SOPInstanceUID, ds.SOPClassUID))) + p_data(pdv(1, 0, content[:1000])))
-        claims = node.listener.admission._budget.all
+        claims = node.listener.admission.budget.all
         until(lambda: any(claim.holder.is_under_way for claim in claims()))
         thread = threading.Thread(target=node.listener.drain, args=[60])
         thread.start()

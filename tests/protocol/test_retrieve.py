@@ -661,7 +661,7 @@ def test_a_node_that_drains_tells_what_it_has_not_sent(moving: HoldBoth) -> None
     assert sending.wait(60)
     drain = threading.Thread(target=node.listener.drain, args=(10,))
     drain.start()
-    [connection] = node.listener.admission._budget.all()
+    [connection] = node.listener.admission.budget.all()
     until(lambda: connection.holder.is_draining)  # type: ignore[attr-defined]
     draining.set()
     until(lambda: bool(found) and found[-1][0].Status != 0xFF00)

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
 from itertools import chain, count
-from types import TracebackType
 from typing import Any
 
 import psycopg
@@ -406,9 +405,7 @@ class _OldSchema(OldIndex):
         self._name, self._engine = name, engine
         self._connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._connection.close()
         self._engine.dispose()
 

@@ -266,7 +266,7 @@ class PynetdicomAcceptor(AcceptorHandlers):
         with self._lock:
             del self._accepted[association]
         listener = self._listener
-        listener.admission.ending(claim)
+        listener.admission.budget.leave(claim)
         if one.admitted is not None:
             service = one.admitted.store_service
             service.is_cut |= association.dimse.message is not None
@@ -275,7 +275,7 @@ class PynetdicomAcceptor(AcceptorHandlers):
             listener.metrics.associations.labels(outcome=one.outcome).inc()
             title, word = service.origin.calling_ae_title, f"association {one.outcome}"
             listener.metrics.last_words.heard(title, claim.address, word, dt.datetime.now(dt.UTC))
-        listener.admission.closed(claim)
+        listener.admission.budget.remove(claim)
 
 
 def _request(primitive: Any) -> ReceivedRequest:

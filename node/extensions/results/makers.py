@@ -6,19 +6,17 @@ Libraries are loaded in the functions that need them, because the node imports t
 from __future__ import annotations
 
 import datetime as dt
-import gc
 import json
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from node.archive.space import room_of
 from node.children.child import ChildDied, ChildPool
 from node.children.messages import ChildCancelled, ChildLate
-from node.children.serving import Apart, ChildLimits, ChildPipes, serve_apart, use_one_thread
+from node.children.serving import Apart, ChildLimits, ChildPipes, load_for_all, serve_apart, use_one_thread
 from node.dicom.lean_import import load_pydicom
 from node.errors import ConversionRefused, OutOfResources, ResultRefused, is_out_of_memory, type_and_location
 from node.extensions.results.manifest import ManifestEntry, ResultKind
@@ -144,10 +142,7 @@ def serve(channel: ChildPipes) -> None:
     """Make results until the channel closes, each in a process of its own."""
     use_one_thread()
     load_pydicom()
-    for name in LIBRARIES:
-        import_module(name)
-    gc.collect()
-    gc.freeze()  # otherwise a collection in a process copies the pages of all modules
+    load_for_all(LIBRARIES)
     serve_apart(channel, answer)
 
 
