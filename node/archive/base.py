@@ -142,15 +142,6 @@ class Remote(Protocol):
     def has_any(self, folder: str) -> bool:
         """Return whether the store has objects whose keys begin with a folder."""
 
-    def downloaded(self, key: str) -> Path | None:
-        """Copy an object of any content to a new part file, and return its path; None if there is none.
-
-        Raises OSError if there is no room for it.
-        """
-
-    def note_copies(self, files: Iterable[tuple[str, int]]) -> None:
-        """Take local files (keys and lengths) as copies: their rows say that the store has them."""
-
     def withdraw(self, keys: Sequence[str]) -> None:
         """Remove objects whose files are about to be written again, and take these files as copies no more."""
 

@@ -12,6 +12,7 @@ import unicodedata
 from calendar import isleap, monthrange
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from node.dicom.attributes import date_of, time_of
 from node.dicom.keys import InvalidQuery, Key
@@ -220,25 +221,27 @@ _DATE = r"\d{8}|\d{4}\.\d\d\.\d\d"
 _TIME = r"\d\d(?:\d\d(?:\d\d(?:\.\d{1,6})?)?)?|\d\d:\d\d(?::\d\d(?:\.\d{1,6})?)?"
 
 
-def _ends(key: Key, text: str, single: str, form: str) -> tuple[str, str, bool]:
-    """Return the two ends of a range, either of which may be empty; for a single value, twice the value and True.
+def _ends(
+    key: Key, text: str, single: str, form: str, parsed: Callable[[str], Any], what: str
+) -> tuple[Any, Any, str, bool]:
+    """Return the two ends of a range, None for one that is open, and the text of the last; for a single value, True.
 
-    `single` is the pattern of a single value.
+    `single` is the pattern of a single value, `what` a noun for it. `parsed`: returns a value, or None.
     """
     plain = "".join(text.split())
-    if re.fullmatch(single, plain):
-        return plain, plain, True
-    ends = re.fullmatch(f"({single})?-({single})?", plain)
-    if ends is None or plain == "-":
+    is_single = re.fullmatch(single, plain) is not None
+    found = re.fullmatch(f"({single})?-({single})?", plain)
+    if not is_single and (found is None or plain == "-"):
         raise _invalid(key, f"must be {form}, or a range of two with a hyphen, one of them optional (PS3.4 C.2.2.2.5)")
-    return ends[1] or "", ends[2] or "", False
+    texts = (plain, plain) if is_single or found is None else (found[1] or "", found[2] or "")
+    ends = [parsed(text) for text in texts]
+    if any(text and end is None for text, end in zip(texts, ends, strict=True)):
+        raise _invalid(key, f"the {what} does not exist (PS3.5 6.2)")
+    return ends[0], ends[1], texts[1], is_single
 
 
 def _dates(key: Key, text: str) -> Between:
-    begin, end, is_single = _ends(key, text, _DATE, "a date YYYYMMDD")
-    first, last = date_of(begin), date_of(end)
-    if (begin and first is None) or (end and last is None):
-        raise _invalid(key, "the day does not exist (PS3.5 6.2)")
+    first, last, _, is_single = _ends(key, text, _DATE, "a date YYYYMMDD", date_of, "day")
     return Between(first, last, is_single)
 
 
@@ -246,11 +249,8 @@ _DATE_TIME = r"\d{4}(?:\d\d){0,5}(?:\.\d{1,6})?(?:[+-](?:0\d|1[0-4])[0-5]\d)?"
 
 
 def _instants(key: Key, text: str) -> Instants:
-    begin, end, _ = _ends(key, text, _DATE_TIME, "a moment YYYYMMDDHHMMSS.FFFFFF&ZZXX")
-    ends = instant_of(begin), instant_of(end)
-    if (begin and ends[0] is None) or (end and ends[1] is None):
-        raise _invalid(key, "the moment does not exist (PS3.5 6.2)")
-    return Instants(ends[0] and ends[0][0], ends[1] and ends[1][1])
+    first, last, *_ = _ends(key, text, _DATE_TIME, "a moment YYYYMMDDHHMMSS.FFFFFF&ZZXX", instant_of, "moment")
+    return Instants(first and first[0], last and last[1])
 
 
 def instant_of(text: str) -> tuple[dt.datetime, dt.datetime] | None:
@@ -288,10 +288,7 @@ def _meant(begin: dt.datetime, digits: int, decimals: int) -> dt.timedelta:
 
 def _times(key: Key, text: str) -> Between:
     """Return the range of a time. Without seconds or minutes, it covers all of them."""
-    begin, end, is_single = _ends(key, text, _TIME, "a time HHMMSS.FFFFFF")
-    first, last = time_of(begin), time_of(end)
-    if (begin and first is None) or (end and last is None):
-        raise _invalid(key, "the time of day does not exist (PS3.5 6.2)")
+    first, last, end, is_single = _ends(key, text, _TIME, "a time HHMMSS.FFFFFF", time_of, "time of day")
     return Between(first, _last_moment(last, end), is_single)
 
 

@@ -344,14 +344,8 @@ def change_hook(
 
 
 def _hook(call: Call, name: str, index: ReadIndex) -> HookResource:
-    [row] = index.lanes("hook", [index.hooks.progress().get(name, {"hook": name})], call.node.settings)
-    return HookResource(
-        hook=name,
-        paused=bool(row.get("paused")),
-        waiting=outstanding(row),
-        given_up=row.get("given_up") or 0,
-        delivered=row.get("delivered") or 0,
-        trouble=row.get("trouble"),
-        study_quiet_at=row["study_quiet_at"],
-        due_at=row["due_at"],
+    begun = index.hooks.progress().get(
+        name, {"hook": name, "paused": 0, "given_up": 0, "delivered": 0, "trouble": None}
     )
+    [row] = index.lanes("hook", [begun], call.node.settings)
+    return HookResource.of({**row, "waiting": outstanding(row)})

@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import IO
 
 from pydicom import Dataset
-from pydicom.filebase import DicomBytesIO
-from pydicom.filewriter import write_dataset
 from pydicom.tag import BaseTag
 from pydicom.uid import UID, ImplicitVRLittleEndian
 
@@ -25,6 +23,7 @@ from node.extensions.deidentify.instance import deidentified
 from node.extensions.deidentify.remaining import Loss, Remaining, lost
 from node.files.reading import read_instance
 from node.receive.dicom_files import MediaFile, SkippedFile, find_instances
+from node.volume.read.transcoding import little_endian
 
 _PIXEL_DATA = BaseTag(0x7FE00010)
 _UNDEFINED_LENGTH = 0xFFFFFFFF
@@ -215,25 +214,18 @@ def pieces(ds: Dataset) -> Iterator[bytes]:
     yield file_head(text(ds, "SOPClassUID"), text(ds, "SOPInstanceUID"), syntax)
     pixels, encapsulated = stored_bytes(ds, "PixelData")
     if pixels is None:
-        yield _encoded(ds, implicit)
+        yield little_endian(ds, implicit=implicit)
         return
     vr = str(held_elements(ds)[_PIXEL_DATA].VR or "OW").encode("ascii")
-    yield _encoded(_part(ds, lambda tag: tag < _PIXEL_DATA), implicit)
+    yield little_endian(_part(ds, lambda tag: tag < _PIXEL_DATA), implicit=implicit)
     group = _PIXEL_DATA.group.to_bytes(2, "little") + _PIXEL_DATA.element.to_bytes(2, "little")
     length = _UNDEFINED_LENGTH if encapsulated else len(pixels) + len(pixels) % 2
     yield group + (b"" if implicit else vr + b"\0\0") + length.to_bytes(4, "little")
     for start in range(0, len(pixels), _CHUNK_BYTES):
         yield pixels[start : start + _CHUNK_BYTES]
     end = _SEQUENCE_DELIMITATION if encapsulated else b"\0" * (len(pixels) % 2)
-    yield end + _encoded(_part(ds, lambda tag: tag > _PIXEL_DATA), implicit)
+    yield end + little_endian(_part(ds, lambda tag: tag > _PIXEL_DATA), implicit=implicit)
 
 
 def _part(ds: Dataset, wanted: Callable[[BaseTag], bool]) -> Dataset:
     return with_elements(ds, {tag: element for tag, element in held_elements(ds).items() if wanted(tag)})
-
-
-def _encoded(ds: Dataset, implicit: bool) -> bytes:
-    stream = DicomBytesIO()
-    stream.is_implicit_VR, stream.is_little_endian = implicit, True
-    write_dataset(stream, ds)
-    return stream.getvalue()

@@ -52,17 +52,15 @@ if TYPE_CHECKING:
     from node.volume.rendering import Picture
 
 
-def _has_module(package: str, module: str) -> bool:
-    """Return whether an installed package has a module, without importing either."""
-    spec = find_spec(package)
-    return spec is not None and PathFinder.find_spec(module, spec.submodule_search_locations) is not None
-
+_IMAGECODECS = find_spec("imagecodecs")
+_HTJ2K = _IMAGECODECS and PathFinder.find_spec("_htj2k", _IMAGECODECS.submodule_search_locations)
+"""Not in every build of the package; neither is imported here."""
 
 _FORBIDDEN_ON_THE_WEB = frozenset((IMPLICIT_LITTLE_ENDIAN, EXPLICIT_BIG_ENDIAN))
 
 ENCODERS: dict[str, str] = {
     **({JPEGLSLossless: "pyjpegls"} if HAS_PYJPEGLS else {}),
-    **({HTJ2KLossless: "imagecodecs"} if _has_module("imagecodecs", "_htj2k") else {}),
+    **({HTJ2KLossless: "imagecodecs"} if _HTJ2K else {}),
 }
 """The package that encodes frames in each transfer syntax, which is one without loss."""
 

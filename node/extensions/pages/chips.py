@@ -117,14 +117,6 @@ def warning_chips(
     ]
 
 
-_OUTCOMES: Mapping[str, StatusChip] = {
-    "series-converted": StatusChip("plain", "converted"),
-    "series-unchanged": StatusChip("plain", "unchanged"),
-    "series-refused": StatusChip("bad", "refused"),
-    "series-failed": StatusChip("bad", "failed"),
-}
-
-
 def event_chip(event: Mapping[str, Any]) -> StatusChip:
     """Return the chip of a row of ``v_events`` that ends a conversion."""
     if event["why"] == "not-an-image" and event["kind"] == "series-refused":
@@ -132,7 +124,8 @@ def event_chip(event: Mapping[str, Any]) -> StatusChip:
     if event["kind"] == "series-converted" and event["certainty"] not in (None, "no gap seen"):
         chip = certainty_chip(event["certainty"])
         return chip if chip.tone == "warning" else replace(chip, label="converted")
-    return _OUTCOMES[event["kind"]]
+    outcome = event["kind"].removeprefix("series-")
+    return StatusChip("bad" if outcome in ("refused", "failed") else "plain", outcome)
 
 
 def study_chip(study: ListedStudy) -> StatusChip:

@@ -27,7 +27,7 @@ from node.web import actions
 from node.web.access import MEMBERS, READERS, WRITERS, Call, CurrentCall, background_request
 from node.web.api.models import MAX_ID
 from node.web.errors import ResourceNotFound
-from node.web.pages.filters import StatusChip, about, counted, grouped, sized
+from node.web.pages.filters import StatusChip, Tone, about, counted, grouped, sized
 from node.web.pages.rendering import (
     NO_INTAKE,
     OK,
@@ -347,17 +347,14 @@ def work_rows(call: CurrentCall, number: PageNumber = 1, kind: Kind = None) -> R
     return rows
 
 
-WORK_CHIPS: Mapping[str, StatusChip] = {
-    "waiting": StatusChip("plain", "waiting"),
-    "running": StatusChip("busy", "running"),
-    "succeeded": StatusChip("good", "succeeded"),
-    "incomplete": StatusChip("warning", "incomplete"),
-    "failed": StatusChip("bad", "failed"),
-    "cancelled": StatusChip("plain", "cancelled"),
-    "expired": StatusChip("bad", "expired"),
-    "dropped": StatusChip("plain", "dropped"),
-    "skipped": StatusChip("warning", "skipped"),
+_TONES: Mapping[Tone, tuple[str, ...]] = {
+    "plain": ("waiting", "cancelled", "dropped"),
+    "busy": ("running",),
+    "good": ("succeeded",),
+    "warning": ("incomplete", "skipped"),
+    "bad": ("failed", "expired"),
 }
+WORK_CHIPS = {state: StatusChip(tone, state) for tone, states in _TONES.items() for state in states}
 """Of the states and outcomes of work."""
 
 

@@ -78,6 +78,11 @@ def encoded(ds: Dataset, target: str) -> bytes:
     implicit = target == ImplicitVRLittleEndian
     is_big_endian = syntax == ExplicitVRBigEndian
     _prepare(ds, implicit, is_big_endian)
+    return little_endian(ds, implicit=implicit)
+
+
+def little_endian(ds: Dataset, *, implicit: bool) -> bytes:
+    """Return a data set in Implicit or Explicit VR Little Endian."""
     stream = DicomBytesIO()
     stream.is_implicit_VR, stream.is_little_endian = implicit, True
     write_dataset(stream, ds)
