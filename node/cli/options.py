@@ -54,9 +54,6 @@ Where = Annotated[
 Limit = Annotated[
     int, typer.Option("--limit", "--last", metavar="N", min=1, help="Maximum number of rows, the newest.")
 ]
-OfProject = Annotated[
-    str | None, typer.Option("--project", metavar="NAME", help="Only series of this project, as its members see it.")
-]
 
 
 def names_in(section: Literal["peers", "hooks", "routes"]) -> Callable[[typer.Context], list[str]]:

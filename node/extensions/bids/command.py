@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from node.cli.options import OfProject, Root
+from node.cli.options import Root
 from node.cli.output import Answer, printable
 from node.errors import counted
 
@@ -53,7 +53,10 @@ def bids(
             help="Add only series that fit (`voxelnode help select`); those in the data set stay, and are updated.",
         ),
     ] = None,
-    project: OfProject = None,
+    project: Annotated[
+        str | None,
+        typer.Option("--project", metavar="NAME", help="Only series of this project, as its members see it."),
+    ] = None,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Show what would be written, and why other series would not; write nothing."),
