@@ -19,7 +19,7 @@ from node.index.reading import reading
 from node.index.rows.place import IndexUnusable
 from node.index.rows.records import Level
 from node.index.rows.repositories import set_about
-from node.index.rules.work import jobs
+from node.index.rules.work.messages import replay_jobs
 from tests import make
 from tests.integration.conftest import Root
 from tests.made_once import IN_POSTGRESQL
@@ -94,7 +94,7 @@ def test_one_statement_is_about_any_number_of_rows(root: Root) -> None:
     root.index.conflicts.decide(range(70_000), "kept", "someone", root.clock())
     assert [row["decision"] for row in root.rows("SELECT decision FROM v_conflicts")] == ["kept"]
     messages = [str(number) for number in range(70_000)]
-    root.index._writer.run(lambda connection: jobs.replay(connection, "hook", messages))
+    root.index._writer.run(lambda connection: replay_jobs(connection, "hook", messages))
 
 
 def test_a_write_that_fails_alone_undoes_what_it_wrote(root: Root) -> None:

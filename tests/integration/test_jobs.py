@@ -23,7 +23,7 @@ from node.extensions.results.intake import JobExpiry
 from node.extensions.results.listed import JobViews
 from node.extensions.results.rows import ResultRepository
 from node.index.rows.records import Lane
-from node.index.rules.work import jobs as of_hooks
+from node.index.rules.work import messages as of_hooks
 from node.notify.notifier import HookWorker
 from node.receive.apply import Applier
 from node.receive.data_set import LARGE_BYTES

@@ -13,9 +13,9 @@ from node.index.rows.models.work import WorkRow
 from node.index.rows.place import FILE_NAME
 from node.index.rows.records import Lane
 from node.index.rows.states import TRANSITIONS, Assignment, Counts, Download, Kind, Message, Move, Payload, State
-from node.index.rules.work import jobs, ledger
+from node.index.rules.work import ledger
 from node.index.rules.work.ledger import Ended, NoSuchWork, Postponed, Work, WorkEnded
-from node.index.rules.work.messages import Attempt, PendingEvent
+from node.index.rules.work.messages import Attempt, PendingEvent, forget_jobs
 from tests.integration.conftest import Root
 from tests.rows import executed, read_rows
 
@@ -137,7 +137,7 @@ def test_work_of_a_deleted_study_no_longer_says_who_its_patient_is(
                 connection, Lane(kind, "one"), study, payload, now, study_instance_uid=study, **facts
             )
         )
-    root.index.work._writer.run(lambda connection: jobs.forget_study(connection, "1.2.3"))
+    root.index.work._writer.run(lambda connection: forget_jobs(connection, "1.2.3"))
     of_other = root.index.work.one(ids["1.2.4"])
     assert (of_other.reason, of_other.payload) == (SECRET, payload), "another study keeps its own"
     if left is None:
