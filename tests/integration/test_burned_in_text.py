@@ -29,9 +29,10 @@ from node.children.decoder import Decoder, NotDecoded
 from node.children.forwarding import CopyChange, copy_of, forward
 from node.children.pseudonyms import PseudonymKey
 from node.errors import Withheld
-from node.extensions.deidentify.deidentification import BurnedInText, DeidentifyWay, NotDeidentified, RefusalReason
+from node.extensions.deidentify.deidentification import BurnedInText, NotDeidentified, RefusalReason
 from node.extensions.deidentify.instance import deidentified
 from node.extensions.deidentify.profile import Option, Profile
+from node.extensions.deidentify.ways import DeidentifyWay
 from tests import make
 from tests.drawn import Box, anatomy, screen, ultrasound, with_text
 from tests.preloaded import run

@@ -80,7 +80,7 @@ APART = COUNTED | {
     "node.dicom.answers.encoded_answer",  # parses what the node has encoded
     "node.extensions.pynetdicom_acceptor.handlers._decoded",  # likewise
     "node.extensions.pynetdicom_acceptor.handlers._instances",  # where pynetdicom parses everything
-    "node.extensions.deidentify.deidentification.DeidentifyWay",  # made in the node; a child calls its methods
+    "node.extensions.deidentify.ways.DeidentifyWay",  # made in the node; forwarding in a child calls its methods
 }
 """Where the walk ends: who calls these parses nothing himself."""
 

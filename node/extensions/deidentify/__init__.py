@@ -107,7 +107,7 @@ class _Deidentify(Extension):
 
     def checks(self, settings: Settings) -> Iterator[Callable[[], Any]]:
         if tables := _tables(settings):
-            from node.extensions.deidentify.deidentification import configured
+            from node.extensions.deidentify.ways import configured
 
             yield from (partial(configured, settings, name) for name in tables)
 

@@ -114,10 +114,10 @@ def deidentify(
         burned_in_text_of,
         read_rules,
     )
-    from node.extensions.deidentify.deidentification import configured as configured_way
     from node.extensions.deidentify.files import RefusedFile, deidentify_files
     from node.extensions.deidentify.profile import Profile, options
     from node.extensions.deidentify.remaining import Loss, Remaining, in_words, remedy
+    from node.extensions.deidentify.ways import configured as configured_way
     from node.registry import require_extra
     from node.runtime import logs
 

@@ -35,9 +35,10 @@ from node.conversion.naming import folder_name
 from node.conversion.pool import ConverterDied, Converters, ShortOfResources
 from node.conversion.scheduler import NICENESS
 from node.errors import OutOfResources, VoxelnodeError, Withheld, counted
-from node.extensions.deidentify.deidentification import DeidentifyWay, RefusalReason, configured
+from node.extensions.deidentify.deidentification import RefusalReason
 from node.extensions.deidentify.profile import edition
 from node.extensions.deidentify.remaining import Line, Loss, Remaining, compared, comparison_of, in_words, remedy
+from node.extensions.deidentify.ways import DeidentifyWay, configured
 from node.hookspecs import ObjectKind
 from node.index.rows.converted import SeriesKey
 from node.index.rows.files import StoredInstance

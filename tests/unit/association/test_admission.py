@@ -69,7 +69,7 @@ def test_an_ended_association_makes_room_before_its_connection_is_closed() -> No
     first.holder.is_served = True  # type: ignore[misc]
     second = doorkeeper.connected(Thread(), "10.0.0.2")
     assert doorkeeper.judge(second, asking()) is not None
-    doorkeeper.ending(first)
+    doorkeeper.budget.leave(first)
     assert doorkeeper.judge(second, asking()) is None
 
 
@@ -99,10 +99,10 @@ def test_associations_never_give_way_to_pending_connections(monkeypatch: pytest.
 def test_waiting_for_the_last_connection_ends_with_it() -> None:
     doorkeeper = admission()
     connection = doorkeeper.connected(Thread(), "10.0.0.1")
-    assert not doorkeeper.wait_until_empty(0)
-    doorkeeper.closed(connection)
-    doorkeeper.closed(connection)
-    assert doorkeeper.wait_until_empty(0)
+    assert not doorkeeper.budget.wait_until_empty(0)
+    doorkeeper.budget.remove(connection)
+    doorkeeper.budget.remove(connection)
+    assert doorkeeper.budget.wait_until_empty(0)
 
 
 def test_a_connection_that_gives_way_and_a_rejected_association_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:

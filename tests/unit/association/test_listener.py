@@ -26,10 +26,9 @@ def test_a_listener_is_ready_while_each_of_its_threads_lives(alive: list[bool], 
 
 def test_associations_in_use_have_the_time_to_go_on_and_to_finish() -> None:
     asked: list[tuple[str, float]] = []
-    admission = SimpleNamespace(
-        drain=lambda seconds: asked.append(("drain", seconds)),
-        wait_until_empty=lambda seconds: asked.append(("wait", seconds)),
-        hang_up=lambda: asked.append(("hang up", 0.0)),
+    budget = SimpleNamespace(
+        wait_until_empty=lambda seconds: asked.append(("wait", seconds)), hang_up=lambda: asked.append(("hang up", 0.0))
     )
+    admission = SimpleNamespace(drain=lambda seconds: asked.append(("drain", seconds)), budget=budget)
     listener(admission=admission).drain(5.0, finish_seconds=3.0)
     assert asked == [("drain", 3.0), ("wait", 8.0), ("hang up", 0.0), ("wait", 1.0)]

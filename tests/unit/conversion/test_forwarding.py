@@ -13,8 +13,9 @@ from node.children.pseudonyms import Patient, PseudonymKey
 from node.children.serving import Apart, ChildLimits, max_file_bytes
 from node.dicom.coercion import Coercion
 from node.errors import Withheld
-from node.extensions.deidentify.deidentification import DeidentifyWay, RefusalReason
+from node.extensions.deidentify.deidentification import RefusalReason
 from node.extensions.deidentify.profile import Profile
+from node.extensions.deidentify.ways import DeidentifyWay
 from tests import make
 
 HOW = DeidentifyWay(Profile(), PseudonymKey("test", bytes(range(32))))
@@ -84,7 +85,7 @@ def test_what_is_refused_is_not_written_and_an_answer_that_is_none_is_found(tmp_
 def test_compressed_files_that_do_not_fit_into_memory_are_refused_before_they_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("node.extensions.deidentify.deidentification.MAX_COMPRESSED_BYTES", 1000)
+    monkeypatch.setattr("node.extensions.deidentify.ways.MAX_COMPRESSED_BYTES", 1000)
     change = CopyChange(deidentification=HOW)
     [ds] = make.ct_series(1, rows=64, columns=64)
     ds.save_as(tmp_path / "native.dcm", enforce_file_format=True)

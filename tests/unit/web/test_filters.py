@@ -5,6 +5,7 @@ import datetime as dt
 import pytest
 from markupsafe import Markup, escape
 
+from node.extensions.pages.chips import shortfall, verdict_remedy
 from node.volume.reasons import REMEDIES
 from node.web.pages.filters import breakable, counted, moment, person, shown, sized, spacing
 from node.web.pages.rendering import _environment
@@ -82,5 +83,6 @@ def test_who_has_no_more_is_not_asked_for_it(missing_at_sender: bool, remedy: st
     counts = {"instances": 15, "expected_instances": 150, "missing_instances": 135}
     row = {"certainty": "suspect", "verdict_reason": "15 of 150 instances", "missing_detail": "", "failures": ()}
     row |= {"verdict_rule": "headers", "missing_at_sender": missing_at_sender}
-    parts = _environment().get_template("parts.html").module
+    functions = {"shortfall": shortfall, "verdict_remedy": verdict_remedy}
+    parts = _environment().get_template("parts.html").make_module(functions)
     assert remedy in parts.problem(row | counts, REMEDIES)  # type: ignore[attr-defined]
