@@ -14,8 +14,8 @@ from pydantic import BaseModel
 
 from node.index.rows.extension_tables import every_table
 from node.registry import KIND_TABLES
-from node.settings.example import kinds
 from node.settings.model import Settings
+from node.settings.tables import kinds
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENT = ROOT / "docs" / "project" / "development.md"

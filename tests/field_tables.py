@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 from node.dicom.values import standard_tag
 from node.extensions.bids.rules import VOLUME_FIELDS
 from node.selector.fields import FIELDS, Field
-from node.settings.example import SAMPLE_NAMES, as_toml, keys, kinds, meaning, purpose, sections
+from node.settings.tables import SAMPLE_NAMES, as_toml, keys, kinds, meaning, purpose, sections
 from node.volume.describe.bids_fields import BIDS_FIELDS
 from node.volume.describe.emission import FRAME_FACTORS
 from node.volume.vendors import VENDOR_FIELDS

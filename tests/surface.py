@@ -29,8 +29,8 @@ from node.cli import application as command_line
 from node.errors import UsageError, VoxelnodeError
 from node.registry import KIND_TABLES, resolve
 from node.settings.core import HookEvent
-from node.settings.example import kinds
 from node.settings.model import Settings
+from node.settings.tables import kinds
 from tests import field_tables, make
 from tests.web.conftest import Site, open_site
 

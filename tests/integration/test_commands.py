@@ -433,7 +433,7 @@ def test_conflicts_fit_a_terminal_and_uids_are_there_if_asked_for(run) -> None:
 
 
 def test_an_unexpected_error_is_one_line(run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("node.settings.example.example_toml", lambda: 1 / 0)
+    monkeypatch.setattr("node.settings.tables.example_toml", lambda: 1 / 0)
     monkeypatch.delenv("VOXELNODE_TRACEBACK", raising=False)
     result = run("config", "example")
     assert result.status == 1
@@ -451,7 +451,7 @@ def test_an_unexpected_error_is_one_line(run, monkeypatch: pytest.MonkeyPatch) -
     ],
 )
 def test_an_error_of_a_limit_has_a_remedy(run, monkeypatch: pytest.MonkeyPatch, error: Exception, words: str) -> None:
-    monkeypatch.setattr("node.settings.example.example_toml", Mock(side_effect=error))
+    monkeypatch.setattr("node.settings.tables.example_toml", Mock(side_effect=error))
     monkeypatch.delenv("VOXELNODE_TRACEBACK", raising=False)
     result = run("config", "example")
     assert result.status == 1

@@ -17,9 +17,8 @@ from node.children.pseudonyms import new_key_file
 from node.control import checks
 from node.control.configuration import pages_file
 from node.extensions.administration.forms import CONTROLS
-from node.settings.example import sections
 from node.settings.load import load
-from node.settings.tables import LIMITS, fields_of
+from node.settings.tables import LIMITS, fields_of, sections
 from tests.protocol.conftest import make_keys
 from tests.web.conftest import PASSWORD, Site, site_of
 

@@ -88,7 +88,7 @@ def example(json: Json = False) -> None:
         print_json(Settings.model_json_schema())
         return
 
-    from node.settings.example import example_toml
+    from node.settings.tables import example_toml
 
     print(example_toml(), end="")
 
@@ -107,7 +107,7 @@ def reload(root: ChangedRoot) -> Answer:
 
 
 def _toml(value: object) -> str:
-    from node.settings.example import as_toml
+    from node.settings.tables import as_toml
 
     return "" if value is None else as_toml(value)
 

@@ -13,9 +13,8 @@ from pydantic.fields import FieldInfo
 
 from node.errors import UsageError
 from node.settings.core import HookSettings
-from node.settings.example import as_toml
 from node.settings.model import Settings
-from node.settings.tables import LIMITS, Shape, default_of, default_text, fields_of, parsed, refusal, shape_of
+from node.settings.tables import LIMITS, Shape, as_toml, default_of, default_text, fields_of, parsed, refusal, shape_of
 
 STARTS: Mapping[str, Mapping[str, Any]] = {"peers": {"may": ["echo", "store"]}}
 """What the form of a new table begins with, where that is less than the default."""

@@ -23,9 +23,8 @@ from node.extensions.administration.forms import keys_of, posted
 from node.index.look.views import ReadIndex, outstanding
 from node.lifecycle.expired import SPARED, due_now
 from node.runtime import logs
-from node.settings.example import as_toml
 from node.settings.load import values_of
-from node.settings.tables import LIMITS
+from node.settings.tables import LIMITS, as_toml
 from node.web import actions
 from node.web.access import ADMINS, Call, CurrentCall
 from node.web.api.models import Moment, Resource

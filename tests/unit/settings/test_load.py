@@ -8,9 +8,9 @@ from node.errors import UsageError
 from node.extensions.channels.settings import WebhookSettings
 from node.extensions.deidentify.settings import DeidentifySettings
 from node.registry import KIND_TABLES
-from node.settings.example import example_toml, keys, kinds, sections
 from node.settings.load import load, values_of
 from node.settings.model import Settings
+from node.settings.tables import example_toml, keys, kinds, sections
 from tests.field_tables import DOCS, with_table
 
 ROOT = Path(__file__).resolve().parents[3]
