@@ -8,7 +8,6 @@ import typer
 from node.cli.options import ChangedRoot, Commands, Root
 from node.cli.output import Answer, Listing, described, print_fields
 from node.errors import counted, sized
-from node.extensions.object_store.listed import PlaceViews
 
 app = Commands(help="Move instances and volumes to the object store, or back.", no_args_is_help=True)
 
@@ -20,6 +19,8 @@ def status(root: Root) -> Listing:
     Tells how many are in the folder and in the object store, and whether that answers. Exit 1 if it does not.
     """
     with root.looking() as index:
+        from node.extensions.object_store.listed import PlaceViews  # after the index, of which it loads a part
+
         checksums = index.store_checksums
         places = index.views(PlaceViews)
         counts, files = places.count_instances(), places.count_files()
