@@ -208,9 +208,9 @@ class Day:
         with Raw(Address("VOXELNODE", "127.0.0.1", self.port), 20) as peer:
             match self.random.randrange(4):
                 case 0:
-                    peer.associate().send(began + pdu(0x07, bytes(4)))
+                    peer.associate(calling="SCANNER").send(began + pdu(0x07, bytes(4)))
                 case 1:
-                    peer.associate().send(began[:-1234])
+                    peer.associate(calling="SCANNER").send(began[:-1234])
                 case 2:
                     peer.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 20)
                     peer.closed()

@@ -279,6 +279,15 @@ def test_an_instance_without_a_file_is_named(settings: Settings) -> None:
     assert view_rows(root, "SELECT state FROM v_series") == [{"state": "receiving"}], "its volumes are of both"
 
 
+def test_a_series_with_an_instance_that_the_old_index_lacks_is_converted_again(settings: Settings) -> None:
+    root, [one, other] = settings.storage.root, new_series(2)
+    received(settings, [one, other])
+    write_rows(root, "UPDATE series SET state = 'converted', due_at = NULL")
+    write_rows(root, f"DELETE FROM images WHERE sop_instance_uid = '{one.sop_instance_uid}'")
+    assert rebuild_index(settings).lost == 0
+    assert view_rows(root, "SELECT instances, state FROM v_series") == [{"instances": 2, "state": "receiving"}]
+
+
 def test_a_file_whose_rows_cannot_be_written_stops_nothing(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     root, sent = settings.storage.root, new_series(3)
     received(settings, sent)
