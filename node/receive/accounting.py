@@ -16,6 +16,8 @@ compares again.
 If the process dies in between, each part has a generation that the index permits. What cannot be written is logged, and
 ``status`` says so.
 
+**Checkpoints.** When may the journal write over its records?
+
     files synced -> ledger synced -> a durable commit -> the journal's mark
 
 Files, ledger and rows become durable, and only then the journal writes over its records. If the process dies in

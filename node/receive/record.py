@@ -97,7 +97,7 @@ def association_end(facts: bytes) -> AssociationEnd | None:
 
 
 def _with_moments(fields: dict[str, Any], *names: str) -> dict[str, Any]:
-    for name in ("began_at", "address"):  # of a version before 0.2, whose journal `db rebuild` takes over
+    for name in ("began_at", "address"):  # a version before 0.2 wrote them, and `db rebuild` takes its journal over
         fields.pop(name, None)
     moments: Mapping[str, str | None] = {name: fields.get(name) for name in names}
     return fields | {name: dt.datetime.fromisoformat(text) for name, text in moments.items() if text is not None}

@@ -118,7 +118,7 @@ def test_after_an_error_of_the_disk_nothing_is_acknowledged_until_the_node_is_st
     with Raw(node) as peer:
         peer.associate()  # from before the error: stores over it are refused, too
         disk.fail(FAULTS[place][0], errno.EIO, FAULTS[place][1])
-        # Of what the node writes by itself, something may fail first: then it rejects the association.
+        # A write of the node itself may fail first; then the node rejects the association.
         assert send(node, series[2:4], journal) in ([OUT_OF_RESOURCES] * 2, [])
         disk.heal()  # a disk that works again proves nothing about what it was told before
         sender = Sender(node.port, series[2:4], journal)

@@ -98,7 +98,7 @@ def typed(name: str, section: str = "") -> list[Block]:
 
 
 def inline(name: str) -> list[str]:
-    """The commands of the node within the text of a document, and requests to it, each once."""
+    """Return the commands of the node, and requests to it, that stand within sentences of a document, each once."""
     text = (PROJECT / name).read_text(encoding="utf-8")
     return list(dict.fromkeys(re.findall(r"`((?:voxelnode|curl) [^`]+)`", text)))
 

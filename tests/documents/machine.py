@@ -89,7 +89,7 @@ def comparable(lines: Iterable[str]) -> list[str]:
 
 
 def with_values(text: str, values: Mapping[str, str]) -> str:
-    """A command with what stands for its words in capitals, the longer ones first in `values`."""
+    """Return a command with values in place of its words in capitals; in `values`, STUDY-UID comes before UID."""
     for word, value in values.items() if text.startswith(("voxelnode", "curl")) else ():
         text = re.sub(rf"\b{word}\b", value, text)
     return text
@@ -241,7 +241,7 @@ class Machine:
                 step(replace(command, text=text))
 
     def as_shown(self, command: Command) -> None:
-        """Run a command; it writes what the document shows, if it shows anything."""
+        """Run a command, and require the output that the document shows, if it shows any."""
         if not command.shown:
             self.type(command.text)
             return

@@ -318,9 +318,9 @@ def _index(site: Site) -> Iterator[Said]:
 
 @check(
     "archive",
-    broken="have what `voxelnode lost list` names sent again; or give up what is not here by `voxelnode lost "
-    "write-off`, what is damaged by `voxelnode delete`; or restore files from a backup, and run `voxelnode fsck "
-    "--repair`",
+    broken="have the instances of `voxelnode lost list` sent again; or give them up: `voxelnode lost write-off` those "
+    "that are not here, `voxelnode delete` those whose files are missing or damaged; or restore files from a backup, "
+    "and run `voxelnode fsck --repair`",
 )
 def _missing_files(site: Site) -> Iterator[Said]:
     yield from _refused(partial(require_folders, site.root))

@@ -1,6 +1,7 @@
-"""The forms of tables that are set on pages: a field for each key, and what one that was sent sets and removes.
+"""The forms of the tables that pages set: a form has a field for each key of its table.
 
-A field that was not sent, or that has the text of the form, changes nothing.
+A form that a browser sends sets and removes keys. A field that it does not send, or sends with the text that the form
+had, changes nothing.
 """
 
 import json

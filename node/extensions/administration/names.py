@@ -1,4 +1,4 @@
-"""What an account may be called, and what a token of one may be for."""
+"""Rules for the names of accounts, and for the routes of their tokens."""
 
 import re
 from collections.abc import Sequence

@@ -38,7 +38,7 @@ from node.index.rules.work.messages import forget_jobs, replay_jobs
 
 _IN_TRASH = TombstoneRow.content.is_not(None)
 _HAS_FILE = and_(TrashRow.kind.in_(FILES), TrashRow.key.is_not(None))
-"""Not of a conflict without one, such as of attributes."""
+"""A conflict of attributes has no file, nor has a version whose file was purged or taken."""
 
 
 @dataclass(frozen=True, slots=True)
