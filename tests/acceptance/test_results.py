@@ -1,15 +1,11 @@
 """The worked example of docs/results.md, from a C-STORE to what is stored: as a webhook, a command and a plugin."""
 
 import json
-import os
-import re
-import shlex
 import sys
 import threading
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
-from textwrap import dedent
 from typing import Any
 
 import httpx2
@@ -270,19 +266,3 @@ def test_a_test_of_a_hook_refuses_with_the_words_of_the_node(tmp_path: Path) -> 
     assert jobs[next(name for name, what in names.items() if what == "nothing")]["reason"] == "the hook left no results"
     assert f"hook {name} left no results" in done.stdout
     assert list(root.glob("jobs/*")) == []
-
-
-@pytest.mark.slow
-def test_the_hook_of_the_document_passes_the_test_that_it_shows(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")  # the environment is active
-    text = (EXAMPLE.parents[1] / "results.md").read_text(encoding="utf-8")
-    configuration, test = re.findall(r"(?:^    .*\n)+", text, flags=re.MULTILINE)[:2]
-    config = tmp_path / "voxelnode.toml"
-    config.write_text(dedent(configuration).replace("/opt/lung", str(EXAMPLE)))
-    command = shlex.split(test.splitlines()[0], comments=True)
-    assert command[:3] == ["voxelnode", "hooks", "test"]
-    said = run(*command[1:], "--config", config, "--root", tmp_path / "root", check=True).stdout
-    assert "lungs.nii.gz: segmentation 'Lungs'" in said
-    assert "volumes.json: report 'Lung volumes'" in said

@@ -28,21 +28,9 @@ DOCUMENTS = [
 
 MARK = re.compile(r"<!-- not run: (.+) -->\s*")
 PROGRAMS = (
-    *(
-        "aws",
-        "datasette",
-        "docker",
-        "helm",
-        "kubectl",
-        "npm",
-        "pg_basebackup",
-        "pg_dump",
-        "pg_restore",
-        "pip",
-        "pip-audit",
-    ),
-    *("export", "python", "rsync", "sudo", "umask", "uv", "voxelnode"),
-)
+    "aws", "datasette", "docker", "export", "helm", "kubectl", "npm", "pg_basebackup", "pg_dump", "pg_restore", "pip",
+    "pip-audit", "python", "rsync", "sudo", "umask", "uv", "voxelnode",
+)  # fmt: skip
 """Commands of the shell, and programs that a machine which runs tests may lack."""
 
 SQL = re.compile(r"(SELECT|CREATE|ALTER) ")

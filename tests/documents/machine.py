@@ -39,6 +39,8 @@ CLONE = "/root/voxelnode"
 """Where the reader has cloned the project; its files are those of the checkout."""
 
 NAMES = "pacs db db1 db2 s3 research pipeline cloud"
+FOLDERS = "old proc tmp run opt srv stand-ins"
+OF_ETC = "passwd group shadow gshadow login.defs default ssl ld.so.cache nsswitch.conf"
 SECONDS = 120.0
 
 CURL = "silent\nshow-error\nfail\n"
@@ -159,34 +161,12 @@ class Machine:
 
     def _furnish(self) -> None:
         """Make the folders of the root file system, its accounts, and what stands in for programs."""
-        for name in (
-            "old",
-            "proc",
-            "tmp",
-            "run",
-            "opt",
-            "srv",
-            "packages/site-packages",
-            "stand-ins",
-            f".{CLONE}",
-            "etc/systemd/system",
-        ):
+        for name in ("var/lib", "packages/site-packages", f".{CLONE}", "etc/systemd/system", *FOLDERS.split()):
             (self.folder / name).mkdir(parents=True)
-        (self.folder / "var/lib").mkdir(parents=True)
         for path in Path("/").iterdir():
             if path.is_symlink():
                 (self / str(path)).symlink_to(path.readlink())
-        for name in (
-            "passwd",
-            "group",
-            "shadow",
-            "gshadow",
-            "login.defs",
-            "default",
-            "ssl",
-            "ld.so.cache",
-            "nsswitch.conf",
-        ):
+        for name in OF_ETC.split():
             if (path := Path("/etc", name)).is_dir():
                 shutil.copytree(path, self / str(path), symlinks=True)
             elif path.exists():
@@ -226,6 +206,10 @@ class Machine:
         said = f"{command}\nexit {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
         assert (done.returncode in statuses, written) == (True, []), said
         return done.stdout
+
+    def typing(self, statuses: Collection[int] = (0,), errors: str = "", behind: str = "") -> Step:
+        """A step that types a command with a text `behind` it, and expects what `type` does."""
+        return lambda command: self.type(f"{command.text.partition('  #')[0].rstrip()}{behind}", statuses, errors)
 
     def follow(self, name: str, section: str = "", steps: Mapping[str, Step] | None = None, **values: str) -> None:
         """Type every command of a document, or of one section of it.

@@ -2,11 +2,12 @@
 
 import json
 import shutil
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from pydicom import FileDataset
 
 from tests import make
 from tests.acceptance.test_results import thorax
@@ -42,11 +43,6 @@ key = "/etc/voxelnode/trial.key"
 kind = "command"
 on = ["series-failed"]
 command = ["/bin/cat"]
-[hooks.lungs]
-kind = "command"
-on = ["volume-written"]
-command = ["python3", "/root/voxelnode/docs/examples/lung/lung.py", "{{path}}", "{{out}}"]
-results = true
 [hooks.remote]
 kind = "webhook"
 on = ["volume-written"]
@@ -60,20 +56,29 @@ path = ""
 MAY = 'networks = ["127.0.0.1/32"]\nmay = ["echo", "store", "query", "retrieve", "worklist"]\n'
 
 
+def study() -> list[FileDataset]:
+    """The study that documents name, with other bytes each time."""
+    instances = make.ct_series(3, study_uid="1.2.3", PatientName="Doe^Jane", PatientID="4711")
+    for number, ds in enumerate(instances):
+        ds.SeriesInstanceUID = "1.2.3.1"
+        ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = f"1.2.3.1.{number}"
+    return instances
+
+
 def furnish(machine: Machine) -> Path:
     """A folder with what documents name, and a peer at port 104 that has the same study."""
     site = machine / "/root/site"
-    instances = make.ct_series(3, study_uid="1.2.3", PatientName="Doe^Jane", PatientID="4711")
-    for number, (ds, plane) in enumerate(zip(instances, thorax()[4:], strict=False)):
+    instances = study()
+    for ds, plane in zip(instances, thorax()[4:], strict=False):
         make.set_pixels(ds, plane)
-        ds.SeriesInstanceUID = "1.2.3.1"
-        ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = f"1.2.3.1.{number}"
     for name in ("scans", "folder-with-dicom", "OrthancStorage", "/data/scans"):
         make.saved(instances, machine / f"/root/site/{name}" if name[0] != "/" else machine / name)
     for name in ("cloud", "for-trial"):
         (machine / f"/srv/{name}").mkdir()
     titles = (f'[peers.{title}]\nae_title = "{title}"\n{MAY}' for title in DCMTK)
-    (site / "voxelnode.toml").write_text("".join([CONFIGURATION.partition("[index]")[0], *titles]))
+    [lungs, *_] = [block.text for block in blocks(PROJECT / "docs/results.md") if block.language == "toml"]
+    (machine / "/opt/lung").symlink_to("/root/voxelnode/docs/examples/lung")
+    (site / "voxelnode.toml").write_text("\n".join([CONFIGURATION.partition("[index]")[0], lungs, *titles]))
     (machine / "/etc/voxelnode").mkdir()
     (site / "pipeline.secret").write_text(f"whsec_{'c2VjcmV0' * 4}\n")
     machine.run("cd /root/site && voxelnode pseudonyms new /etc/voxelnode/trial.key --name trial")
@@ -115,7 +120,7 @@ def test_a_node_does_what_documents_say(machine: Machine) -> None:
         "voxelnode open": serve,
         "voxelnode serve": serve,
         "voxelnode init": init,
-        "findscu": lambda command: machine.type(command.text, errors="^I:|^$"),  # where DCMTK prints what is found
+        "findscu": machine.typing(errors="^I:|^$"),  # where DCMTK prints what is found
         **dict.fromkeys(ELSEWHERE, lambda command: None),
     }
     for name in FILES:
@@ -173,7 +178,7 @@ PASSWORD = "correct horse battery"
 
 
 def served(machine: Machine) -> Path:
-    """The folder of a node that runs there, with what it sends to; a volume of the first study is written."""
+    """Start a node, and what receives its messages; return its folder. The volumes of both studies are written."""
     site = furnish(machine)
     (site / "receiver.py").write_text(RECEIVER)
     machine.run(CERTIFICATE)
@@ -220,9 +225,8 @@ def test_a_node_is_looked_after(machine: Machine) -> None:
 
     without_end: Step = lambda command: machine.type(f"timeout 1 {command.text}", statuses=(124,))  # noqa: E731
     follow("docs/web.md", steps={"curl -N": without_end, "curl": request})
-    found = partial(machine.type, errors="^I:|^$")
     for name in ("worklist", "retrieve", "media", "bids", "lifecycle", "on-call"):
-        follow(f"docs/{name}.md", steps={"findscu": lambda command: found(command.text)})
+        follow(f"docs/{name}.md", steps={"findscu": machine.typing(errors="^I:|^$")})
     follow("docs/deploy.md", "Monitoring")
     follow("docs/cluster.md", "Convert a whole archive again")
 
@@ -231,14 +235,11 @@ def test_a_node_is_looked_after(machine: Machine) -> None:
         name = NAMED.get(text.partition(" NAME")[0], "pacs")
         if text not in NO_REMEDY:
             command = Command(with_values(text, {**VALUES, "NAME": name}))
-            if "account add" in text:
-                with_password(command)
-            else:
-                machine.type(command.text, errors="all_compared")
+            (with_password if "account add" in text else machine.typing(errors="all_compared"))(command)
 
 
 NO_REMEDY = ("voxelnode info", "voxelnode routes replay")
-"""What names a command that says more with its arguments."""
+"""Commands that the text names without their arguments."""
 VALUES = {
     "WHAT": "1.2.3", "STUDY-UID": "1.2.3", "UID": "1.2.3", "OLD": "4711", "ID": "4711", "NEW": "4712", "AET": "CT9",
     "ADDRESS": "10.1.2.3", "ROUTE": "research", "FOLDER": "/backup",
@@ -249,14 +250,19 @@ HERE = "http://127.0.0.1:8080/api/v1"
 
 
 def follow_results(machine: Machine, site: Path) -> None:
-    """Be who wrote the models: of a command, and of a webhook, whose message has arrived."""
+    """Type results.md: the hook `lungs` is a command, and `remote` a webhook, whose message has arrived."""
     machine.run("voxelnode account add reader --role read --no-password")
     machine.run("READER=$(voxelnode account token reader --label results)")
     until((site / "message.json").exists, 60, "a message")
 
     def put(command: Command) -> None:
-        machine.run("python3 /root/voxelnode/docs/examples/lung/lung.py volume.nii.gz .")
+        machine.run("python3 /opt/lung/lung.py volume.nii.gz .")
         machine.type(command.text)
+
+    def test(command: Command) -> None:
+        said = machine.type(command.text)
+        assert "lungs.nii.gz: segmentation 'Lungs'" in said
+        assert "volumes.json: report 'Lung volumes'" in said
 
     def cancel(command: Command) -> None:
         jobs = [line.split() for line in machine.run("voxelnode hooks jobs").stdout.splitlines()]
@@ -264,7 +270,7 @@ def follow_results(machine: Machine, site: Path) -> None:
         machine.type(command.text.replace(reported, running))
 
     reported = str(json.loads((site / "message.json").read_bytes())["job"]["id"])
-    steps = {"curl -X PUT": put, "voxelnode hooks jobs cancel": cancel}
+    steps = {"curl -X PUT": put, "voxelnode hooks jobs cancel": cancel, "voxelnode hooks test": test}
     machine.follow("docs/results.md", steps=steps, UID="1.2.3.1", ID=reported)
 
 
@@ -277,11 +283,7 @@ def test_a_person_decides_and_deletes(machine: Machine) -> None:
     site = served(machine)
     root = site / "voxelnode-data"
 
-    changed = make.ct_series(3, study_uid="1.2.3", PatientName="Doe^Jane", PatientID="4711")
-    for number, ds in enumerate(changed):
-        ds.SeriesInstanceUID = "1.2.3.1"
-        ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = f"1.2.3.1.{number}"
-    make.saved(changed, machine / "/srv/changed")
+    make.saved(study(), machine / "/srv/changed")
     machine.run("voxelnode import /srv/changed")  # exits with 1: other bytes
     aside: list[str] = []
     conflicts = iter(view_rows(root, "SELECT id FROM v_conflicts ORDER BY id"))
@@ -289,16 +291,17 @@ def test_a_person_decides_and_deletes(machine: Machine) -> None:
     def decide(command: Command) -> None:
         machine.type(command.text.replace("ID", str(next(conflicts)["id"])))
 
-    def confirm(command: Command) -> None:
-        machine.type(f"{command.text.partition('  #')[0].replace(aside[0], aside[1])} --yes")
+    def purge(command: Command) -> None:
+        confirm(replace(command, text=command.text.replace(aside[0], aside[1])))
 
+    confirm = machine.typing(behind=" --yes")
     steps: dict[str, Step] = {
         "voxelnode conflicts": decide,
         "voxelnode delete": confirm,
         "voxelnode trash empty": lambda command: machine.type("voxelnode trash empty 2 --yes"),
         "voxelnode lost write-off": confirm,
-        "voxelnode quarantine purge": confirm,
-        "voxelnode quarantine release": lambda command: machine.type(f"{command.text} --replace"),
+        "voxelnode quarantine purge": purge,
+        "voxelnode quarantine release": machine.typing(behind=" --replace"),
     }
     machine.follow("docs/custody.md", "Decisions", steps)
     named = {"FROM": "TRIAL-1", "INTO": "4711", "OLD": "4711", "NEW": "4712", "NAME": "Doe^Janet", "PATIENT": "4712"}
@@ -311,9 +314,8 @@ def test_a_person_decides_and_deletes(machine: Machine) -> None:
 
     wait_until_idle(root)
     # A program that is no part of the node may copy a file that is being written.
-    proving = partial(machine.type, errors="all_compared|part_set_aside|quarantined_file_not_read")
-    elsewhere: Step = lambda command: None  # noqa: E731 - tests/documents/test_service.py
-    steps = {"voxelnode backup": lambda command: proving(command.text), "install": elsewhere, "systemctl": elsewhere}
+    proving = machine.typing(errors="all_compared|part_set_aside|quarantined_file_not_read")
+    steps = {"voxelnode backup": proving, **dict.fromkeys(("install", "systemctl"), left_to_test_service)}
     machine.follow("docs/backup.md", "Make a backup", steps)
     machine.follow("docs/backup.md", "Prove a backup", steps)
 
@@ -326,18 +328,19 @@ def test_a_person_decides_and_deletes(machine: Machine) -> None:
     machine.follow("docs/journal.md", steps={"voxelnode journal drain": stopped})
     machine.start("voxelnode serve", 2)
     machine.follow("docs/backup.md", "When something is damaged", {"voxelnode fsck --repair": stopped})
-    machine.follow("docs/backup.md", "A new index", {"voxelnode db rebuild": partial(rebuild, machine)})
+    machine.follow(
+        "docs/backup.md", "A new index", {"voxelnode db rebuild": machine.typing(errors="attributes-differ")}
+    )
 
     [lost, *_] = view_rows(root, "SELECT sop_instance_uid, path FROM v_images")
     (root / lost["path"]).unlink()
     assert machine.run("voxelnode db rebuild").returncode == 1
-    listed: Step = lambda command: machine.type(command.text, statuses=(1,))  # noqa: E731
-    steps = {"voxelnode lost list": listed, "voxelnode lost write-off": confirm}
+    steps = {"voxelnode lost list": machine.typing(statuses=(1,)), "voxelnode lost write-off": confirm}
     machine.follow("docs/reliability.md", steps=steps, UID=lost["sop_instance_uid"], TEXT="gone")
 
 
-def rebuild(machine: Machine, command: Command) -> None:
-    machine.type(command.text, errors="attributes-differ")
+def left_to_test_service(command: Command) -> None:
+    """Pass over a command: the machine of tests/documents/test_service.py has the units of systemd."""
 
 
 @pytest.mark.runs("docs/pynetdicom.md")

@@ -31,9 +31,7 @@ def test_a_node_is_installed_as_a_service_backed_up_and_restored(machine: Machin
         machine.start(command.text, 2)
         machine.stop()
 
-    def restore(command: Command) -> None:
-        machine.type(command.text, errors="all_compared")
-
+    restore = machine.typing(errors="all_compared")
     machine.follow(
         "docs/backup.md",
         "Restore",
