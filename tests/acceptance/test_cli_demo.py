@@ -1,4 +1,3 @@
-import json
 import os
 import pty
 import signal
@@ -9,22 +8,6 @@ from pathlib import Path
 import pytest
 
 from tests.preloaded import Process, run
-
-
-@pytest.mark.long  # `.ci/run` has run the demo of the README, which fails when something is wrong
-def test_the_demo_converts_a_real_series_and_a_phantom_and_both_read_back_right(tmp_path: Path) -> None:
-    done = run("demo", "--root", tmp_path / "demo", "--json")
-    assert done.returncode == 0, done.stderr
-    reported = json.loads(done.stdout)
-    assert (reported["rows"]["v_series"], reported["rows"]["v_images"], reported["rows"]["v_failures"]) == (3, 66, 0)
-    volumes = [file for file in reported["files"] if file["kind"] == "volume"]
-    assert sorted((file["format"], json.loads(file["shape"])) for file in volumes) == [
-        (name, shape) for name in ("mhd", "nifti") for shape in ([16, 16, 5], [128, 128, 1], [176, 208, 60])
-    ]
-    assert {file["verdict"] for file in volumes} == {"right"}
-    assert [file["kind"] for file in reported["files"]].count("thumbnail") == 3
-    for file in reported["files"]:
-        assert Path(file["path"]).stat().st_size == file["bytes"]
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ import termios
 from pathlib import Path
 from unicodedata import combining, east_asian_width
 
+import pydicom
 import pytest
 
 from tests import make
@@ -87,6 +88,11 @@ def test_a_conversion_reports_within_the_terminal(root: Path, tmp_path: Path) ->
 
 
 def test_a_conflict_is_compared_within_the_terminal(root: Path) -> None:
+    uid = pydicom.dcmread(root / "again" / "0000.dcm").SOPInstanceUID
+    listed = on_terminal(80, "conflicts", "--root", root / "root")
+    assert listed[1].endswith(" instance-bytes: the instance came again with other bytes; the first is")
+    assert (max(map(width, listed)) <= 80, uid in "".join(listed)) == (True, False)
+    assert uid in "".join(on_terminal(80, "conflicts", "--uids", "--root", root / "root"))
     words = [line.split()[0] for line in printed("conflicts", "--root", root / "root").splitlines()[1:]]
     numbers = [word for word in words if word.isdigit()]
     assert numbers

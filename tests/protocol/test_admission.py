@@ -279,6 +279,7 @@ OTHERS = {
 }
 
 
+@pytest.mark.own_acceptor("pynetdicom reads as many bytes as a length says before it looks at the type of a PDU")
 def test_other_protocols_are_reported_each_by_its_name(node: Running) -> None:
     for begin in OTHERS.values():
         with Raw(node) as raw:
@@ -291,6 +292,7 @@ def test_other_protocols_are_reported_each_by_its_name(node: Running) -> None:
         assert any(words in row["reason"] for row in rows), words
 
 
+@pytest.mark.own_acceptor("that of pynetdicom has no TLS")
 def test_a_peer_that_does_not_speak_tls_is_reported(start_node: StartNode, keys: Path) -> None:
     node = start_node(tls_certificate=keys / "server.pem", tls_key=keys / "server.key")
     with Raw(node) as raw:

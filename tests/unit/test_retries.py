@@ -1,7 +1,6 @@
 """Waits that receivers ask for."""
 
 import datetime as dt
-import time
 from email.utils import format_datetime
 
 import pytest
@@ -18,17 +17,12 @@ def test_a_number_of_seconds_is_taken_and_what_is_none_is_not(text: str | None, 
 
 
 @pytest.mark.parametrize("zone", ["GMT", "-0000", "+0000"])
-def test_a_date_is_in_utc_wherever_the_node_runs(zone: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TZ", "Asia/Tokyo")
-    time.tzset()
-    try:
-        moment = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=600)
-        text = format_datetime(moment).replace("+0000", zone)
-        assert seconds_of_retry_after(text) == pytest.approx(600, abs=5)
-        assert seconds_of_retry_after("Wed, 21 Oct 2015 07:28:00 GMT") == 0.0
-    finally:
-        monkeypatch.undo()
-        time.tzset()
+@pytest.mark.usefixtures("in_tokyo")
+def test_a_date_is_in_utc_wherever_the_node_runs(zone: str) -> None:
+    moment = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=600)
+    text = format_datetime(moment).replace("+0000", zone)
+    assert seconds_of_retry_after(text) == pytest.approx(600, abs=5)
+    assert seconds_of_retry_after("Wed, 21 Oct 2015 07:28:00 GMT") == 0.0
 
 
 def test_waits_double_up_to_an_hour_and_are_never_all_the_same() -> None:

@@ -2,8 +2,6 @@
 
 import json
 import sys
-import time
-from collections.abc import Iterator
 
 import pytest
 
@@ -116,15 +114,6 @@ def test_a_bar_is_on_a_terminal_only_and_items_pass_in_their_order(
 
 
 # Times of the index as commands print them.
-
-
-@pytest.fixture
-def in_tokyo(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("TZ", "Asia/Tokyo")
-    time.tzset()
-    yield
-    monkeypatch.undo()
-    time.tzset()
 
 
 @pytest.mark.parametrize("text", ["2026-11-22 21:26:38.424485", "2026-11-22T21:26:38+00:00"])

@@ -64,26 +64,20 @@ def test_old_dates_with_dots_are_read() -> None:
 
 @pytest.mark.parametrize("text", ["NaN", "1e999", "9" * 5000, "3000000000", "2.5", ""])
 def test_an_integer_string_that_is_none_is_null(text: str) -> None:
-    head = raw(b"\x08\x00\x16\x00", b"UI", b"1.2.") + raw(b"\x08\x00\x18\x00", b"UI", b"1.2.")
-    head += raw(b"\x20\x00\x0d\x00", b"UI", b"1.2.") + raw(b"\x20\x00\x0e\x00", b"UI", b"1.2.")
-    data = head + raw(b"\x20\x00\x11\x00", b"IS", text.encode())
+    data = encoded() + raw(b"\x20\x00\x11\x00", b"IS", text.encode())
     assert instance_attributes(data, SYNTAX).series["series_number"] is None
 
 
 def test_control_characters_and_escapes_never_reach_the_index() -> None:
-    head = raw(b"\x08\x00\x16\x00", b"UI", b"1.2.") + raw(b"\x08\x00\x18\x00", b"UI", b"1.2.")
     name = raw(b"\x10\x00\x10\x00", b"PN", b"Evil\x1b[31m\r\n\x00Name")
-    tail = raw(b"\x20\x00\x0d\x00", b"UI", b"1.2.") + raw(b"\x20\x00\x0e\x00", b"UI", b"1.2.")
-    found = instance_attributes(head + name + tail, SYNTAX)
+    found = instance_attributes(encoded(name), SYNTAX)
     assert found.patient["patient_name"] is not None
     assert str(found.patient["patient_name"]).isprintable()
 
 
 def test_an_unknown_character_set_is_no_obstacle() -> None:
-    head = raw(b"\x08\x00\x05\x00", b"CS", b"ISO_IR 999 ") + raw(b"\x08\x00\x16\x00", b"UI", b"1.2.")
-    head += raw(b"\x08\x00\x18\x00", b"UI", b"1.2.") + raw(b"\x10\x00\x10\x00", b"PN", b"M\xfcller")
-    tail = raw(b"\x20\x00\x0d\x00", b"UI", b"1.2.") + raw(b"\x20\x00\x0e\x00", b"UI", b"1.2.")
-    assert instance_attributes(head + tail, SYNTAX).patient["patient_name"] == "Müller"
+    data = raw(b"\x08\x00\x05\x00", b"CS", b"ISO_IR 999 ") + encoded(raw(b"\x10\x00\x10\x00", b"PN", b"M\xfcller"))
+    assert instance_attributes(data, SYNTAX).patient["patient_name"] == "Müller"
 
 
 def test_a_missing_identifier_is_named() -> None:

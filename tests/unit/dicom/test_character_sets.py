@@ -97,6 +97,14 @@ def read(data: bytes) -> Dataset:
     return read_dataset(BytesIO(data), False, True)
 
 
+def written(ds: Dataset) -> Dataset:
+    """What pydicom reads of a data set that it has written."""
+    stream = DicomBytesIO()
+    stream.is_implicit_VR, stream.is_little_endian = False, True
+    write_dataset(stream, ds)
+    return read(stream.getvalue())
+
+
 @pytest.mark.parametrize(("terms", "raw", "name"), NAMES)
 def test_a_name_is_the_same_in_the_index_in_queries_and_in_the_json_model(terms: str, raw: bytes, name: str) -> None:
     data = data_set(terms, element(PATIENT_NAME, b"PN", raw))
@@ -129,10 +137,7 @@ def test_text_that_was_read_is_written_so_that_it_is_read_again(terms: str, name
     ds.SpecificCharacterSet = terms.split("\\")
     ds.PatientName, ds.PatientComments, ds.StudyDescription = name, lines, ["a", name]
     for _ in range(2):
-        stream = DicomBytesIO()
-        stream.is_implicit_VR, stream.is_little_endian = False, True
-        write_dataset(stream, ds)
-        ds = read(stream.getvalue())
+        ds = written(ds)
         assert (str(ds.PatientName), ds.PatientComments) == (name, lines.strip(" "))
         assert texts(ds, "StudyDescription") == ("a", name)
 
@@ -146,15 +151,9 @@ def test_a_name_that_was_read_is_written_in_another_character_set(term: str, nam
     inner.ReferringPhysicianName = name
     ds.SpecificCharacterSet, ds.ReferencedPatientSequence = ["", term], [inner]
     ds.OtherPatientNames = name if is_single else ["A^B", name]
-    stream = DicomBytesIO()
-    stream.is_implicit_VR, stream.is_little_endian = False, True
-    write_dataset(stream, ds)
-    changed = read(stream.getvalue())
+    changed = written(ds)
     Coercion.of({"InstitutionName": "Müller"}, {}, ()).apply(changed)
-    stream = DicomBytesIO()
-    stream.is_implicit_VR, stream.is_little_endian = False, True
-    write_dataset(stream, changed)
-    found = read(stream.getvalue())
+    found = written(changed)
     assert found.SpecificCharacterSet == "ISO_IR 192"
     assert found.ReferencedPatientSequence[0].ReferringPhysicianName == name
     assert found.OtherPatientNames == (name if is_single else ["A^B", name])

@@ -46,8 +46,7 @@ def encoded(ds: Dataset, syntax: str) -> bytes:
     dcmwrite(stream, ds, implicit_vr=uid.is_implicit_VR, little_endian=uid.is_little_endian)
     if syntax != DeflatedExplicitVRLittleEndian:
         return stream.getvalue()
-    deflate = zlib.compressobj(wbits=-zlib.MAX_WBITS)
-    return deflate.compress(stream.getvalue()) + deflate.flush()
+    return deflated(stream.getvalue())
 
 
 def nested(depth: int, undefined: bool) -> Dataset:

@@ -372,12 +372,3 @@ def test_a_look_beside_a_writer_takes_no_record_that_is_being_written_for_damage
         monkeypatch.setattr(Segment, "record_at", record_at_with_writer)
         state = inspect(tmp_path / "journal")
         assert (state.last, state.damage) == (3, ())
-
-
-def test_a_journal_of_a_newer_version_is_not_guessed_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with monkeypatch.context() as newer, closing(Journal(tmp_path / "journal", 4 << 20)) as journal:
-        newer.setattr("node.journal.segment.VERSION", 2)
-        list(journal.replay())
-        journal.append(b"{}", b"first")
-    with pytest.raises(JournalUnusable, match="newer version"):
-        inspect(tmp_path / "journal")

@@ -141,7 +141,5 @@ def test_an_unusual_text_is_changed_as_asked_for(text: str, keys: dict[str, obje
 
 def test_the_file_of_the_pages_is_in_the_root() -> None:
     written(root__conf_d__x="")
-    pages_file(Path("root")).write_text(
-        '[hooks.x]\nkind = "webhook"\non = ["instance-stored"]\nurl = "https://example.org/"\n'
-    )
+    pages_file(Path("root")).write_text(HOOK.format("whsec_hidden"))
     assert load(flags={"storage.root": "root"}).loaded_from.is_of_pages("hooks.x")

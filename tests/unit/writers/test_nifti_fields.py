@@ -237,23 +237,6 @@ def test_padding_is_no_body_and_a_falling_slope_is_understood() -> None:
     assert overlap(ct(hounsfield, display=Display(padding=(3024.0, 3024.0))), body) > 0.97
 
 
-@pytest.mark.slow
-def test_a_masked_volume_has_air_around_the_body_and_the_same_values_in_it(tmp_path: Path) -> None:
-    hounsfield, body = on_a_table(70), ellipse(80, 60)
-    hounsfield[body] = 40
-    options = WriteOptions(formats=("npz",), thumbnails=True, masked_volumes=True)
-    files = write_volume(ct(hounsfield), tmp_path, "volume", options)
-    assert [(file.kind, file.path.name) for file in files] == [
-        ("volume", "volume.npz"),
-        ("thumbnail", "volume_thumbnail.png"),
-        ("masked", "volume_masked.npz"),
-    ]
-    with np.load(files[2].path) as arrays:
-        real = arrays["data"] * arrays["slope"] + arrays["intercept"]
-    mask = body_mask(ct(hounsfield)).voxels[0] != 0
-    assert np.array_equal(real, np.where(mask, hounsfield, -1000))
-
-
 def test_a_minimum_projection_shows_the_lungs_and_not_the_air_around(tmp_path: Path) -> None:
     hounsfield, chest = on_a_table(70), ellipse(90, 70)
     hounsfield[chest] = 40

@@ -251,6 +251,7 @@ def test_a_body_mask_takes_the_patient_with_the_air_inside_and_not_the_table(tmp
         mask = arrays["data"]
     with np.load(files[2].path) as arrays:
         assert np.array_equal(arrays["data"], np.where(mask, image.voxels[0], 24))  # air: -1000 HU
+        assert (arrays["slope"], arrays["intercept"]) == (1, -1024)
     z, y, x = np.mgrid[-10:10, -20:30, -20:20]
     ball = np.hypot(np.hypot(x, y), z) < 15
     assert [file.path.name for file in files[1:]] == ["volume_mask.npz", "volume_masked.npz"]
@@ -258,6 +259,10 @@ def test_a_body_mask_takes_the_patient_with_the_air_inside_and_not_the_table(tmp
     assert (mask[ball]).mean() > 0.97
     assert mask[10, 20, 20] == 1  # the bubble
     assert not mask[~ball].any()
+    masked = write_volume(image, tmp_path, "alone", replace(options, thumbnails=True, body_masks=False))
+    assert [file.kind for file in masked] == ["volume", "thumbnail", "masked"]
+    assert [file.path.name for file in masked] == ["alone.npz", "alone_thumbnail.png", "alone_masked.npz"]
+    assert masked[2].sha256 == files[2].sha256, "whether the mask itself is written or not"
 
 
 def test_pictures_are_switched_one_by_one(tmp_path: Path) -> None:
