@@ -110,7 +110,7 @@ def migrated() -> tuple[bytes, str]:
 
 
 def _copy_or_upgrade(place: Place) -> tuple[str | None, str]:
-    if exists(place):
+    if place.exists() if isinstance(place, Path) else exists(place):  # a file may have a journal that is rolled back
         return upgrade(place)
     if not isinstance(place, Path):
         return _copy_in_postgresql(place) if IN_POSTGRESQL else upgrade(place)

@@ -13,9 +13,9 @@ from node.archive.filesystem import Archive
 from node.control import repository
 from node.conversion import volume_files
 from node.files.acknowledged import Acknowledged
-from node.index.rows.about_keys import LEDGER, AppliedPosition
+from node.index.rows.about_keys import AppliedPosition
 from node.index.rows.records import Indexed
-from node.index.rows.repositories import AboutRepository, set_applied
+from node.index.rows.repositories import set_applied
 from node.index.rules.intake.instances import InstanceRepository
 from node.index.rules.series.claims import SeriesRepository
 from node.journal import journal, segment
@@ -29,11 +29,11 @@ real_sync_folder = filesystem.sync_folder
 
 
 def _leave_out(folders: Callable[[Path, Path], bool]) -> None:
-    """Let an archive pass over syncs of some of its folders."""
+    """Let an archive pass over syncs of some of its folders; it names them by descriptors."""
     real = Archive.sync_folder
 
     def sync_folder(self: Archive, folder: Path) -> None:
-        if not folders(self.root, folder):
+        if not folders(self.root, folder.resolve()):
             real(self, folder)
 
     Archive.sync_folder = sync_folder  # type: ignore[method-assign]
@@ -41,7 +41,7 @@ def _leave_out(folders: Callable[[Path, Path], bool]) -> None:
 
 def _leave_out_of_archive(folders: Callable[[Path], bool]) -> None:
     """Let the archive pass over syncs of some folders for instances."""
-    filesystem.sync_folder = lambda folder: None if folders(folder) else real_sync_folder(folder)
+    filesystem.sync_folder = lambda folder: None if folders(folder.resolve()) else real_sync_folder(folder)
 
 
 def no_journal_sync() -> None:
@@ -84,8 +84,9 @@ def no_root_sync() -> None:
 
 
 def no_new_segment_sync() -> None:
-    """The name of a new segment is not synced."""
+    """The name of a new segment is not synced, neither by itself nor with the mark."""
     journal.sync_folder = lambda folder: None
+    journal.write_durably = lambda path, content: path.write_bytes(content)
 
 
 def no_commit_sync() -> None:
@@ -105,17 +106,6 @@ def no_sync_of_other_disks() -> None:
     """A checkpoint syncs the disk of the root, although instances may be on another one."""
     real = filesystem.sync_file_system
     filesystem.sync_file_system = lambda folder: real(folder.parent.parent)
-
-
-def no_durable_checkpoint() -> None:
-    """A checkpoint does not make the rows durable."""
-    real = AboutRepository.set
-
-    def set_fact(self: AboutRepository, key: str, value: str) -> None:
-        if not key.startswith(LEDGER):
-            real(self, key, value)
-
-    AboutRepository.set = set_fact  # type: ignore[method-assign]
 
 
 def mark_before_sync() -> None:
@@ -195,11 +185,6 @@ def no_volume_sync() -> None:
 def no_volume_folder_sync() -> None:
     """The folders of volumes are not synced."""
     _leave_out(lambda root, folder: folder.is_relative_to(root / "work") or folder.is_relative_to(root / "volumes"))
-
-
-def no_volumes_root_sync() -> None:
-    """The name of the folder of all volumes is not synced."""
-    _leave_out(lambda root, folder: folder == root)
 
 
 def resend_removes_both() -> None:

@@ -26,6 +26,7 @@ from pathlib import Path
 from threading import Timer
 from typing import Any
 
+from node.archive.root import MARKER
 from node.control.root import REBUILDING_FILE
 from node.runtime.failpoints import CONVERTING, DELETING, RECEIVING, RECOVERING, TRASH, VARIABLE
 from tests.crash.checker import Checker, opened
@@ -347,6 +348,7 @@ class Operators:
         there = [row for row in self.site.rows().values() if not row["file_missing"] and Path(row["path"]).exists()]
         objects.rename(away)
         objects.mkdir()
+        shutil.copy(self.site.root / MARKER, objects)  # the folder is accepted, by mistake
         done = self.site.command("fsck", "--repair")
         shutil.rmtree(objects)
         away.rename(objects)

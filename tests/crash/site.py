@@ -186,7 +186,6 @@ class Site:
             self.end()
         if not self.is_running:
             return
-        assert within(RECOVERY_SECONDS, lambda: not self._problems()), "\n".join(self._problems())
         [one] = new_series(1)
         key = one.sop_instance_uid, one.sha256
 
@@ -195,6 +194,7 @@ class Site:
             return key in self.model.answered_at
 
         assert within(RECOVERY_SECONDS, is_taken), "with room again, intake stays closed"
+        assert within(RECOVERY_SECONDS, lambda: not self._problems()), "\n".join(self._problems())
 
     def _free_disk(self) -> None:
         (self._place / "filler").unlink(missing_ok=True)
