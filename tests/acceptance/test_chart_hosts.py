@@ -83,7 +83,7 @@ class Pod:
         path.write_text(text.replace("0.0.0.0", "127.0.0.1"))
 
     def _of_image(self) -> dict[str, str]:
-        found = re.findall(r"(VOXELNODE_\w+)=(\S+)", (DEPLOY / "Containerfile").read_text())
+        found = re.findall(r"(?m)^ +(VOXELNODE_\w+)=(\S+)", (DEPLOY / "Containerfile").read_text())
         assert {name for name, _ in found} == {"VOXELNODE_CONFIG", "VOXELNODE_DEFAULTS"}
         return {name: str(self._places[value]) for name, value in found}
 

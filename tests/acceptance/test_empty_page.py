@@ -36,7 +36,7 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("", PLAIN),
         (DESTINATION, None),
         (f'{DESTINATION}[peers.CT2]\nae_title = "CT 2"', PLAIN.replace("-aec VOXELNODE", AS_CT2)),
-        (f"[dicom]\n{CERTIFICATE}", PLAIN.replace("dcmsend", "storescu +tla +cf CA")),
+        (f"[dicom]\n{CERTIFICATE}", PLAIN.replace("dcmsend", "storescu +tla +cf CA -aet SENDER")),
         (
             f'[dicom]\n{CERTIFICATE}tls_client_ca = "{{keys}}/ca.pem"\n{SENDERS}',
             PLAIN.replace("dcmsend -aec VOXELNODE", f"storescu {OVER_TLS} {AS_CT2}"),
