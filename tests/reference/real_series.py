@@ -30,7 +30,11 @@ PYDICOM_DATA = Path(data_store.__file__).parent / "data"
 REGULAR = (Geometry.REGULAR, Geometry.SHEARED)
 
 PLACE_TOLERANCE_MM = 0.06
-"""How far a slice may be from its place: position tolerance and jitter of one position."""
+"""How far a slice may be from its place along the normal: position tolerance and jitter of one position."""
+
+PLACE_TOLERANCE_SHARE = 0.03
+"""The same, as a share of the distance between slices. A stack is even if some grid lies within the noise of all of its
+planes; the grid of its volume goes through the first and the last one, which both may be off by that much."""
 
 SAYS_MIXED = frozenset({WarningKind.PARAMETER_VARIES, WarningKind.INCOMPLETE_VOLUME, WarningKind.SAME_POSITION_TWICE})
 """Warnings by which a volume says that its slices may be of several times."""
@@ -168,4 +172,5 @@ def _assert_in_place(volume: Volume, index: int, ds: FileDataset) -> None:
         return
     if (ds.Rows, ds.Columns) == volume.voxels.shape[2:4]:
         off_mm = np.linalg.norm(volume.affine_lps[:3, 3] + index * volume.affine_lps[:3, 2] - np.array(position, float))
-        assert off_mm <= PLACE_TOLERANCE_MM, (volume.suffix, index, off_mm)
+        may_mm = max(PLACE_TOLERANCE_MM, PLACE_TOLERANCE_SHARE * volume.spacing_mm[2])
+        assert off_mm <= may_mm, (volume.suffix, index, off_mm)

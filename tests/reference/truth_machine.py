@@ -28,7 +28,7 @@ from pydicom.datadict import tag_for_keyword as tag_of
 from node.api import Assembly, Geometry, Reason, Volume, VolumeKind, WarningKind, assemble
 from node.volume.arrange.sources import SOURCES, Kind
 from node.volume.read.meaning import OF_DIFFUSION, PER_FRAME, name_of
-from tests.reference.real_series import judged, verdict_and_findings
+from tests.reference.real_series import PLACE_TOLERANCE_MM, PLACE_TOLERANCE_SHARE, judged, verdict_and_findings
 from tests.reference.truth_series import (
     CLASSIC,
     ENHANCED,
@@ -56,13 +56,6 @@ SHOWN = 4
 """How many cases of one kind of lie are listed, the smallest first."""
 
 MAX_PLANES = 72
-PLACE_TOLERANCE_MM = 0.06
-"""How far a slice may be from its place along the normal: position tolerance and jitter of one position."""
-
-PLACE_TOLERANCE_SHARE = 0.03
-"""The same, as a share of the distance between slices. A stack is even if some grid lies within the noise of all of its
-planes; the grid of its volume goes through the first and the last one, which both may be off by that much."""
-
 PLACE_TOLERANCE_PIXELS = 0.11
 """How far it may be within its plane."""
 
