@@ -186,6 +186,9 @@ def place_planes(
         geometry, warnings = _classify(along, offsets, pixel_spacing, equally_thick)
         step_mm = usual_step(along, equally_thick=equally_thick)
         step = relative[-1] / along[-1] * step_mm
+        if step_mm < 0.2 * min(pixel_spacing):  # no scanner's slices are: the noise of two planes looks like them
+            detail = f"slices lie {step_mm:.3g} mm apart, much less than pixels: they may be one position, and noise"
+            warnings = *warnings, VolumeWarning(WarningKind.POSITIONS_DOUBTFUL, detail)
     between_rows, between_columns = pixel_spacing
     affine = np.eye(4)
     affine[:3, 0] = axes.row * between_columns

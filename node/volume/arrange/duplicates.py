@@ -177,16 +177,21 @@ def copy_warnings(frames: Sequence[Frame], copies: Sequence[Copy]) -> tuple[Volu
 
 
 def equal_times_warnings(planes: Sequence[Sequence[Frame]], voxels: Array) -> tuple[VolumeWarning, ...]:
-    """Return a warning if times have the same voxels, and nothing but numbers tells them apart.
+    """Return a warning if all slices of a time have the voxels of earlier ones, and only numbers tell them apart.
+
+    The earlier slices may be of several times.
 
     `planes`: (times, slices) sequences of Frame. `voxels`: (times, slices, rows, columns[, 3]) array.
     """
     time_of = {id(frames[0]): time for time, frames in enumerate(planes)}
     equal = 0
     for firsts in _grouped([frames[0] for frames in planes], _facts_of_time):
-        times = [time_of[id(first)] for first in firsts]
-        for likely in _equal(times, voxels[:, :1]):  # most times differ in their first slice
-            equal += sum(len(own) - 1 for own in _equal(likely, voxels) if _are_alike(own, planes))
+        earlier: set[Hashable] = set()
+        for time in (time_of[id(first)] for first in firsts):
+            digests = (hashlib.sha256(np.ascontiguousarray(plane).data).digest() for plane in voxels[time])
+            own = {*zip(range(voxels.shape[1]), map(_facts_of_time, planes[time]), digests, strict=True)}
+            equal += own <= earlier
+            earlier |= own
     if not equal:
         return ()
     detail = (
@@ -194,16 +199,6 @@ def equal_times_warnings(planes: Sequence[Sequence[Frame]], voxels: Array) -> tu
         "Time (0008,0033), separate them: they may be copies; all were kept"
     )
     return (VolumeWarning(WarningKind.EQUAL_TIMES, detail),)
-
-
-def _are_alike(times: Sequence[int], planes: Sequence[Sequence[Frame]]) -> bool:
-    """Return whether all slices of these times agree in what is known without their data sets."""
-    return len({tuple(map(_facts_of_time, planes[time])) for time in times}) == 1
-
-
-def _equal(times: Sequence[int], voxels: Array) -> list[list[int]]:
-    """Return the times grouped by equal voxels, without those that equal no other."""
-    return _grouped(times, lambda time: hashlib.sha256(np.ascontiguousarray(voxels[time]).data).digest())
 
 
 def _header_digest(uid: str, dataset_of: Callable[[str], Dataset]) -> bytes:

@@ -171,3 +171,11 @@ def test_a_volume_sent_again_with_numbers_that_go_on_is_kept_as_two_times_and_re
     assert [len(grid) for grid in grids(assembly)] == [2]
     assert WarningKind.EQUAL_TIMES in warned(assembly)
     assert np.array_equal(assembly.volumes[0].voxels[0], assembly.volumes[0].voxels[1])
+
+
+def test_a_time_of_copies_of_several_times_is_reported() -> None:
+    series = series_in_time(clock=False)
+    mixed = [*series[:1], *series[SLICES + 1 : 2 * SLICES]]
+    assembly = assemble([*series, *numbered_from(len(series) + 1, again(mixed))])
+    assert [len(grid) for grid in grids(assembly)] == [len(series) // SLICES + 1]
+    assert WarningKind.EQUAL_TIMES in warned(assembly)

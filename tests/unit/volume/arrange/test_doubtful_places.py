@@ -275,3 +275,8 @@ def test_exact_positions_are_never_moved():
             for index, place in enumerate(positions)
         ]
         assert unrounded(frames) is frames, (z, thickness, stated, located)
+
+
+@pytest.mark.parametrize(("spacing_mm", "is_doubtful"), [(0.06, True), (0.4, False)])
+def test_slices_much_nearer_than_pixels_may_be_the_noise_of_one_position(spacing_mm: float, is_doubtful: bool) -> None:
+    assert any("one position" in doubt for doubt in doubts(*make.ct_series(2, spacing=spacing_mm))) == is_doubtful
