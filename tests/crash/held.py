@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,8 @@ def hold() -> None:
             gate.rename(held(gate))
         except FileNotFoundError:
             return converted
-        while held(gate).exists() and not cancelled.wait(0.01):
-            pass
+        while held(gate).exists():  # also of a claim that is revoked meanwhile: its child has ended
+            time.sleep(0.01)
         return converted
 
     pool.Converters.run = run  # type: ignore[method-assign]
