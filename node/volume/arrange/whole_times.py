@@ -355,10 +355,14 @@ def is_cardiac_order(bins: list[Bin]) -> bool:
 
 
 def ordered_by(bins: list[Bin], name: str) -> list[Bin] | None:
-    """Return the bins in order of an attribute; None unless it separates the frames of every bin."""
+    """Return the bins in order of an attribute; None unless it separates the frames of every bin.
+
+    An instance without a number has no place among those that have one.
+    """
     for frames in bins:
         values = [frame.time_key.get(name) for frame in frames]
-        if None in values or len(set(values)) < len(values):
+        numbers = {frame.instance_number for frame in frames} if name == "instance" else set()
+        if None in values or len(set(values)) < len(values) or (None in numbers and len(numbers) > 1):
             return None
     ranks = _ranks(bins, name)
     return [sorted(frames, key=lambda frame: ranks[frame.time_key[name]]) for frames in bins]

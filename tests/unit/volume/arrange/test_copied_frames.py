@@ -179,3 +179,10 @@ def test_a_time_of_copies_of_several_times_is_reported() -> None:
     assembly = assemble([*series, *numbered_from(len(series) + 1, again(mixed))])
     assert [len(grid) for grid in grids(assembly)] == [len(series) // SLICES + 1]
     assert WarningKind.EQUAL_TIMES in warned(assembly)
+
+
+def test_times_that_numbers_alone_tell_are_unknown_if_one_instance_has_none() -> None:
+    series = series_in_time(2, clock=False)
+    series[SLICES].InstanceNumber = None
+    [refusal] = assemble(series).refusals
+    assert refusal.reason is Reason.SAME_POSITION_TWICE
