@@ -186,6 +186,7 @@ class Site:
             self.end()
         if not self.is_running:
             return
+        assert within(RECOVERY_SECONDS, lambda: not self._problems()), "\n".join(self._problems())
         [one] = new_series(1)
         key = one.sop_instance_uid, one.sha256
 

@@ -87,7 +87,7 @@ def reals(volume: Volume) -> np.ndarray:
 
 
 def rounded(entry: Diffusion) -> str:
-    """Of sums in another order, the last digits differ."""
+    """Return an entry as text, without the last digits of its direction: they depend on the order of a sum."""
     direction = entry.direction_lps
     return str(entry if direction is None else replace(entry, direction_lps=np.round(direction, 9) + 0.0))
 
@@ -468,11 +468,9 @@ def equal_identities_are_told(origin: RealSeries, draw: Draw, _: Sibling) -> Non
     assume(len(origin.datasets) > 1)
     first, second = draw(st.lists(st.sampled_from(range(len(origin.datasets))), min_size=2, max_size=2, unique=True))
     blank = draw(st.booleans()) and not origin.datasets[0].file_meta.TransferSyntaxUID.is_compressed
-    told_by = [
-        (ds.get("ImagePositionPatient"), b"" if blank else ds.PixelData)
-        for ds in (origin.datasets[first], origin.datasets[second])
-    ]
-    assume(told_by[0] != told_by[1])  # else it is one instance, which came twice
+    pair = [origin.datasets[index] for index in (first, second)]
+    told_by = [(ds.get("ImagePositionPatient"), b"" if blank else ds.PixelData) for ds in pair]
+    assume(told_by[0] != told_by[1])  # else the two files are one instance, which came twice
     datasets = [
         edited(
             ds,

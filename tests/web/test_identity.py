@@ -38,7 +38,7 @@ ACCEPTED = ("*/*", 'multipart/related; type="application/dicom"; transfer-syntax
             'multipart/related; type="application/octet-stream"', "application/octet-stream")  # fmt: skip
 
 DECISION = re.compile(rb'"stored_patient_(id|name)":"[^"]*"')
-"""Says of a study what its files say, beside who has decided otherwise."""
+"""The patient in the files of a study, which the API gives beside who has decided otherwise."""
 
 
 @pytest.fixture(scope="module")
